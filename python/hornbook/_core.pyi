@@ -1,0 +1,34 @@
+"""The Rust core. Every function releases the GIL; errors are those of `hornbook.errors`."""
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any, final
+
+__version__: str
+
+# corpus
+
+@final
+class Reader:
+    def __new__(cls, paths: list[PathLike[str]], extensions: list[str]) -> Reader: ...
+    @property
+    def schema(self) -> list[tuple[str, str]]: ...
+    @property
+    def rejected(self) -> list[tuple[str, int, str]]: ...
+    def __iter__(self) -> Iterator[dict[str, list[Any]]]: ...
+    def __next__(self) -> dict[str, list[Any]]: ...
+
+@final
+class Writer:
+    def __new__(cls, folder: PathLike[str], schema: list[tuple[str, str]]) -> Writer: ...
+    def write(self, columns: dict[str, list[Any]]) -> None: ...
+    def finish(self) -> list[dict[str, Any]]: ...
+
+def hash_file(path: PathLike[str]) -> str: ...
+def hash_bytes(data: bytes) -> str: ...
+
+# dedup, decontaminate
+
+# quality, diversity
+
+# tokens

@@ -1,0 +1,321 @@
+"""Stages on disk: `inputs + config -> folder`, and the manifest that says what the folder is.
+
+A stage's folder holds its parts and, written last, `manifest.json`. So a folder with a manifest is
+whole, and one without is not. The same inputs, config and version give the same `key`, and a stage
+whose folder already has that key is skipped. Nothing here overwrites what another stage made.
+
+    hornbook verify runs/demo/dedup
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hornbook import __version__, _core
+from hornbook.errors import ConfigError, InputError, ResumeError, StorageError
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+
+StrPath = str | os.PathLike[str]
+
+
+class Report(Mapping[str, Any]):
+    """What a stage did: a mapping that prints as a table and saves as JSON."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = dict(data)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"Report({self._data!r})"
+
+    def __str__(self) -> str:
+        rows = list(_flatten(self._data))
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(self._data, indent=1, ensure_ascii=False)
+
+    def save(self, path: StrPath) -> None:
+        """Writes the report as a JSON file, atomically.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        write_text(Path(path), self.to_json() + "\n")
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+        elif isinstance(value, list) and len(value) > 8:
+            yield name, f"[{len(value)} entries]"
+        elif isinstance(value, float):
+            yield name, f"{value:,.4g}"
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, f"{value:,}"
+        else:
+            yield name, str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage's work returns for its manifest."""
+
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    """Files made: name (relative to the folder), rows, bytes, xxh3."""
+    rows_in: int = 0
+    """Usable rows read."""
+    kept: int = 0
+    """Rows written."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows not written, by reason."""
+    rejected: int = 0
+    """Unusable rows, set aside in `rejected/`."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under a temporary name, syncs it and renames it.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: If the file is missing, torn, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return data
+
+
+def hash_json(value: Any) -> str:
+    """xxh3-128 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
+    return _core.hash_bytes(text.encode())
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def input_hash(path: StrPath) -> str:
+    """What an input is, as one hash: a stage's manifest if it has one, else the bytes of its files.
+
+    Raises:
+        InputError: If it does not exist.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _core.hash_file(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    if (path / MANIFEST).is_file():
+        parts = read_json(path / MANIFEST).get("parts", [])
+        return hash_json([[part["name"], part["xxh3"]] for part in parts])
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+    return hash_json([[str(file.relative_to(path)), _core.hash_file(file)] for file in files])
+
+
+def file_part(folder: Path, name: str, rows: int = 0) -> dict[str, Any]:
+    """A manifest's entry for a file that was written outside the Rust core."""
+    file = folder / name
+    return {
+        "name": name,
+        "rows": rows,
+        "bytes": file.stat().st_size,
+        "xxh3": _core.hash_file(file),
+    }
+
+
+def stage_key(stage: str, config: Any, inputs: Iterable[StrPath]) -> str:
+    """The identity of a stage's result: stage, config, inputs and this package's version."""
+    hashes = [input_hash(path) for path in inputs]
+    return hash_json({"stage": stage, "config": config, "in": hashes, "version": __version__})
+
+
+def completed(out: StrPath, stage: str, key: str) -> Report | None:
+    """The report of a finished run with this key, if `out` holds one."""
+    manifest = Path(out) / MANIFEST
+    if not manifest.is_file():
+        return None
+    data = read_json(manifest)
+    return Report(data) if (data.get("stage"), data.get("key")) == (stage, key) else None
+
+
+def run_stage(
+    stage: str,
+    out: StrPath,
+    *,
+    inputs: Iterable[StrPath],
+    config: Any,
+    work: Callable[[Path], Outcome],
+    seed: int | None = None,
+    resumable: bool = False,
+) -> Report:
+    """Runs `work(folder)` unless its result is already there; writes the manifest last.
+
+    Args:
+        stage: The stage's name.
+        out: Its folder.
+        inputs: Files and folders it reads; their contents are part of its identity.
+        config: Everything else that decides its bytes: a dataclass or anything JSON can hold.
+        work: Writes the parts into the folder it is given.
+        seed: Recorded in the manifest (and part of `config` where it matters).
+        resumable: `work` can go on from what an interrupted run of the same key left.
+
+    Returns:
+        The manifest, as a report.
+
+    Raises:
+        ResumeError: If `out` holds something that this stage did not make.
+        InputError: If an input is missing.
+    """
+    inputs = [Path(path) for path in inputs]
+    folder = Path(out)
+    for path in inputs:
+        if folder.resolve() == path.resolve():
+            raise ConfigError(f"{folder}: a stage cannot write into its own input")
+    key = stage_key(stage, config, inputs)
+    done = completed(folder, stage, key)
+    if done is not None:
+        return done
+    _make_room(folder, stage, key, keep=resumable)
+    start, cpu = time.time(), time.process_time()
+    outcome = work(folder)
+    data: dict[str, Any] = {
+        "schema": 1,
+        "stage": stage,
+        "key": key,
+        "config": json.loads(json.dumps(config, default=_plain)),
+        "inputs": [{"path": str(path), "hash": input_hash(path)} for path in inputs],
+        "seed": seed,
+        "parts": outcome.parts,
+        "counts": {
+            "in": outcome.rows_in,
+            "kept": outcome.kept,
+            "dropped": outcome.dropped,
+            "rejected": outcome.rejected,
+        },
+        "details": outcome.details,
+        "versions": {
+            "hornbook": __version__,
+            "python": platform.python_version(),
+            "platform": f"{sys.platform}-{platform.machine()}",
+        },
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
+        "seconds": round(time.time() - start, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+    }
+    report = Report(data)
+    report.save(folder / MANIFEST)
+    (folder / STARTED).unlink(missing_ok=True)
+    return report
+
+
+def _make_room(folder: Path, stage: str, key: str, *, keep: bool) -> None:
+    """Prepares the folder of a stage that is about to run, refusing to touch anyone else's."""
+    if folder.exists() and not folder.is_dir():
+        raise ResumeError(f"{folder}: is a file; name a folder for the output")
+    marker = folder / STARTED
+    if folder.is_dir() and any(folder.iterdir()):
+        owner = folder / MANIFEST if (folder / MANIFEST).is_file() else marker
+        if not owner.is_file():
+            raise ResumeError(
+                f"{folder}: is not empty and was not made by `{stage}`; name another folder"
+            )
+        found = read_json(owner)
+        if found.get("stage") != stage:
+            raise ResumeError(
+                f"{folder}: holds the output of `{found.get('stage')}`, not of `{stage}`; "
+                "name another folder or remove it"
+            )
+        if not (keep and owner == marker and found.get("key") == key):
+            shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    write_text(marker, json.dumps({"stage": stage, "key": key}))
+
+
+def verify(folder: StrPath) -> Report:
+    """Checks every part of a stage against its manifest.
+
+    Returns:
+        A report with `checked` (files), `bytes` and `ok` (always true: anything else raises).
+
+    Raises:
+        InputError: Naming the first part that is missing, truncated or changed.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / MANIFEST)
+    total = 0
+    for part in manifest.get("parts", []):
+        path = folder / part["name"]
+        if folder.resolve() not in path.resolve().parents:
+            raise InputError(f"{folder / MANIFEST}: part `{part['name']}` lies outside the folder")
+        if not path.is_file():
+            raise InputError(f"{path}: missing, though the manifest names it")
+        size = path.stat().st_size
+        if size != part["bytes"]:
+            raise InputError(f"{path}: {size:,} bytes, but the manifest says {part['bytes']:,}")
+        if _core.hash_file(path) != part["xxh3"]:
+            raise InputError(f"{path}: its contents changed since it was written (hash differs)")
+        total += size
+    return Report(
+        {
+            "folder": str(folder),
+            "stage": manifest.get("stage"),
+            "checked": len(manifest.get("parts", [])),
+            "bytes": total,
+            "ok": True,
+        }
+    )

@@ -1,0 +1,93 @@
+//! Documents in and out: Parquet, JSON lines (plain, gzip, zstd) and folders of source files in;
+//! zstd Parquet parts out.
+//!
+//! A document is a row with `id` and `text` (both strings) and any other columns, which are carried
+//! through. A row that cannot be used is set aside with its reason ([`Reject`]) and never stops a run;
+//! a file that cannot be used does. Memory is one batch (at most [`BATCH_ROWS`] rows or about
+//! [`BATCH_BYTES`] of text) plus one row group while writing.
+
+mod read;
+mod write;
+
+pub use read::{Batches, Corpus};
+pub use write::{Part, PartWriter, select, sync_folder, write_rejected, write_whole};
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+
+use crate::{Error, Result};
+
+/// Most rows in one batch.
+pub const BATCH_ROWS: usize = 1024;
+/// Text bytes after which a batch is closed.
+pub const BATCH_BYTES: usize = 16 << 20;
+/// Longest JSON line and largest source file that is read; anything longer is set aside.
+pub const MAX_ROW_BYTES: usize = 256 << 20;
+
+/// A row that was set aside, and why.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Reject {
+    /// The file it stood in.
+    pub path: PathBuf,
+    /// Its row (or line) in that file, from 1.
+    pub row: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The `text` column of a batch made by [`Corpus`].
+pub fn texts(batch: &RecordBatch) -> &StringArray {
+    strings(batch, "text")
+}
+
+/// The `id` column of a batch made by [`Corpus`].
+pub fn ids(batch: &RecordBatch) -> &StringArray {
+    strings(batch, "id")
+}
+
+fn strings<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
+    batch
+        .column_by_name(name)
+        .and_then(|column| column.as_string_opt::<i32>())
+        .expect("batches of a corpus have string columns `id` and `text`")
+}
+
+/// Every text of a corpus in order, for algorithms that need them all at once.
+///
+/// Memory: the whole corpus.
+pub fn all_texts(corpus: &Corpus) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for batch in corpus.batches() {
+        let batch = batch?;
+        let column = texts(&batch);
+        all.extend((0..column.len()).map(|i| column.value(i).to_owned()));
+    }
+    Ok(all)
+}
+
+/// The id of a document that has none: the hash of its text.
+pub fn text_id(text: &str) -> String {
+    hash_bytes(text.as_bytes())
+}
+
+/// xxh3-128 of bytes, as 32 hexadecimal digits.
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes))
+}
+
+/// xxh3-128 of a file's bytes, as 32 hexadecimal digits; memory 1 MiB.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(path))?;
+        if read == 0 {
+            return Ok(format!("{:032x}", hash.digest128()));
+        }
+        hash.update(&buffer[..read]);
+    }
+}

@@ -1,0 +1,582 @@
+//! Reading: one schema over all inputs, then batches in input order.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringArray,
+    StringBuilder, new_null_array,
+};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use serde_json::Value;
+
+use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Parquet,
+    Jsonl,
+    JsonlGzip,
+    JsonlZstd,
+    /// A source file: the whole file is one document.
+    Source,
+}
+
+impl Format {
+    fn of(path: &Path) -> Self {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase());
+        let name = name.unwrap_or_default();
+        let ends = |suffixes: &[&str]| suffixes.iter().any(|s| name.ends_with(s));
+        if ends(&[".parquet"]) {
+            Self::Parquet
+        } else if ends(&[".jsonl", ".ndjson"]) {
+            Self::Jsonl
+        } else if ends(&[".jsonl.gz", ".ndjson.gz"]) {
+            Self::JsonlGzip
+        } else if ends(&[".jsonl.zst", ".ndjson.zst"]) {
+            Self::JsonlZstd
+        } else {
+            Self::Source
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct InputFile {
+    path: PathBuf,
+    format: Format,
+    /// What the document's `path` column says: relative to the folder that was named.
+    label: String,
+}
+
+/// Documents on disk, with one schema over every input.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    files: Vec<InputFile>,
+    schema: SchemaRef,
+}
+
+impl Corpus {
+    /// Opens files and folders as one corpus.
+    ///
+    /// A folder that holds Parquet or JSON-lines files is those files; any other is its source files
+    /// with one of `extensions` (without the dot), found recursively, hidden folders left out. Order:
+    /// inputs as given, files in a folder by path. Fails when an input is missing or holds no such
+    /// file, and when one column has two types that do not fit together.
+    pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
+        let mut files = Vec::new();
+        for input in inputs {
+            let meta = std::fs::metadata(input).map_err(Error::io(input))?;
+            if meta.is_dir() {
+                files.extend(files_of_folder(input, extensions)?);
+            } else {
+                let name = input.file_name().unwrap_or(input.as_os_str());
+                files.push(InputFile {
+                    path: input.clone(),
+                    format: Format::of(input),
+                    label: name.to_string_lossy().into_owned(),
+                });
+            }
+        }
+        if files.is_empty() {
+            return Err(Error::config("no input given: name at least one file or folder"));
+        }
+        let schema = unified_schema(&files)?;
+        Ok(Self { files, schema })
+    }
+
+    /// The schema of every batch: `id`, `text`, then the other columns in order of first appearance.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// The files, in reading order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// Reads everything from the start.
+    pub fn batches(&self) -> Batches {
+        Batches {
+            schema: self.schema.clone(),
+            files: self.files.clone().into(),
+            open: None,
+            rejects: Vec::new(),
+        }
+    }
+}
+
+fn files_of_folder(folder: &Path, extensions: &[String]) -> Result<Vec<InputFile>> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_path_buf()];
+    while let Some(current) = pending.pop() {
+        for entry in std::fs::read_dir(&current).map_err(Error::io(&current))? {
+            let path = entry.map_err(Error::io(&current))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Links are not followed: a folder can then neither loop nor reach outside itself.
+            let kind = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
+            if name.starts_with('.') || kind.is_symlink() {
+                continue;
+            }
+            if kind.is_dir() {
+                // What a stage set aside is not part of its output.
+                if name != "rejected" && name != "__pycache__" {
+                    pending.push(path);
+                }
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let is_table = |path: &PathBuf| Format::of(path) != Format::Source;
+    let tables = found.iter().any(is_table);
+    found.retain(|path| {
+        if tables {
+            is_table(path)
+        } else {
+            let extension = path.extension().unwrap_or_default().to_string_lossy();
+            extensions.iter().any(|wanted| *wanted == extension)
+        }
+    });
+    if found.is_empty() {
+        return Err(Error::input(
+            folder,
+            format!(
+                "no .parquet, .jsonl, .jsonl.gz or .jsonl.zst file in it, and no source file ending in {}",
+                extensions.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    }
+    let file = |path: PathBuf| InputFile {
+        format: Format::of(&path),
+        label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
+        path,
+    };
+    Ok(found.into_iter().map(file).collect())
+}
+
+fn base_fields() -> Vec<Field> {
+    vec![Field::new("id", DataType::Utf8, false), Field::new("text", DataType::Utf8, false)]
+}
+
+fn unified_schema(files: &[InputFile]) -> Result<SchemaRef> {
+    let mut fields = base_fields();
+    for file in files {
+        let found = match file.format {
+            Format::Parquet => parquet_fields(&file.path)?,
+            Format::Source => vec![Field::new("path", DataType::Utf8, true)],
+            _ => json_fields(file)?,
+        };
+        for field in found {
+            if field.name() == "id" || field.name() == "text" {
+                continue;
+            }
+            let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+                fields.push(field.with_nullable(true));
+                continue;
+            };
+            let joined = join_types(known.data_type(), field.data_type()).ok_or_else(|| {
+                let message = format!(
+                    "column `{}` is {} here and {} in an earlier input: make them one type",
+                    field.name(),
+                    field.data_type(),
+                    known.data_type()
+                );
+                Error::input(&file.path, message)
+            })?;
+            *known = Field::new(known.name(), joined, true);
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The type that holds both, or none.
+fn join_types(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::{Float64, Int64, Null};
+    match (a, b) {
+        _ if a == b => Some(a.clone()),
+        (Null, other) | (other, Null) => Some(other.clone()),
+        (Int64, Float64) | (Float64, Int64) => Some(Float64),
+        _ => None,
+    }
+}
+
+/// One type for each kind of value, whatever width or encoding the file chose.
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Dictionary(_, value) => plain_type(value),
+        t if t.is_integer() && *t != DataType::UInt64 => DataType::Int64,
+        t if t.is_floating() => DataType::Float64,
+        other => other.clone(),
+    }
+}
+
+fn parquet_reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|e| Error::input(path, format!("not a readable Parquet file: {e}")))
+}
+
+fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
+    let reader = parquet_reader(path)?;
+    let fields = reader.schema().fields();
+    let plain: Vec<Field> = fields
+        .iter()
+        .map(|field| Field::new(field.name(), plain_type(field.data_type()), true))
+        .collect();
+    let has_text = plain.iter().any(|f| f.name() == "text" && *f.data_type() == DataType::Utf8);
+    if !has_text {
+        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+        return Err(Error::input(
+            path,
+            format!("no string column `text`; it has: {}", names.join(", ")),
+        ));
+    }
+    Ok(plain)
+}
+
+fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut lines = Lines::open(file)?;
+    while let Some(line) = lines.next_line()? {
+        let Ok(row) = line.and_then(|bytes| json_row(&bytes)) else {
+            continue; // set aside when it is read in earnest
+        };
+        for (name, value) in &row {
+            let found = match value {
+                Value::Null => DataType::Null,
+                Value::Bool(_) => DataType::Boolean,
+                Value::Number(number) if number.is_i64() => DataType::Int64,
+                Value::Number(_) => DataType::Float64,
+                _ => DataType::Utf8,
+            };
+            match fields.iter_mut().find(|field| field.name() == name) {
+                None => fields.push(Field::new(name, found, true)),
+                Some(field) => {
+                    // Two kinds in one file: keep both, as their JSON text.
+                    let joined = join_types(field.data_type(), &found).unwrap_or(DataType::Utf8);
+                    *field = Field::new(name, joined, true);
+                }
+            }
+        }
+    }
+    for field in &mut fields {
+        if *field.data_type() == DataType::Null {
+            *field = Field::new(field.name(), DataType::Utf8, true);
+        }
+    }
+    Ok(fields)
+}
+
+type JsonRow = serde_json::Map<String, Value>;
+
+/// One JSON line as a row with a `text`, or the reason why it is none.
+fn json_row(line: &[u8]) -> std::result::Result<JsonRow, String> {
+    let value: Value = match std::str::from_utf8(line) {
+        Ok(text) => serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?,
+        Err(e) => return Err(format!("not UTF-8 at byte {}", e.valid_up_to())),
+    };
+    let Value::Object(row) = value else {
+        return Err("not a JSON object".to_owned());
+    };
+    match row.get("text") {
+        Some(Value::String(_)) => Ok(row),
+        Some(_) => Err("`text` is not a string".to_owned()),
+        None => Err("no `text`".to_owned()),
+    }
+}
+
+/// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
+struct Lines {
+    path: PathBuf,
+    reader: Box<dyn BufRead + Send>,
+}
+
+impl Lines {
+    fn open(file: &InputFile) -> Result<Self> {
+        let path = file.path.clone();
+        let opened = File::open(&path).map_err(Error::io(&path))?;
+        let reader: Box<dyn BufRead + Send> = match file.format {
+            Format::JsonlGzip => {
+                Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(opened)))
+            }
+            Format::JsonlZstd => {
+                Box::new(BufReader::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?))
+            }
+            _ => Box::new(BufReader::with_capacity(1 << 20, opened)),
+        };
+        Ok(Self { path, reader })
+    }
+
+    /// The next line without its end, or why it is set aside; `None` at the end of the file.
+    fn next_line(&mut self) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
+        let mut line = Vec::new();
+        let mut too_long = false;
+        loop {
+            let chunk = self.reader.fill_buf().map_err(Error::io(&self.path))?;
+            if chunk.is_empty() {
+                if line.is_empty() && !too_long {
+                    return Ok(None);
+                }
+                break;
+            }
+            let (take, done) = match chunk.iter().position(|&byte| byte == b'\n') {
+                Some(end) => (end + 1, true),
+                None => (chunk.len(), false),
+            };
+            too_long |= line.len() + take > MAX_ROW_BYTES;
+            if too_long {
+                line = Vec::new();
+            } else {
+                line.extend_from_slice(&chunk[..take]);
+            }
+            self.reader.consume(take);
+            if done {
+                break;
+            }
+        }
+        if too_long {
+            return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
+        }
+        while matches!(line.last(), Some(b'\n' | b'\r')) {
+            line.pop();
+        }
+        Ok(Some(Ok(line)))
+    }
+}
+
+enum Open {
+    Parquet(InputFile, Box<ParquetRecordBatchReader>, u64),
+    Json(InputFile, Lines, u64),
+}
+
+/// Iterator over the batches of a [`Corpus`]; rows set aside so far are in [`Batches::take_rejects`].
+pub struct Batches {
+    schema: SchemaRef,
+    files: VecDeque<InputFile>,
+    open: Option<Open>,
+    rejects: Vec<Reject>,
+}
+
+impl Batches {
+    /// Rows set aside since the last call.
+    pub fn take_rejects(&mut self) -> Vec<Reject> {
+        std::mem::take(&mut self.rejects)
+    }
+
+    fn reject(&mut self, path: &Path, row: u64, reason: impl Into<String>) {
+        self.rejects.push(Reject { path: path.to_path_buf(), row, reason: reason.into() });
+    }
+
+    fn step(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            match self.open.take() {
+                Some(Open::Parquet(file, mut reader, seen)) => match reader.next() {
+                    None => {}
+                    Some(batch) => {
+                        let batch = batch.map_err(|e| {
+                            Error::input(&file.path, format!("damaged after row {seen}: {e}"))
+                        })?;
+                        let rows = seen + batch.num_rows() as u64;
+                        let out = self.from_parquet(&file.path, &batch, seen)?;
+                        self.open = Some(Open::Parquet(file, reader, rows));
+                        if out.num_rows() > 0 {
+                            return Ok(Some(out));
+                        }
+                    }
+                },
+                Some(Open::Json(file, mut lines, mut seen)) => {
+                    let batch = self.from_json(&file.path, &mut lines, &mut seen)?;
+                    if let Some(batch) = batch {
+                        self.open = Some(Open::Json(file, lines, seen));
+                        if batch.num_rows() > 0 {
+                            return Ok(Some(batch));
+                        }
+                    }
+                }
+                None => match self.files.front().map(|file| file.format) {
+                    None => return Ok(None),
+                    Some(Format::Source) => {
+                        let batch = self.from_sources()?;
+                        if batch.num_rows() > 0 {
+                            return Ok(Some(batch));
+                        }
+                    }
+                    Some(Format::Parquet) => {
+                        let file = self.files.pop_front().expect("just seen");
+                        let reader = parquet_reader(&file.path)?
+                            .with_batch_size(BATCH_ROWS)
+                            .build()
+                            .map_err(|e| Error::input(&file.path, e.to_string()))?;
+                        self.open = Some(Open::Parquet(file, Box::new(reader), 0));
+                    }
+                    Some(_) => {
+                        let file = self.files.pop_front().expect("just seen");
+                        let lines = Lines::open(&file)?;
+                        self.open = Some(Open::Json(file, lines, 0));
+                    }
+                },
+            }
+        }
+    }
+
+    fn from_parquet(&mut self, path: &Path, batch: &RecordBatch, seen: u64) -> Result<RecordBatch> {
+        let broken = |e: arrow::error::ArrowError| Error::input(path, e.to_string());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
+        for field in self.schema.fields() {
+            columns.push(match batch.column_by_name(field.name()) {
+                Some(column) => cast(column, field.data_type()).map_err(broken)?,
+                None => new_null_array(field.data_type(), batch.num_rows()),
+            });
+        }
+        let loose: Vec<Field> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone().with_nullable(true))
+            .collect();
+        let mut batch =
+            RecordBatch::try_new(Arc::new(Schema::new(loose)), columns).map_err(broken)?;
+        if texts(&batch).null_count() > 0 {
+            for row in 0..batch.num_rows() {
+                if texts(&batch).is_null(row) {
+                    self.reject(path, seen + row as u64 + 1, "`text` is null");
+                }
+            }
+            let keep = arrow::compute::is_not_null(texts(&batch)).map_err(broken)?;
+            batch = filter_record_batch(&batch, &keep).map_err(broken)?;
+        }
+        let mut columns = batch.columns().to_vec();
+        let ids = super::ids(&batch);
+        let filled: StringArray = texts(&batch)
+            .iter()
+            .zip(ids)
+            .map(|(text, id)| {
+                Some(id.map_or_else(|| text_id(text.unwrap_or_default()), str::to_owned))
+            })
+            .collect();
+        columns[0] = Arc::new(filled);
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(broken)
+    }
+
+    fn from_json(
+        &mut self,
+        path: &Path,
+        lines: &mut Lines,
+        seen: &mut u64,
+    ) -> Result<Option<RecordBatch>> {
+        let mut rows: Vec<JsonRow> = Vec::new();
+        let mut bytes = 0;
+        let mut ended = false;
+        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+            let Some(line) = lines.next_line()? else {
+                ended = true;
+                break;
+            };
+            *seen += 1;
+            match line {
+                Ok(line) if line.iter().all(u8::is_ascii_whitespace) => {}
+                line => match line.and_then(|line| json_row(&line)) {
+                    Ok(row) => {
+                        bytes += row["text"].as_str().map_or(0, str::len);
+                        rows.push(row);
+                    }
+                    Err(reason) => self.reject(path, *seen, reason),
+                },
+            }
+        }
+        if ended && rows.is_empty() {
+            return Ok(None);
+        }
+        let columns: Vec<ArrayRef> =
+            self.schema.fields().iter().map(|field| json_column(field, &rows)).collect();
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map(Some)
+            .map_err(|e| Error::input(path, e.to_string()))
+    }
+
+    fn from_sources(&mut self) -> Result<RecordBatch> {
+        let mut rows: Vec<JsonRow> = Vec::new();
+        let mut bytes = 0;
+        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+            let Some(file) = self.files.pop_front_if(|file| file.format == Format::Source) else {
+                break;
+            };
+            let mut content = Vec::new();
+            File::open(&file.path)
+                .and_then(|opened| opened.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut content))
+                .map_err(Error::io(&file.path))?;
+            if content.len() > MAX_ROW_BYTES {
+                self.reject(&file.path, 1, format!("longer than {MAX_ROW_BYTES} bytes"));
+                continue;
+            }
+            match String::from_utf8(content) {
+                Ok(text) => {
+                    bytes += text.len();
+                    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                    let mut row = JsonRow::new();
+                    row.insert("text".into(), text.into());
+                    row.insert("path".into(), file.label.clone().into());
+                    rows.push(row);
+                }
+                Err(e) => {
+                    let at = e.utf8_error().valid_up_to();
+                    self.reject(&file.path, 1, format!("not UTF-8 at byte {at}"));
+                }
+            }
+        }
+        let columns = self.schema.fields().iter().map(|field| json_column(field, &rows)).collect();
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::config(e.to_string()))
+    }
+}
+
+fn json_column(field: &Field, rows: &[JsonRow]) -> ArrayRef {
+    let values = rows.iter().map(|row| row.get(field.name()).unwrap_or(&Value::Null));
+    match field.data_type() {
+        DataType::Boolean => {
+            let mut column = BooleanBuilder::new();
+            values.for_each(|value| column.append_option(value.as_bool()));
+            Arc::new(column.finish())
+        }
+        DataType::Int64 => {
+            let mut column = Int64Builder::new();
+            values.for_each(|value| column.append_option(value.as_i64()));
+            Arc::new(column.finish())
+        }
+        DataType::Float64 => {
+            let mut column = Float64Builder::new();
+            values.for_each(|value| column.append_option(value.as_f64()));
+            Arc::new(column.finish())
+        }
+        _ => {
+            let mut column = StringBuilder::new();
+            for (row, value) in rows.iter().zip(values) {
+                match value {
+                    Value::String(text) => column.append_value(text),
+                    Value::Null if field.name() == "id" => {
+                        column.append_value(text_id(row["text"].as_str().unwrap_or_default()));
+                    }
+                    Value::Null => column.append_null(),
+                    other => column.append_value(other.to_string()),
+                }
+            }
+            Arc::new(column.finish())
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}

@@ -1,0 +1,207 @@
+//! Writing: parts appear under their final name only when they are whole and on disk.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Corpus, Reject};
+use crate::{Error, Result};
+
+/// A finished part.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Part {
+    /// File name inside the output folder.
+    pub name: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// xxh3-128 of its bytes, as 32 hexadecimal digits.
+    pub xxh3: String,
+}
+
+/// Uncompressed bytes after which a part is closed and the next one begun.
+const PART_BYTES: usize = 256 << 20;
+const ROWS_PER_GROUP: usize = 16 * 1024;
+
+struct Hashing {
+    file: File,
+    hash: Xxh3,
+    bytes: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes `part-00000.parquet`, `part-00001.parquet`, ... into a folder.
+///
+/// The same rows give the same bytes. Each part is written under a temporary name, synced and renamed;
+/// a writer that is dropped without [`PartWriter::finish`] leaves at most one `.tmp` file.
+pub struct PartWriter {
+    folder: PathBuf,
+    schema: SchemaRef,
+    writer: Option<ArrowWriter<Hashing>>,
+    rows: u64,
+    bytes: usize,
+    parts: Vec<Part>,
+}
+
+impl PartWriter {
+    /// A writer into `folder`, which is made if need be.
+    pub fn create(folder: &Path, schema: SchemaRef) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            schema,
+            writer: None,
+            rows: 0,
+            bytes: 0,
+            parts: Vec::new(),
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("part-{:05}.parquet", self.parts.len())
+    }
+
+    fn failed(&self) -> impl FnOnce(parquet::errors::ParquetError) -> Error + use<> {
+        let path = self.folder.join(self.name());
+        move |e| Error::Io { path, source: std::io::Error::other(e.to_string()) }
+    }
+
+    /// Appends a batch.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.writer.is_none() {
+            let path = self.folder.join(format!("{}.tmp", self.name()));
+            let file = File::create(&path).map_err(Error::io(&path))?;
+            let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
+            let properties = WriterProperties::builder()
+                .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("a valid level")))
+                .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
+                .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")))
+                .build();
+            let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
+                .map_err(self.failed())?;
+            self.writer = Some(writer);
+        }
+        let failed = self.failed();
+        self.writer.as_mut().expect("just opened").write(batch).map_err(failed)?;
+        self.rows += batch.num_rows() as u64;
+        self.bytes += batch.get_array_memory_size();
+        if self.bytes >= PART_BYTES {
+            self.close_part()?;
+        }
+        Ok(())
+    }
+
+    fn close_part(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let name = self.name();
+        let sink = writer.into_inner().map_err(self.failed())?;
+        let temporary = self.folder.join(format!("{name}.tmp"));
+        sink.file.sync_all().map_err(Error::io(&temporary))?;
+        let path = self.folder.join(&name);
+        std::fs::rename(&temporary, &path).map_err(Error::io(&path))?;
+        sync_folder(&self.folder)?;
+        self.parts.push(Part {
+            name,
+            rows: self.rows,
+            bytes: sink.bytes,
+            xxh3: format!("{:032x}", sink.hash.digest128()),
+        });
+        self.rows = 0;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Closes the last part and returns them all. Without a row, one empty part is written, so that
+    /// the output still says its schema.
+    pub fn finish(mut self) -> Result<Vec<Part>> {
+        if self.parts.is_empty() && self.writer.is_none() {
+            self.write(&RecordBatch::new_empty(self.schema.clone()))?;
+        }
+        self.close_part()?;
+        Ok(self.parts)
+    }
+}
+
+/// Makes renames in a folder durable.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder))?;
+    }
+    Ok(())
+}
+
+/// Writes a whole file under a temporary name, syncs it and renames it; returns what was written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<Part> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = path.with_file_name(format!("{name}.tmp"));
+    let mut file = File::create(&temporary).map_err(Error::io(&temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(Error::io(path))?;
+    Ok(Part { name, rows: 0, bytes: bytes.len() as u64, xxh3: super::hash_bytes(bytes) })
+}
+
+/// Writes rows that were set aside to `rejected/rows.jsonl`, one JSON object a line; nothing if none.
+pub fn write_rejected(folder: &Path, rejects: &[Reject]) -> Result<()> {
+    if rejects.is_empty() {
+        return Ok(());
+    }
+    let folder = folder.join("rejected");
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let mut lines = Vec::new();
+    for reject in rejects {
+        serde_json::to_writer(&mut lines, reject).map_err(|e| Error::config(e.to_string()))?;
+        lines.push(b'\n');
+    }
+    write_whole(&folder.join("rows.jsonl"), &lines)?;
+    Ok(())
+}
+
+/// Copies the rows for which `keep(row)` holds; `row` counts the usable rows of the corpus from 0.
+///
+/// Every column is carried through. Returns the parts and the rows that were set aside (also written
+/// to `rejected/`).
+pub fn select(
+    corpus: &Corpus,
+    out: &Path,
+    mut keep: impl FnMut(u64) -> bool,
+) -> Result<(Vec<Part>, Vec<Reject>)> {
+    let mut writer = PartWriter::create(out, corpus.schema())?;
+    let mut batches = corpus.batches();
+    let mut rejects = Vec::new();
+    let mut row = 0;
+    while let Some(batch) = batches.next() {
+        let batch = batch?;
+        rejects.extend(batches.take_rejects());
+        let mask: BooleanArray =
+            (row..row + batch.num_rows() as u64).map(|i| Some(keep(i))).collect();
+        row += batch.num_rows() as u64;
+        let kept = filter_record_batch(&batch, &mask).map_err(|e| Error::config(e.to_string()))?;
+        writer.write(&kept)?;
+    }
+    rejects.extend(batches.take_rejects());
+    write_rejected(out, &rejects)?;
+    Ok((writer.finish()?, rejects))
+}

@@ -1,0 +1,15 @@
+//! Hornbook's data core. It knows nothing of Python: the crate `hornbook-py` binds it.
+//!
+//! Data flows `corpus -> features -> dedup -> decontaminate -> tokenizer -> pack`; each module
+//! reads documents through [`corpus`] and writes parts through it.
+
+pub mod corpus;
+pub mod decontaminate;
+pub mod dedup;
+pub mod diversity;
+pub mod error;
+pub mod features;
+pub mod pack;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

@@ -1,0 +1,18 @@
+//! The module `hornbook._core`: thin functions that convert, release the GIL, call the core, convert.
+
+use pyo3::prelude::*;
+
+mod corpus;
+mod dedup;
+mod error;
+mod quality;
+mod tokens;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    corpus::register(module)?;
+    dedup::register(module)?;
+    quality::register(module)?;
+    tokens::register(module)
+}
