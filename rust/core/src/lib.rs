@@ -10,6 +10,7 @@ pub mod diversity;
 pub mod error;
 pub mod features;
 pub mod pack;
+pub mod syntax;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
