@@ -30,8 +30,10 @@ StrPath = str | os.PathLike[str]
 class Report(Mapping[str, Any]):
     """What a stage did: a mapping that prints as a table and saves as JSON."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], *, reused: bool = False) -> None:
         self._data = dict(data)
+        self.reused = reused
+        """Whether this is the result of an earlier run, found and not made again."""
 
     def __getitem__(self, key: str) -> Any:
         return self._data[key]
@@ -187,7 +189,8 @@ def completed(out: StrPath, stage: str, key: str) -> Report | None:
     if not manifest.is_file():
         return None
     data = read_json(manifest)
-    return Report(data) if (data.get("stage"), data.get("key")) == (stage, key) else None
+    same = (data.get("stage"), data.get("key")) == (stage, key)
+    return Report(data, reused=True) if same else None
 
 
 def run_stage(

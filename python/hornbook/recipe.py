@@ -1,0 +1,351 @@
+"""Recipes: one typed TOML file says the whole run.
+
+A recipe may `extends` another (by preset name or path) and say only what differs. Every key can be
+set from the command line (`--set pretrain.steps=100`). An unknown key is an error that names the
+nearest known one. Presets: `demo`, `phi-1-small`, `phi-1`.
+
+    hornbook run phi-1-small --dry-run
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hornbook.errors import ConfigError, InputError
+from hornbook.model.config import PhiConfig
+from hornbook.train.config import TrainConfig
+
+PRESETS = ("demo", "phi-1-small", "phi-1")
+DATA_SETS = ("raw", "filtered", "textbooks", "exercises")
+"""Names an arm may mix: the deduplicated pool, what the filter kept, and what was generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """The raw pool."""
+
+    raw: tuple[str, ...] = ()
+    """Files and folders. Two names are built in: `stdlib` (the running interpreter's library) and
+    `pool` (procedural repository-like files with the paper's four defects)."""
+    extensions: tuple[str, ...] = ("py",)
+    """Source files to take from folders, without the dot."""
+    pool_files: int = 2000
+    """Files in the procedural pool, where `raw` names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig:
+    """Near-duplicate removal."""
+
+    method: Literal["minhash", "exact"] = "minhash"
+    threshold: float = 0.7
+    """Jaccard similarity of word shingles from which a document counts as a duplicate."""
+    ngram: int = 5
+    keep: Literal["longest", "first"] = "longest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateConfig:
+    """Labels of educational value (paper, section 2.1)."""
+
+    samples: int = 1000
+    annotator: Literal["rubric", "openai"] = "rubric"
+    """`rubric`: deterministic, offline. `openai`: an LLM, as in the paper."""
+    model: str = ""
+    """For `openai`; empty means `generate.model`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """The random forest that learns the labels (paper, section 2.1)."""
+
+    trees: int = 100
+    dimensions: int = 256
+    min_score: float = 5.0
+    """Labels from here on count as educational."""
+    threshold: float = 0.5
+    """Probability from which a document is kept."""
+    keep_fraction: float | None = None
+    """Instead of `threshold`: keep the best documents up to this share of the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextbooksConfig:
+    """Synthetic textbooks (paper, section 2.2)."""
+
+    characters: int = 1_000_000
+    """How much to generate with the procedural teacher."""
+    sections: int = 1000
+    """How many sections to ask an LLM teacher for."""
+    levels: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExercisesConfig:
+    """Synthetic exercises (paper, section 2.2)."""
+
+    count: int = 2000
+    levels: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """The teacher of textbooks and exercises."""
+
+    teacher: Literal["procedural", "openai"] = "procedural"
+    model: str = ""
+    base_url: str = ""
+    """Any OpenAI-compatible endpoint; empty means the vendor's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself never stands in a recipe."""
+    concurrency: int = 16
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    price_in: float | None = None
+    """US dollars per million prompt tokens; a money budget needs both prices."""
+    price_out: float | None = None
+    """US dollars per million completion tokens."""
+    textbooks: TextbooksConfig = field(default_factory=TextbooksConfig)
+    exercises: ExercisesConfig = field(default_factory=ExercisesConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminateConfig:
+    """Removal of what resembles the test problems (paper, section 5)."""
+
+    benchmarks: tuple[str, ...] = ()
+    """`humaneval`, `mbpp` (found through `HORNBOOK_DATA`) or problem files; missing ones fail."""
+    if_present: tuple[str, ...] = ()
+    """Like `benchmarks`, but left out where the data is not there."""
+    ngram: int = 13
+    ast_threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Which vocabulary."""
+
+    name: str = "codegen"
+    """`codegen` (the paper's), `gpt2`, `train`, or the path of a tokenizer.json."""
+    vocab_size: int = 640
+    """For `train`."""
+    characters: int = 2_000_000
+    """For `train`: how much text to learn from, in equal shares of the data sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Held-out problems and benchmarks."""
+
+    heldout: int = 0
+    """How many procedural held-out problems to make and score; 0 for none."""
+    heldout_levels: tuple[int, ...] = (1,)
+    benchmarks: tuple[str, ...] = ()
+    """`humaneval`, `mbpp`, or problem files in HumanEval's form."""
+    samples: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int = 512
+    batch_size: int = 64
+    timeout_s: float = 10.0
+    stages: tuple[Literal["base", "finetuned"], ...] = ("base", "finetuned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The contamination study (paper, section 5)."""
+
+    contamination: bool = True
+    thresholds: tuple[float, ...] = (0.95, 0.9, 0.85, 0.8)
+    """AST match rates from which a problem counts as similar to the exercises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One line of the ablation: what the base model is trained on."""
+
+    data: dict[str, float] = field(default_factory=dict)
+    """Data set -> weight in tokens; empty means no pretraining (finetune only)."""
+    finetune: bool = True
+
+    def __post_init__(self) -> None:
+        for name, weight in self.data.items():
+            if name not in DATA_SETS:
+                raise ConfigError(f"arm data `{name}` is not one of {', '.join(DATA_SETS)}")
+            if not weight > 0:
+                raise ConfigError(f"arm data `{name}`: weight {weight} must be above 0")
+        if not self.data and not self.finetune:
+            raise ConfigError("an arm needs data to pretrain on, or finetuning, or both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run, resolved."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    """Decides all data, and the first model's initialisation and data order."""
+    seeds: int = 1
+    """How many models to train for each arm, with seeds `seed`, `seed + 1`, ..."""
+    skip: tuple[str, ...] = ()
+    """Stages to leave out: any of dedup, annotate (with filter), decontaminate, study, report."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: PhiConfig = field(default_factory=PhiConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise ConfigError("the recipe has no arms: add at least one [arms.NAME] section")
+        if self.seeds < 1:
+            raise ConfigError(f"seeds = {self.seeds}: at least one model must be trained")
+        optional = ("dedup", "annotate", "decontaminate", "study", "report")
+        for name in self.skip:
+            if name not in optional:
+                raise ConfigError(f"skip `{name}`: only {', '.join(optional)} can be left out")
+        used = {name for arm in self.arms.values() for name in arm.data}
+        if "annotate" in self.skip and "filtered" in used:
+            raise ConfigError("an arm uses `filtered`, which needs the stage `annotate`")
+
+
+def load(name: str | Path, settings: Sequence[str] = (), **changes: Any) -> Recipe:
+    """Reads a recipe by preset name or path.
+
+    Args:
+        name: `demo`, `phi-1-small`, `phi-1`, or a TOML file.
+        settings: `section.key=value`, applied last; values are TOML, a bare word is a string.
+        changes: Top-level fields to replace.
+
+    Raises:
+        InputError: If there is no such file.
+        ConfigError: Naming the unknown key, or the value that does not fit.
+    """
+    table = _read(str(name), ())
+    for setting in settings:
+        _apply(table, setting)
+    recipe: Recipe = _build(Recipe, table, "")
+    return replace(recipe, **changes) if changes else recipe
+
+
+def from_dict(table: Mapping[str, Any]) -> Recipe:
+    """A recipe from a resolved table, as `dataclasses.asdict` gives it."""
+    recipe: Recipe = _build(Recipe, table, "")
+    return recipe
+
+
+def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise ConfigError(f"recipe `{name}` extends itself: {' -> '.join([*seen, name])}")
+    if name in PRESETS:
+        text = files("hornbook.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(name)
+        if not path.is_file():
+            near = difflib.get_close_matches(name, PRESETS, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"presets: {', '.join(PRESETS)}"
+            raise InputError(f"{name}: no such recipe; {hint}")
+        text = path.read_text(encoding="utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if parent not in PRESETS:
+        parent = str(Path(name).parent / parent)
+    return _merge(_read(parent, (*seen, name)), table)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _apply(table: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {setting}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {setting}: `{name}` is a value, not a section")
+    table[last] = value
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Checks a TOML value against a type and converts it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a section, got {value!r}")
+        return _build_section(kind, value, where)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        inner = [argument for argument in arguments if argument is not NoneType]
+        return _build(inner[0], value, where)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            raise ConfigError(f"{where} = {value!r}: must be one of {choices}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            value = [value]
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_build(arguments[0], item, where) for item in value)
+        if len(value) != len(arguments):
+            raise ConfigError(f"{where} = {value!r}: must have {len(arguments)} values")
+        return tuple(_build(a, item, where) for a, item in zip(arguments, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a section, got {value!r}")
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} = {value!r}: must be of type {kind.__name__}")
+    return value
+
+
+def _build_section(kind: Any, table: Mapping[str, Any], where: str) -> Any:
+    types = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]
+    given = {}
+    for key, value in table.items():
+        dotted = f"{where}.{key}" if where else key
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(names)}"
+            raise ConfigError(f"unknown recipe key `{dotted}`: {hint}")
+        given[key] = _build(types[key], value, dotted)
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ConfigError(f"{where or 'recipe'}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from error

@@ -1,0 +1,262 @@
+"""Everything a report says, as one JSON object read from a run's folder."""
+
+import json
+import os
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hornbook import __version__, corpus
+from hornbook.manifest import MANIFEST, read_json
+from hornbook.pipeline import data_sets, packed_from, plan
+from hornbook.recipe import Recipe
+
+LOSS_POINTS = 200
+"""Points kept of each loss curve."""
+
+
+def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """Gathers the report's data (all of it but the diversity of the data sets).
+
+    Args:
+        recipe: The run's recipe.
+        root: The run's folder.
+    """
+    seeds = [_arms(recipe, root, recipe.seed + i) for i in range(recipe.seeds)]
+    return {
+        "schema": 1,
+        "name": recipe.name,
+        "description": recipe.description,
+        "seed": recipe.seed,
+        "levels": list(recipe.evaluate.heldout_levels),
+        "arms": seeds[0],
+        "by_seed": [
+            {"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)
+        ],
+        "benchmarks": _benchmarks(recipe, root),
+        "training": _training(recipe, root),
+        "stages": _stages(recipe, root),
+        "filter": _filter(root),
+        "decontamination": _decontamination(recipe, root),
+        "contamination": _details(root / "study" / "contamination"),
+        "coverage": _coverage(root),
+        "tokens": _tokens(recipe, root),
+        "loss": _losses(recipe, root),
+        "samples": _samples(recipe, root),
+        "machine": {
+            "platform": platform.platform(terse=True),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "hornbook": __version__,
+        },
+    }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+
+
+def _details(folder: Path) -> dict[str, Any]:
+    details: dict[str, Any] = _manifest(folder).get("details", {})
+    return details
+
+
+def _score(folder: Path) -> dict[str, Any] | None:
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    summary = read_json(path)
+    keys = ("pass@1", "n", "stderr", "low", "high", "status", "groups")
+    return {key: summary[key] for key in keys if key in summary}
+
+
+def _arms(recipe: Recipe, root: Path, seed: int) -> dict[str, Any]:
+    arms: dict[str, Any] = {}
+    for arm in recipe.arms:
+        folder = root / "evaluate" / arm / f"seed-{seed}"
+        scores = {stage: _score(folder / stage / "heldout") for stage in ("base", "finetuned")}
+        arms[arm] = {stage: score for stage, score in scores.items() if score}
+    return arms
+
+
+def _benchmarks(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for name in recipe.evaluate.benchmarks:
+        label = Path(name).stem
+        for path in sorted((root / "evaluate").glob(f"*/seed-*/*/{label}")):
+            score = _score(path)
+            if score:
+                arm, seed, stage, _ = path.relative_to(root / "evaluate").parts
+                rows.append({"benchmark": label, "arm": arm, "seed": seed, "stage": stage, **score})
+    return rows
+
+
+def _training(recipe: Recipe, root: Path) -> dict[str, Any]:
+    def tokens(config: Any) -> int:
+        steps = config.stop_step or config.steps
+        return int(steps * config.batch_size * config.sequence_length)
+
+    first = next(iter(sorted((root / "train").glob("*/seed-*/*"))), None)
+    return {
+        "parameters": _details(first).get("parameters") if first else None,
+        "pretrain_tokens": tokens(recipe.pretrain),
+        "finetune_tokens": tokens(recipe.finetune),
+        "pretrain_steps": recipe.pretrain.stop_step or recipe.pretrain.steps,
+        "finetune_steps": recipe.finetune.stop_step or recipe.finetune.steps,
+        "arms": {name: arm.data for name, arm in recipe.arms.items()},
+    }
+
+
+def _stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+    measured: dict[str, dict[str, Any]] = {}
+    log = root / "log.jsonl"
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+        entry = json.loads(line)
+        if entry["event"] == "step" and not entry["skipped"]:
+            measured[entry["name"]] = entry
+    rows = []
+    for step in plan(recipe):
+        manifest = _manifest(root / step.name)
+        if not manifest or step.name == "report":
+            continue
+        counts = manifest["counts"]
+        run = measured.get(step.name, {})
+        rows.append(
+            {
+                "name": step.name,
+                "seconds": run.get("seconds", manifest["seconds"]),
+                "peak_mb": run.get("peak_mb"),
+                "in": counts["in"],
+                "kept": counts["kept"],
+                "dropped": counts["dropped"],
+                "rejected": counts["rejected"],
+            }
+        )
+    return rows
+
+
+def _filter(root: Path) -> dict[str, Any]:
+    """The filter's own held-out report, and what it kept of the pool whose truth is known."""
+    details = _details(root / "filter")
+    if not details:
+        return {}
+    before, after = _pool_kinds(root / "filter", kept=False), _pool_kinds(root / "filter", kept=True)
+    truth = None
+    if before.get("useful"):
+        kept = sum(after.values())
+        truth = {
+            "precision": after["useful"] / kept if kept else None,
+            "recall": after["useful"] / before["useful"],
+            "kept_by_kind": dict(after),
+            "files_by_kind": dict(before),
+        }
+    counts = _manifest(root / "filter")["counts"]
+    return {**details, "in": counts["in"], "kept": counts["kept"], "pool_truth": truth}
+
+
+def _pool_kinds(folder: Path, *, kept: bool) -> Counter[str]:
+    inputs = [Path(entry["path"]) for entry in _manifest(folder)["inputs"]]
+    kinds: Counter[str] = Counter()
+    # The first input is the pool that was scored; the labels come after it.
+    for batch in corpus.read([folder] if kept else inputs[:1]).batches():
+        kinds.update(kind for kind in batch.get("kind", []) if kind)
+    return kinds
+
+
+def _decontamination(recipe: Recipe, root: Path) -> dict[str, Any]:
+    rows = {}
+    for name in data_sets(recipe):
+        manifest = _manifest(root / "decontaminate" / name)
+        if manifest:
+            rows[name] = {**manifest["counts"], "benchmarks": manifest["config"].get("benchmarks")}
+    return rows
+
+
+def _coverage(root: Path) -> dict[str, Any]:
+    if not (root / "textbooks" / MANIFEST).is_file():
+        return {}
+    cells: Counter[tuple[str, str]] = Counter()
+    for batch in corpus.read([root / "textbooks"]).batches():
+        if "topic" in batch and "audience" in batch:
+            pairs = zip(batch["topic"], batch["audience"], strict=True)
+            cells.update((str(topic), str(audience)) for topic, audience in pairs)
+    topics = sorted({topic for topic, _ in cells})
+    audiences = sorted({audience for _, audience in cells})
+    counts = [[cells[topic, audience] for audience in audiences] for topic in topics]
+    return {"topics": topics, "audiences": audiences, "sections": counts}
+
+
+def _tokens(recipe: Recipe, root: Path) -> dict[str, Any]:
+    rows = {}
+    for name in data_sets(recipe):
+        details = _details(root / "pack" / name)
+        if details:
+            rows[name] = {key: details[key] for key in ("documents", "tokens")}
+    return rows
+
+
+def _losses(recipe: Recipe, root: Path) -> dict[str, Any]:
+    curves: dict[str, Any] = {}
+    for arm in recipe.arms:
+        for stage in ("base", "finetuned"):
+            path = root / "train" / arm / f"seed-{recipe.seed}" / stage / "metrics.jsonl"
+            if not path.is_file():
+                continue
+            points = [json.loads(line) for line in path.read_text().splitlines()]
+            points = [p for p in points if p.get("loss") is not None]
+            every = max(1, len(points) // LOSS_POINTS)
+            groups = [points[i : i + every] for i in range(0, len(points), every)]
+            curves.setdefault(arm, {})[stage] = [
+                [group[-1]["step"], round(sum(p["loss"] for p in group) / len(group), 4)]
+                for group in groups
+            ]
+    return curves
+
+
+def _samples(recipe: Recipe, root: Path, count: int = 4) -> list[dict[str, Any]]:
+    """The same held-out problems through every model, chosen by position, not by outcome."""
+    problems = root / "problems" / "test.jsonl"
+    if not problems.is_file():
+        return []
+    rows = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]
+    step = max(1, len(rows) // count)
+    chosen = {row["task_id"]: row for row in rows[::step][:count]}
+    answers: dict[str, list[dict[str, Any]]] = {task: [] for task in chosen}
+    for arm in recipe.arms:
+        for stage in ("base", "finetuned"):
+            folder = root / "evaluate" / arm / f"seed-{recipe.seed}" / stage / "heldout"
+            if not (folder / "results.jsonl").is_file():
+                continue
+            for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                if entry["task_id"] in answers:
+                    answers[entry["task_id"]].append(
+                        {
+                            "arm": arm,
+                            "stage": stage,
+                            "completion": entry["completion"][:600],
+                            "passed": bool(entry["passed"]),
+                            "result": entry["result"],
+                        }
+                    )
+    return [
+        {
+            "task_id": task,
+            "prompt": row["prompt"],
+            "reference": row["canonical_solution"],
+            "answers": answers[task],
+        }
+        for task, row in chosen.items()
+    ]
+
+
+def measured_diversity(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The diversity of each data set that is trained on."""
+    from hornbook.diversity import diversity
+
+    folders = {name: root / packed_from(recipe, name) for name in data_sets(recipe)}
+    present = {name: f for name, f in folders.items() if (f / MANIFEST).is_file()}
+    return {name: dict(diversity([folder])) for name, folder in present.items()}
+
+

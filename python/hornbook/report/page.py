@@ -1,0 +1,333 @@
+"""The report as one HTML page: no scripts, no outside references, readable when printed."""
+
+from html import escape
+from typing import Any
+
+from hornbook.report import plots
+
+CSS = """
+:root { --ink:#22313a; --soft:#5d6b73; --line:#e4e0d8; --paper:#fdfbf7; --good:#3f7d58; --bad:#b23a2e; }
+* { box-sizing: border-box }
+body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 system-ui,"Segoe UI",
+  "DejaVu Sans",sans-serif }
+main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
+h1 { font-size: 2rem; line-height:1.2; margin: 0 0 .4rem } h2 { font-size:1.3rem; margin: 3rem 0 .6rem;
+  padding-top:.8rem; border-top: 2px solid var(--line) } h3 { font-size:1.02rem; margin:1.6rem 0 .4rem }
+p { max-width: 46rem; margin:.5rem 0 } .soft, figcaption, td.soft { color:var(--soft) }
+.lead { font-size:1.12rem }
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:.9rem; margin:1.6rem 0 }
+.card { border:1px solid var(--line); border-radius:.6rem; padding:.8rem 1rem; background:#fff }
+.card b { display:block; font-size:1.7rem; line-height:1.2; font-variant-numeric:tabular-nums }
+figure { margin:1.2rem 0; } svg.figure { width:100%; height:auto; display:block }
+figcaption { font-size:.9rem; margin-top:.3rem; max-width:46rem }
+.scroll { overflow-x:auto } table { border-collapse:collapse; font-size:.92rem; margin:.8rem 0; min-width:60% }
+th,td { text-align:left; padding:.32rem .8rem .32rem 0; border-bottom:1px solid var(--line);
+  vertical-align:top } th { font-weight:600; color:var(--soft) }
+td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap }
+pre { background:#fff; border:1px solid var(--line); border-radius:.5rem; padding:.7rem .9rem; overflow-x:auto;
+  font:13.5px/1.5 ui-monospace,"SFMono-Regular","DejaVu Sans Mono",monospace; margin:.4rem 0; white-space:pre-wrap }
+.answers { display:grid; grid-template-columns:repeat(auto-fit,minmax(20rem,1fr)); gap:.2rem 1rem }
+.pass { color:var(--good); font-weight:600 } .fail { color:var(--bad); font-weight:600 }
+details { margin:.6rem 0 } summary { cursor:pointer; font-weight:600 }
+code { font:.92em ui-monospace,"DejaVu Sans Mono",monospace }
+footer { margin-top:3rem; color:var(--soft); font-size:.88rem }
+"""
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page.
+
+    Args:
+        data: What `collect` gathered, with `diversity`.
+    """
+    sections = [
+        _head(data),
+        _result(data),
+        _public(data),
+        _data_section(data),
+        _filter_section(data),
+        _contamination(data),
+        _samples(data),
+        _cost(data),
+        _foot(data),
+    ]
+    body = "\n".join(section for section in sections if section)
+    return (
+        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
+        '<meta name=viewport content="width=device-width,initial-scale=1">\n'
+        f"<title>Hornbook: {escape(data['name'])}</title>\n<style>{CSS}</style>\n"
+        f"<main>\n{body}\n</main>\n</html>\n"
+    )
+
+
+def _number(value: Any, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _percent(value: Any, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _table(head: list[str], rows: list[list[Any]], left: int = 1) -> str:
+    """A table whose first `left` columns are text and whose others are numbers."""
+
+    def cell(tag: str, index: int, value: Any) -> str:
+        kind = "" if index < left else " class=n"
+        return f"<{tag}{kind}>{escape(str(value))}</{tag}>"
+
+    lines = ["".join(cell("th", i, v) for i, v in enumerate(head))]
+    lines += ["".join(cell("td", i, v) for i, v in enumerate(row)) for row in rows]
+    return "<div class=scroll><table>" + "".join(f"<tr>{line}" for line in lines) + "</table></div>"
+
+
+def _million(tokens: Any) -> str:
+    return "–" if tokens is None else f"{tokens / 1e6:,.2f} M"
+
+
+def _score(scores: dict[str, Any], stage: str) -> Any:
+    return scores.get(stage, {}).get("pass@1")
+
+
+def _head(data: dict[str, Any]) -> str:
+    training = data["training"]
+    cards = [
+        ("parameters in each model", _number(training["parameters"])),
+        ("tokens seen in pretraining", _million(training["pretrain_tokens"])),
+        ("tokens seen in finetuning", _million(training["finetune_tokens"])),
+    ]
+    scored = [s for arm in data["arms"].values() for s in arm.values()]
+    if scored:
+        cards.append(("held-out problems", _number(scored[0]["n"])))
+    seconds = sum(stage["seconds"] for stage in data["stages"])
+    cards.append(("process time, all stages", f"{seconds / 60:.1f} min"))
+    boxes = "".join(f"<div class=card><b>{value}</b>{escape(label)}</div>" for label, value in cards)
+    return (
+        f"<h1>Hornbook: the recipe <em>{escape(data['name'])}</em></h1>"
+        f"<p class='lead soft'>{escape(data['description'])}</p><div class=cards>{boxes}</div>"
+    )
+
+
+def _result(data: dict[str, Any]) -> str:
+    if not any(data["arms"].values()):
+        return ""
+    rows = []
+    for arm, scores in data["arms"].items():
+        mixture = ", ".join(f"{name}" for name in data["training"]["arms"][arm]) or "nothing"
+        cells = []
+        for stage in ("base", "finetuned"):
+            score = scores.get(stage)
+            cells.append(
+                f"{100 * score['pass@1']:.1f} ± {100 * score['stderr']:.1f}" if score else "–"
+            )
+        rows.append([arm, mixture, *cells])
+    seeds = data["by_seed"]
+    text = (
+        "<h2>What the data did</h2>"
+        "<p>Every arm has the same model, the same number of training tokens and the same finetuning "
+        "exercises; only the pretraining data differs. The problems are compositions of operations "
+        "that no training source was ever given.</p>"
+        f"<figure>{plots.pass_bars(seeds)}<figcaption>"
+    )
+    text += (
+        "Share of held-out problems solved at the first, greedy attempt; bars show 95% Wilson intervals."
+        if len(seeds) == 1
+        else f"Mean over {len(seeds)} training seeds; dots are the seeds."
+    )
+    text += " The form of the paper's Figure 2.1.</figcaption></figure>"
+    title = f"seed {seeds[0]['seed']}: " if len(seeds) > 1 else ""
+    text += _table(
+        ["arm", f"{title}pretrained on", "base, % ± s.e.", "finetuned, % ± s.e."], rows, left=2
+    )
+    if len(seeds) > 1:
+        head = ["arm", *(f"seed {s['seed']}: base → finetuned, %" for s in seeds)]
+        body = [
+            [arm, *(" → ".join(_plain_percent(s["arms"][arm], k) for k in ("base", "finetuned")) for s in seeds)]
+            for arm in data["arms"]
+        ]
+        text += _table(head, body)
+    if data["loss"]:
+        text += f"<h3>Loss</h3><figure>{plots.loss_curves(data['loss'])}<figcaption>"
+        text += (
+            "Losses of different arms are on different data and do not compare; finetuning losses do."
+            "</figcaption></figure>"
+        )
+    return text
+
+
+def _plain_percent(scores: dict[str, Any], stage: str) -> str:
+    value = _score(scores, stage)
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _public(data: dict[str, Any]) -> str:
+    rows = [
+        [r["benchmark"], r["arm"], r["stage"], _percent(r["pass@1"]), _percent(r["stderr"]), r["n"]]
+        for r in data["benchmarks"]
+    ]
+    if not rows:
+        return ""
+    head = ["benchmark", "arm", "model", "pass@1", "s.e.", "problems"]
+    return "<h2>Public benchmarks</h2>" + _table(head, rows, left=3)
+
+
+def _data_section(data: dict[str, Any]) -> str:
+    if not data["tokens"]:
+        return ""
+    rows = []
+    for name, counts in data["tokens"].items():
+        metrics = data["diversity"].get(name, {})
+        signature = metrics.get("signatures", {})
+        rows.append(
+            [
+                name,
+                _number(counts["documents"]),
+                _million(counts["tokens"]),
+                _number(signature.get("functions")),
+                _number(signature.get("richness")),
+                _number(signature.get("shannon")),
+                _number(metrics.get("distinct_4"), 3),
+                _number(metrics.get("zstd_ratio"), 1),
+            ]
+        )
+    text = "<h2>The data</h2>" + _table(
+        ["data set", "documents", "tokens", "functions", "distinct structures", "effective structures",
+         "distinct 4-grams", "compression"],
+        rows,
+    )
+    text += (
+        "<p class=soft>A structure is a function's syntax tree without names, literals and comments; "
+        "the effective number is exp of their Shannon entropy, so a set that repeats a few structures "
+        "scores low however large it is. Distinct 4-grams: share of word 4-grams that are unique. "
+        "Compression: zstd ratio over long windows; higher means more repetition.</p>"
+    )
+    dedup = next((s for s in data["stages"] if s["name"] == "dedup"), None)
+    if dedup:
+        dropped = ", ".join(f"{n:,} {why}" for why, n in dedup["dropped"].items()) or "nothing"
+        text += (
+            f"<p><b>Deduplication</b> read {dedup['in']:,} files and kept {dedup['kept']:,}; "
+            f"dropped: {escape(dropped)}. Each removal is verified against a kept file.</p>"
+        )
+    if data["decontamination"]:
+        rows = [
+            [name, _number(c["in"]), _number(c["kept"]),
+             ", ".join(f"{n:,} by {why}" for why, n in c["dropped"].items() if n) or "none"]
+            for name, c in data["decontamination"].items()
+        ]
+        text += "<h3>Decontamination</h3>" + _table(["data set", "in", "kept", "removed"], rows)
+        first = next(iter(data["decontamination"].values()))
+        against = [str(name).rsplit("/", 1)[-1] for name in first["benchmarks"] or []]
+        text += f"<p class=soft>Against: {escape(', '.join(against))}.</p>"
+    coverage = data["coverage"]
+    if coverage.get("topics"):
+        cells = [n for row in coverage["sections"] for n in row]
+        filled = sum(1 for n in cells if n)
+        rows = [
+            [topic, *counts]
+            for topic, counts in zip(coverage["topics"], coverage["sections"], strict=True)
+        ]
+        text += (
+            f"<h3>Textbook coverage</h3><p>{filled} of {len(cells)} topic and audience pairs have "
+            f"sections; the thinnest has {min(cells)}, the fullest {max(cells)}.</p>"
+            f"<details><summary>Sections by topic and audience</summary>"
+            f"{_table(['topic', *coverage['audiences']], rows)}</details>"
+        )
+    return text
+
+
+def _filter_section(data: dict[str, Any]) -> str:
+    info = data["filter"]
+    if not info:
+        return ""
+    held = info.get("heldout", {})
+    text = (
+        "<h2>The quality filter</h2>"
+        f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value and kept "
+        f"{_number(info['kept'])} of {_number(info['in'])} files "
+        f"({_percent(info['kept'] / max(info['in'], 1))}).</p>"
+    )
+    rows = [[name, _percent(held.get(name))] for name in ("precision", "recall", "f1", "accuracy")]
+    text += _table(["on labels it did not learn from", "value"], rows)
+    truth = info.get("pool_truth")
+    if truth:
+        text += (
+            "<p>The procedural files of the pool know what they are, which neither the labels nor the "
+            f"forest could see: of those kept, {_percent(truth['precision'])} are useful; of the useful "
+            f"ones, {_percent(truth['recall'])} were kept.</p>"
+        )
+        rows = [
+            [kind, _number(n), _number(truth["kept_by_kind"].get(kind, 0))]
+            for kind, n in sorted(truth["files_by_kind"].items())
+        ]
+        text += _table(["kind of procedural file", "files", "kept"], rows)
+    return text
+
+
+def _contamination(data: dict[str, Any]) -> str:
+    rows = [
+        [r["arm"], r["stage"], f"{r['tau']:.2f}",
+         f"{r['similar']['n']}", _percent(r["similar"]["pass@1"]),
+         f"{r['non-similar']['n']}", _percent(r["non-similar"]["pass@1"])]
+        for r in data["contamination"].get("rows", [])
+        if r["stage"] == "finetuned" and r["seed"] == f"seed-{data['seed']}"
+    ]
+    if not rows:
+        return ""
+    head = ["arm", "model", "tau", "similar", "pass@1", "not similar", "pass@1"]
+    return (
+        "<h2>Could memory explain it?</h2><p>Held-out problems split by how closely the syntax tree of "
+        "their solution matches any exercise, as in the paper's Table 3. These problems are small and "
+        "built from shared parts, so high match rates are common; what counts is the score where the "
+        f"match is low.</p><details><summary>Scores by similarity</summary>{_table(head, rows, left=2)}"
+        "</details>"
+    )
+
+
+def _samples(data: dict[str, Any]) -> str:
+    if not data["samples"]:
+        return ""
+    text = (
+        "<h2>The same problems, every model</h2>"
+        "<p class=soft>Chosen by position in the file, not by outcome.</p>"
+    )
+    for sample in data["samples"]:
+        text += f"<h3>{escape(sample['task_id'])}</h3><pre>{escape(sample['prompt'])}</pre>"
+        boxes = []
+        for answer in sample["answers"]:
+            kind = "pass" if answer["passed"] else "fail"
+            label = "passed" if answer["passed"] else escape(str(answer["result"]))
+            boxes.append(
+                f"<div><span class={kind}>{label}</span> <span class=soft>{escape(answer['arm'])}, "
+                f"{escape(answer['stage'])}</span><pre>{escape(answer['completion']) or ' '}</pre></div>"
+            )
+        reference = f"<div><span class=soft>reference</span><pre>{escape(sample['reference'])}</pre></div>"
+        text += f"<div class=answers>{reference}{''.join(boxes)}</div>"
+    return text
+
+
+def _cost(data: dict[str, Any]) -> str:
+    rows = [
+        [s["name"], _number(s["seconds"], 1), _number(s["peak_mb"]), _number(s["in"]), _number(s["kept"])]
+        for s in data["stages"]
+    ]
+    if not rows:
+        return ""
+    return (
+        f"<h2>Where the time went</h2><figure>{plots.time_bars(data['stages'])}</figure>"
+        "<details><summary>Every step</summary>"
+        + _table(["step", "seconds", "peak memory, MB", "rows in", "rows kept"], rows)
+        + "</details>"
+    )
+
+
+def _foot(data: dict[str, Any]) -> str:
+    machine = data["machine"]
+    return (
+        "<h2>What this is, and is not</h2>"
+        "<p>A run at this size is a scale model of the paper's effect, not phi-1: the useful files of "
+        "the pool, the textbooks, the exercises and the problems come from one grammar of small "
+        "functions, so the effect is cleaner than on real code. The standard-library files are real. "
+        f"Levels trained and tested: {', '.join(map(str, data['levels'])) or 'none'}.</p>"
+        f"<footer>hornbook {escape(machine['hornbook'])}, Python {escape(machine['python'])}, "
+        f"{escape(machine['platform'])}, {machine['cpus']} CPUs; seed {data['seed']}. "
+        "Numbers are in <code>report.json</code>.</footer>"
+    )

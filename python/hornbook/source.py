@@ -1,0 +1,70 @@
+"""The raw pool: whatever the recipe names, gathered as one stage with a `source` column.
+
+Two names are built in: `stdlib`, the running interpreter's own library (about 12 MB of real code),
+and `pool`, procedural repository-like files. Everything else is a file or folder.
+"""
+
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hornbook import corpus
+from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.recipe import SourceConfig
+
+# Tests of the library are no library, and some of its folders are other people's packages.
+_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def standard_library() -> list[Path]:
+    """The `.py` files of the running interpreter's standard library, by path."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return sorted(
+        path
+        for path in root.rglob("*.py")
+        if not _NOT_LIBRARY.intersection(path.relative_to(root).parts)
+    )
+
+
+def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath = "") -> Report:
+    """Gathers the raw pool into one folder of Parquet parts.
+
+    Args:
+        out: The stage's folder.
+        config: What to gather.
+        seed: Recorded; the procedural pool is made with it beforehand.
+        pool: The folder of the procedural pool, where `config.raw` names `pool`.
+
+    Returns:
+        The manifest; unusable files are in `rejected/`.
+    """
+    inputs = [path for name in config.raw for path in _inputs(name, pool)]
+    columns: dict[str, str] = {}
+    rejected: list[tuple[Path, int, str]] = []
+
+    def rows(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for name in names:
+            documents = corpus.read(_inputs(name, pool), config.extensions)
+            for row in documents:
+                if name == "stdlib":
+                    row["path"] = f"stdlib/{row['path']}"
+                yield {**row, "source": name if name in ("stdlib", "pool") else Path(name).name}
+            rejected.extend(documents.rejected)
+
+    def work(folder: Path) -> Outcome:
+        for name in config.raw:
+            columns.update(corpus.read(_inputs(name, pool), config.extensions).schema)
+        extra = {name: kind for name, kind in columns.items() if name not in ("id", "text")}
+        parts = corpus.write(folder, rows(config.raw), {**extra, "source": "string"})
+        corpus.write_rejected(folder, rejected)
+        count = sum(part["rows"] for part in parts)
+        return Outcome(parts=parts, rows_in=count, kept=count, rejected=len(rejected))
+
+    return run_stage("source", out, inputs=inputs, config=config, work=work, seed=seed)
+
+
+def _inputs(name: str, pool: StrPath) -> list[Path]:
+    if name == "stdlib":
+        return standard_library()
+    return [Path(pool) if name == "pool" else Path(name)]

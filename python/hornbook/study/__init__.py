@@ -1,0 +1,1 @@
+"""Studies on finished runs: contamination (paper, section 5)."""

@@ -1,0 +1,65 @@
+"""The paper's split of test problems into similar and not similar to the exercises (Table 3).
+
+A problem is similar at tau when the best AST match rate between its solution and any function of the
+exercises is at least tau. Scores on both halves show what memory of the exercises could explain.
+Retraining on pruned exercises is not part of this first version.
+
+    hornbook study contamination runs/demo
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hornbook.decontaminate import similarity
+from hornbook.evaluate.passk import mean_interval
+from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
+from hornbook.pipeline import packed_from
+from hornbook.recipe import Recipe
+
+
+def split_study(recipe: Recipe, run_folder: Path) -> Report:
+    """Scores each evaluated model on similar and non-similar held-out problems.
+
+    Args:
+        recipe: The run's recipe.
+        run_folder: The run; its evaluation must be done.
+
+    Returns:
+        The manifest; `details.rows` has one entry for each model and threshold.
+    """
+    root = Path(run_folder).absolute()
+    problems = root / "problems" / "test.jsonl"
+    exercises = root / packed_from(recipe, "exercises")
+    results = sorted((root / "evaluate").glob("*/seed-*/*/heldout"))
+
+    def work(folder: Path) -> Outcome:
+        best = similarity([exercises], problems)
+        rates = {entry["task_id"]: entry["rate"] for entry in best}
+        rows: list[dict[str, Any]] = []
+        for result in results:
+            arm, seed, stage, _ = result.relative_to(root / "evaluate").parts
+            lines = (result / "results.jsonl").read_text(encoding="utf-8").splitlines()
+            passed = [(e["task_id"], bool(e["passed"])) for e in map(json.loads, lines)]
+            for tau in recipe.study.thresholds:
+                row: dict[str, Any] = {"arm": arm, "seed": seed, "stage": stage, "tau": tau}
+                for half in ("similar", "non-similar"):
+                    wanted = half == "similar"
+                    chosen = [ok for task, ok in passed if (rates[task] >= tau) == wanted]
+                    row[half] = {"n": len(chosen), "pass@1": None}
+                    if chosen:
+                        row[half]["pass@1"], row[half]["stderr"], *_ = mean_interval(chosen)
+                rows.append(row)
+        text = "".join(json.dumps(entry) + "\n" for entry in best)
+        write_text(folder / "similarity.json", text)
+        return Outcome(
+            parts=[file_part(folder, "similarity.json", len(best))],
+            rows_in=len(best),
+            kept=len(best),
+            details={"rows": rows, "mean_rate": sum(rates.values()) / max(len(rates), 1)},
+        )
+
+    inputs = [problems, exercises, *results]
+    config = {"thresholds": recipe.study.thresholds}
+    out = root / "study" / "contamination"
+    return run_stage("study contamination", out, inputs=inputs, config=config, work=work)

@@ -1,0 +1,69 @@
+"""One document's way through a run: which stages kept it, which dropped it, and why.
+
+    hornbook trace 1f0c9d --run runs/demo
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hornbook import corpus
+from hornbook.errors import InputError
+from hornbook.manifest import MANIFEST, StrPath, read_json
+
+_FLOW = ("pool", "source", "dedup", "annotate", "filter", "textbooks", "exercises")
+
+
+def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
+    """Lines that tell a document's way.
+
+    Args:
+        row_id: Its id, or the beginning of it.
+        run_folder: A run's folder.
+
+    Raises:
+        InputError: If no stage of the run has or dropped such a document, or several match.
+    """
+    root = Path(run_folder)
+    stages = [root / name for name in _FLOW] + sorted((root / "decontaminate").glob("*"))
+    stages = [folder for folder in stages if (folder / MANIFEST).is_file()]
+    if not stages:
+        raise InputError(f"{root}: no finished data stage in it")
+    found: set[str] = set()
+    lines: list[str] = []
+    for folder in stages:
+        manifest = read_json(folder / MANIFEST)
+        name = str(folder.relative_to(root))
+        made = f"{name} ({manifest['started']}, key {manifest['key'][:12]})"
+        for row in corpus.read([folder]):
+            if str(row["id"]).startswith(row_id):
+                found.add(row["id"])
+                lines.append(f"{made}: kept")
+                lines.extend(f"    {line}" for line in _columns(row))
+        for entry in _evidence(folder):
+            if str(entry.get("id", "")).startswith(row_id):
+                found.add(entry["id"])
+                why = ", ".join(f"{key}={value}" for key, value in entry.items() if key != "id")
+                lines.append(f"{made}: dropped: {why}")
+    if not found:
+        raise InputError(f"{row_id}: no document with this id in {root}")
+    if len(found) > 1:
+        raise InputError(f"{row_id}: begins several ids: {', '.join(sorted(found)[:5])}")
+    yield f"document {found.pop()}"
+    yield from lines
+
+
+def _columns(row: dict[str, Any]) -> Iterator[str]:
+    for key, value in row.items():
+        if key in ("id", "text", "tests") or value is None:
+            continue
+        yield f"{key} = {value}"
+    yield f"text: {len(row['text']):,} characters"
+
+
+def _evidence(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("evidence*.json")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                yield json.loads(line)

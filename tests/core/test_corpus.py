@@ -1,0 +1,166 @@
+"""Documents in and out: every format, bad rows, bad files."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hornbook import _core, corpus
+from hornbook.errors import ConfigError, InputError, StorageError
+
+ROWS = [{"id": f"d{i}", "text": f"text {i}", "stars": i, "fork": i % 2 == 0} for i in range(5)]
+
+
+def write_jsonl(path: Path, rows: list, opener=open) -> Path:
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def test_every_table_format_gives_the_same_rows(tmp_path):
+    plain = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    zipped = write_jsonl(tmp_path / "b.jsonl.gz", ROWS, gzip.open)
+    packed = tmp_path / "c.jsonl.zst"
+    packed.write_bytes(pa.compress(plain.read_bytes(), codec="zstd", asbytes=True))
+    columns = tmp_path / "d.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), columns)
+    for path in (plain, zipped, packed, columns):
+        assert list(corpus.read([path])) == ROWS, path
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_every_arrow_string_type_is_read(tmp_path, kind):
+    table = pa.table({"text": pa.array(["a", "b"], kind)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert [row["text"] for row in corpus.read([tmp_path / "x.parquet"])] == ["a", "b"]
+
+
+def test_source_folder_sorted_with_relative_paths(tmp_path):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "b.py").write_text("b = 1\n")
+    (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    (tmp_path / ".hidden.py").write_text("no")
+    (tmp_path / "notes.txt").write_text("no")
+    (tmp_path / "link.py").symlink_to(tmp_path / "a.py")
+    rows = list(corpus.read([tmp_path]))
+    assert [(row["path"], row["text"]) for row in rows] == [
+        ("a.py", "a = 1\r\n"),
+        ("pkg/b.py", "b = 1\n"),
+    ]
+    assert rows[0]["id"] == _core.hash_bytes(b"a = 1\r\n")
+
+
+def test_bad_rows_are_set_aside_with_their_place(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(
+        b'{"text": "good"}\nnot json\n[1]\n{"no": 1}\n{"text": 3}\n\n{"text": "\xff"}\n'
+        b'{"text": "also good"}'
+    )
+    documents = corpus.read([path])
+    assert [row["text"] for row in documents] == ["good", "also good"]
+    assert [row for _, row, _ in documents.rejected] == [2, 3, 4, 5, 7]
+    reasons = " | ".join(reason for *_, reason in documents.rejected)
+    assert "not JSON" in reasons
+    assert "not UTF-8 at byte 10" in reasons
+
+
+def test_source_file_that_is_not_utf8_is_set_aside(tmp_path):
+    (tmp_path / "bad.py").write_bytes(b"x = '\xff'\n")
+    (tmp_path / "good.py").write_text("x = 1\n")
+    documents = corpus.read([tmp_path])
+    assert len(list(documents)) == 1
+    assert documents.rejected == [(tmp_path / "bad.py", 1, "not UTF-8 at byte 5")]
+
+
+def test_null_text_in_parquet_is_set_aside(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None, "c"]}), tmp_path / "x.parquet")
+    documents = corpus.read([tmp_path / "x.parquet"])
+    assert [row["text"] for row in documents] == ["a", "c"]
+    assert [row for _, row, _ in documents.rejected] == [2]
+
+
+def test_columns_of_several_inputs_are_joined(tmp_path):
+    a = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "stars": 1}])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"text": "b", "stars": 1.5, "lang": "py"}])
+    rows = list(corpus.read([a, b]))
+    assert [(row["stars"], row["lang"]) for row in rows] == [(1.0, None), (1.5, "py")]
+
+
+def test_columns_that_do_not_fit_name_the_file(tmp_path):
+    a = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "stars": 1}])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"text": "b", "stars": "many"}])
+    with pytest.raises(InputError, match=r"b\.jsonl.*`stars`"):
+        corpus.read([a, b])
+
+
+def test_missing_and_useless_inputs(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        corpus.read([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match=r"no \.parquet"):
+        corpus.read([tmp_path])
+    with pytest.raises(ConfigError, match="no input"):
+        corpus.read([])
+    pq.write_table(pa.table({"content": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="no string column `text`; it has: content"):
+        corpus.read([tmp_path / "x.parquet"])
+    (tmp_path / "y.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        corpus.read([tmp_path / "y.parquet"])
+
+
+def test_torn_gzip_is_an_error_not_an_end(tmp_path):
+    whole = gzip.compress(b'{"text": "a"}\n' * 1000)
+    (tmp_path / "x.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((InputError, StorageError), match=r"x\.jsonl\.gz"):
+        list(corpus.read([tmp_path / "x.jsonl.gz"]))
+
+
+def test_what_is_written_is_read_by_others_and_by_us(tmp_path):
+    schema = {"stars": "int64", "fork": "bool"}
+    parts = corpus.write(tmp_path / "out", ROWS, schema)
+    assert [part["name"] for part in parts] == ["part-00000.parquet"]
+    assert pq.read_table(tmp_path / "out").to_pylist() == ROWS
+    assert list(corpus.read([tmp_path / "out"])) == ROWS
+    assert _core.hash_file(tmp_path / "out" / parts[0]["name"]) == parts[0]["xxh3"]
+
+
+def test_same_rows_same_bytes_whatever_the_batches(tmp_path):
+    one = corpus.write(tmp_path / "one", ROWS, {}, batch_rows=1)
+    all_at_once = corpus.write(tmp_path / "all", ROWS, {}, batch_rows=100)
+    assert one == all_at_once
+
+
+def test_nothing_to_write_still_says_its_schema(tmp_path):
+    corpus.write(tmp_path / "out", [], {"stars": "int64"})
+    table = pq.read_table(tmp_path / "out")
+    assert table.num_rows == 0
+    assert table.column_names == ["id", "text", "stars"]
+
+
+def test_rejected_folder_is_not_read_back(tmp_path):
+    corpus.write(tmp_path, ROWS, {})
+    corpus.write_rejected(tmp_path, [(Path("a"), 3, "why")])
+    assert len(list(corpus.read([tmp_path]))) == len(ROWS)
+    assert json.loads((tmp_path / "rejected" / "rows.jsonl").read_text())["row"] == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_disk_is_named(tmp_path):
+    os.symlink("/dev/full", tmp_path / "part-00000.parquet.tmp")
+    with pytest.raises(StorageError, match="part-00000"):
+        corpus.write(tmp_path, [{"text": "x" * 100_000}], {})
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=20))
+def test_any_text_survives_a_round_trip(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("round")
+    corpus.write(folder / "parquet", [{"text": text} for text in texts], {})
+    assert [row["text"] for row in corpus.read([folder / "parquet"])] == texts
+    lines = write_jsonl(folder / "x.jsonl", [{"text": text} for text in texts])
+    assert [row["text"] for row in corpus.read([lines])] == texts

@@ -1,0 +1,140 @@
+"""Stages on disk: skipping, refusing, resuming, verifying."""
+
+import json
+
+import pytest
+
+from hornbook import corpus
+from hornbook.errors import ConfigError, InputError, ResumeError
+from hornbook.manifest import MANIFEST, STARTED, Outcome, Report, run_stage, verify
+
+
+def make(out, source, config=1, stage="copy", **options):
+    calls = []
+
+    def work(folder):
+        calls.append(folder)
+        rows = [{"text": source.read_text()}]
+        return Outcome(parts=corpus.write(folder, rows, {}), rows_in=1, kept=1)
+
+    report = run_stage(stage, out, inputs=[source], config=config, work=work, **options)
+    return report, len(calls)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("hello")
+    return path
+
+
+def test_same_key_is_skipped_and_a_changed_one_is_not(tmp_path, source):
+    first, made = make(tmp_path / "out", source)
+    assert (made, first.reused) == (1, False)
+    again, made = make(tmp_path / "out", source)
+    assert (made, again.reused) == (0, True)
+    assert dict(again) == dict(first)
+    assert make(tmp_path / "out", source, config=2)[1] == 1
+    source.write_text("changed")
+    assert make(tmp_path / "out", source, config=2)[1] == 1
+
+
+def test_nothing_of_others_is_touched(tmp_path, source):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ResumeError, match="was not made by `copy`"):
+        make(out, source)
+    assert (out / "thesis.tex").read_text() == "years of work"
+    make(tmp_path / "other", source, stage="other")
+    with pytest.raises(ResumeError, match="holds the output of `other`"):
+        make(tmp_path / "other", source)
+    with pytest.raises(ResumeError, match="is a file"):
+        make(source.with_name("in.txt2").parent / "in.txt", tmp_path / "out" / "thesis.tex")
+
+
+def test_stage_cannot_write_into_its_input(tmp_path):
+    corpus.write(tmp_path, [{"text": "a"}], {})
+    with pytest.raises(ConfigError, match="its own input"):
+        run_stage("x", tmp_path, inputs=[tmp_path], config=0, work=lambda f: Outcome())
+
+
+def test_crash_leaves_no_manifest_and_is_made_again(tmp_path, source):
+    out = tmp_path / "out"
+
+    def crash(folder):
+        (folder / "half").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_stage("copy", out, inputs=[source], config=1, work=crash)
+    assert not (out / MANIFEST).exists()
+    assert (out / STARTED).exists()
+    report, made = make(out, source)
+    assert made == 1
+    assert not (out / "half").exists()
+    assert report["counts"]["kept"] == 1
+    assert not (out / STARTED).exists()
+
+
+def test_resumable_work_keeps_what_the_same_key_left(tmp_path, source):
+    out = tmp_path / "out"
+
+    def work(folder):
+        if (folder / "half").exists():
+            return Outcome(details={"resumed": True})
+        (folder / "half").write_text("half")
+        raise RuntimeError
+
+    options = {"inputs": [source], "work": work, "resumable": True}
+    with pytest.raises(RuntimeError):
+        run_stage("copy", out, config=1, **options)
+    with pytest.raises(RuntimeError):
+        run_stage("copy", out, config=2, **options)
+    assert run_stage("copy", out, config=2, **options)["details"] == {"resumed": True}
+
+
+def test_verify_finds_every_kind_of_damage(tmp_path, source):
+    out = tmp_path / "out"
+    make(out, source)
+    part = out / "part-00000.parquet"
+    whole = part.read_bytes()
+    assert verify(out)["checked"] == 1
+    for at in range(0, len(whole), max(1, len(whole) // 50)):
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="contents changed"):
+            verify(out)
+    part.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="bytes, but the manifest says"):
+        verify(out)
+    part.unlink()
+    with pytest.raises(InputError, match="missing"):
+        verify(out)
+
+
+def test_manifest_cannot_name_files_outside(tmp_path, source):
+    out = tmp_path / "out"
+    make(out, source)
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["parts"][0]["name"] = "../in.txt"
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="outside the folder"):
+        verify(out)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
+def test_torn_manifest_is_named(tmp_path, source, content):
+    out = tmp_path / "out"
+    make(out, source)
+    (out / MANIFEST).write_text(content)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        make(out, source)
+
+
+def test_report_prints_and_saves(tmp_path):
+    report = Report({"counts": {"in": 1234}, "rate": 0.123456, "ids": list(range(20))})
+    assert "counts.in" in str(report)
+    assert "1,234" in str(report)
+    assert "[20 entries]" in str(report)
+    report.save(tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == dict(report)

@@ -1,0 +1,115 @@
+"""Recipes: presets, extends, --set, and errors that name the key."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hornbook.errors import ConfigError, HornbookError, InputError
+from hornbook.pipeline import plan, select_steps
+from hornbook.recipe import PRESETS, Recipe, from_dict, load
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_resolve_and_survive_json(name):
+    recipe = load(name)
+    assert recipe.name == name
+    assert from_dict(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+def test_paper_figures():
+    recipe = load("phi-1")
+    assert (recipe.model.num_layers, recipe.model.hidden_size, recipe.model.num_heads) == (24, 2048, 32)
+    pretrain, finetune = recipe.pretrain, recipe.finetune
+    assert (pretrain.batch_size, pretrain.sequence_length, pretrain.steps) == (1024, 2048, 36_000)
+    assert (pretrain.learning_rate, pretrain.warmup_steps, pretrain.stop_step) == (1e-3, 750, 24_000)
+    assert (pretrain.weight_decay, pretrain.dropout, pretrain.schedule) == (0.1, 0.1, "linear")
+    assert (finetune.batch_size, finetune.steps, finetune.learning_rate) == (256, 6000, 1e-4)
+    assert (finetune.warmup_steps, finetune.weight_decay) == (50, 0.01)
+    small = load("phi-1-small")
+    assert (small.model.num_layers, small.model.hidden_size, small.model.num_heads) == (20, 1024, 16)
+    assert small.pretrain.steps == pretrain.steps
+
+
+def test_extends_and_set(tmp_path):
+    (tmp_path / "base.toml").write_text(
+        'extends = "demo"\nname = "mine"\n[pretrain]\nsteps = 7\n[dedup]\nngram = 4\n'
+    )
+    (tmp_path / "child.toml").write_text('extends = "base.toml"\n[pretrain]\nbatch_size = 3\n')
+    recipe = load(tmp_path / "child.toml", ["dedup.threshold=0.8", "source.raw=/data/stack"])
+    assert (recipe.name, recipe.pretrain.steps, recipe.pretrain.batch_size) == ("mine", 7, 3)
+    assert (recipe.dedup.ngram, recipe.dedup.threshold) == (4, 0.8)
+    assert recipe.source.raw == ("/data/stack",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("pretrain.stepz=1", "unknown recipe key `pretrain.stepz`: did you mean `steps`"),
+        ("dedup.threshold=high", "dedup.threshold = 'high': must be of type float"),
+        ("dedup.method=magic", "dedup.method = 'magic': must be one of minhash, exact"),
+        ("pretrain=1", "pretrain: expected a section"),
+        ("seeds=0", "at least one model"),
+        ("seed=true", "seed = True: must be of type int"),
+        ("nonsense", "write it as section.key=value"),
+        ("seed.x=1", "`seed` is a value, not a section"),
+        ("skip=['pack']", "skip `pack`"),
+        ("arms.x.data.wood=1", "arm data `wood`"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ConfigError) as error:
+        load("demo", [setting])
+    assert message in str(error.value)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="did you mean `phi-1-small`"):
+        load("phi1-small")
+    (tmp_path / "x.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match=r"x\.toml: not valid TOML"):
+        load(tmp_path / "x.toml")
+    (tmp_path / "loop.toml").write_text('extends = "loop.toml"\n')
+    with pytest.raises(ConfigError, match="extends itself"):
+        load(tmp_path / "loop.toml")
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_setting_is_accepted_or_named(key, value):
+    try:
+        recipe = load("demo", [f"{key}={value}"])
+    except HornbookError as error:
+        assert str(error)
+    else:
+        assert isinstance(recipe, Recipe)
+
+
+def test_plan_is_in_order_and_whole():
+    recipe = load("demo")
+    seen: set[str] = set()
+    for step in plan(recipe):
+        assert seen.issuperset(step.needs), step.name
+        assert step.name not in seen
+        seen.add(step.name)
+    assert {"source", "dedup", "annotate", "filter", "tokenizer", "report"} <= seen
+    assert {"train/none/seed-0/finetuned", "train/raw/seed-0/base"} <= seen
+    assert "train/none/seed-0/base" not in seen
+
+
+def test_only_brings_what_it_needs():
+    steps = plan(load("demo"))
+    names = [step.name for step in select_steps(steps, ("dedup",))]
+    assert names == ["pool", "source", "dedup"]
+    assert "pack/raw" in [step.name for step in select_steps(steps, ("pack",))]
+    with pytest.raises(ConfigError, match="no step `dedupe`"):
+        select_steps(steps, ("dedupe",))
+
+
+def test_stages_can_be_left_out():
+    skip = "skip=['dedup', 'decontaminate', 'study', 'report']"
+    names = [step.name for step in plan(load("demo", [skip]))]
+    assert not any(n.startswith(("dedup", "decontaminate", "study", "report")) for n in names)
+    with pytest.raises(ConfigError, match="source.raw is empty"):
+        plan(load("phi-1"))
