@@ -1,6 +1,6 @@
 """The Rust core. Every function releases the GIL; errors are those of `hornbook.errors`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -28,6 +28,14 @@ def hash_file(path: PathLike[str]) -> str: ...
 def hash_bytes(data: bytes) -> str: ...
 
 # dedup, decontaminate
+
+def dedup_corpus(
+    paths: Sequence[PathLike[str]],
+    extensions: list[str],
+    out: PathLike[str],
+    near: tuple[float, int, bool, int, int, int] | None,
+    threads: int | None,
+) -> dict[str, Any]: ...
 
 # quality, diversity
 

@@ -1,0 +1,35 @@
+"""Synthetic data: a raw pool, textbooks, exercises and held-out problems.
+
+Names are imported when first used. The built-in `procedural` teacher needs no key, no network and
+no optional package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "exercises": "exercises",
+    "heldout": "exercises",
+    "is_held_out": "procedural",
+    "pool": "pool",
+    "sample": "procedural",
+    "split_of": "procedural",
+    "textbooks": "textbooks",
+}
+
+__all__ = ["exercises", "heldout", "is_held_out", "pool", "sample", "split_of", "textbooks"]
+
+if TYPE_CHECKING:
+    from hornbook.generate.exercises import exercises, heldout
+    from hornbook.generate.pool import pool
+    from hornbook.generate.procedural import is_held_out, sample, split_of
+    from hornbook.generate.textbooks import textbooks
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hornbook.generate' has no attribute {name!r}")
+    value = getattr(import_module(f"hornbook.generate.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,46 @@
+"""How a textbook section reads: prose around worked, executed steps and whole functions.
+
+A section is Markdown-free text: a heading as a comment-like line, sentences on the topic for the
+audience, a worked example whose intermediate values come from execution, and whole documented
+functions (at the demo's scale those are what teaches a model to follow a docstring).
+"""
+
+from random import Random
+
+from hornbook.generate import verify
+from hornbook.generate.curriculum import Audience, Topic
+from hornbook.generate.procedural import Sample
+
+
+def section(rng: Random, topic: Topic, audience: Audience, samples: list[Sample]) -> str:
+    """The text of a section around at least one sample."""
+    opening = [rng.choice(topic.ideas)]
+    if rng.random() < 0.5:
+        opening.insert(rng.randrange(2), rng.choice(audience.openings))
+    blocks = [f"# {topic.title}", " ".join(opening)]
+    worked = samples[0]
+    if worked.draft.stepwise:
+        blocks += _steps(rng, worked)
+    for made in samples:
+        blocks.append(made.code.rstrip("\n"))
+        if rng.random() < 0.3:
+            blocks.append(_call(rng, made))
+    if rng.random() < 0.3:
+        blocks.append(rng.choice(audience.closings))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _steps(rng: Random, made: Sample) -> list[str]:
+    """`To do this, write that`, for each step of a pipeline."""
+    blocks = []
+    for clause, line in zip(made.draft.clauses, made.draft.body, strict=True):
+        say = rng.choice(("To {}, write:", "How to {}:"))
+        blocks.append(f"{say.format(clause)}\n\n    {line}")
+    return blocks
+
+
+def _call(rng: Random, made: Sample) -> str:
+    shortest = min(range(2, len(made.calls)), key=lambda place: len(repr(made.calls[place])))
+    arguments = ", ".join(map(repr, made.calls[shortest]))
+    say = rng.choice(("{} returns {}.", "{} gives {}."))
+    return say.format(f"{made.name}({arguments})", repr(made.results[shortest]))
