@@ -1,1 +1,108 @@
-//! placeholder
+//! What a document looks like, as numbers: hashed token 1-2-grams and syntax ratios, and the forest
+//! that turns them into a quality score.
+//!
+//! The same text gives the same `f32` values whatever the thread count and whatever stands beside it.
+//! Only the first [`MAX_BYTES`] of a text are looked at, in training and in scoring alike.
+
+mod filter;
+mod forest;
+mod hashed;
+mod ratios;
+
+pub use filter::{Scored, score_corpus, write_scored};
+pub use forest::{Forest, ForestHeader, SourceTrees};
+pub(crate) use hashed::is_word_byte;
+pub use hashed::lexemes;
+pub(crate) use ratios::docstring;
+pub use ratios::{DOCSTRING_SHARE, RATIO_NAMES};
+
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+
+/// Bytes of a text that the features look at.
+pub const MAX_BYTES: usize = 1 << 20;
+/// Most hashed dimensions.
+pub const MAX_DIMENSIONS: usize = 1 << 16;
+/// Changes whenever the same text would give other numbers.
+pub const VERSION: u32 = 1;
+
+/// Columns of [`embed`]'s result for a number of hashed dimensions.
+pub fn width(dimensions: usize) -> usize {
+    dimensions + RATIO_NAMES.len()
+}
+
+/// The name of this embedding; a forest only scores features of the name it was trained on.
+pub fn embedder_id(dimensions: usize) -> String {
+    format!("hash-{dimensions}+syntax-{}/v{VERSION}", RATIO_NAMES.len())
+}
+
+/// Features of texts, row by row: `dimensions` hashed ones (unit length), then [`RATIO_NAMES`].
+///
+/// Parallel over texts. Fails when `dimensions` is 0 or above [`MAX_DIMENSIONS`].
+pub fn embed<T: AsRef<str> + Sync>(texts: &[T], dimensions: usize) -> Result<Vec<f32>> {
+    if dimensions == 0 || dimensions > MAX_DIMENSIONS {
+        return Err(Error::config(format!(
+            "dimensions = {dimensions}: must lie between 1 and {MAX_DIMENSIONS}"
+        )));
+    }
+    let width = width(dimensions);
+    let mut features = vec![0.0; texts.len() * width];
+    features.par_chunks_mut(width).zip(texts).for_each(|(row, text)| {
+        let text = head(text.as_ref());
+        let (hashed, ratios) = row.split_at_mut(dimensions);
+        hashed::fill(text, hashed);
+        ratios::fill(text, ratios);
+    });
+    Ok(features)
+}
+
+/// The part of a text that is looked at, cut between characters.
+fn head(text: &str) -> &str {
+    let mut end = text.len().min(MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rows_do_not_depend_on_their_neighbours_or_on_threads() {
+        let texts: Vec<String> =
+            (0..300).map(|i| format!("def f{i}(x):\n    return x + {i}\n")).collect();
+        let all = embed(&texts, 64).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(all, pool.install(|| embed(&texts, 64)).unwrap());
+        assert_eq!(all[5 * width(64)..6 * width(64)], embed(&texts[5..6], 64).unwrap());
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let long = "é".repeat(MAX_BYTES);
+        let cut = head(&format!("x{long}")).len();
+        assert_eq!(cut, MAX_BYTES - 1);
+        assert_eq!(head("short"), "short");
+    }
+
+    #[test]
+    fn senseless_dimensions_are_refused() {
+        assert!(embed(&["x"], 0).is_err());
+        assert!(embed(&["x"], MAX_DIMENSIONS + 1).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_text_gives_finite_numbers(text in "\\PC{0,200}|[\\x00-\\x7f\\n(:\"']{0,200}") {
+            let row = embed(&[&text], 32).unwrap();
+            prop_assert!(row.iter().all(|value| value.is_finite()));
+            let norm: f32 = row[..32].iter().map(|value| value * value).sum();
+            prop_assert!(norm == 0.0 || (norm - 1.0).abs() < 1e-4);
+        }
+    }
+}
