@@ -25,6 +25,9 @@ from hornbook.errors import ConfigError, HornbookError, StorageError
 from hornbook.manifest import Report, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
 
+HELDOUT = "problems/problems.jsonl"
+"""The held-out problems, in a run's folder."""
+
 Work = Callable[[Recipe, Path], Report]
 
 
@@ -62,7 +65,11 @@ def _problems(recipe: Recipe, root: Path) -> Report:
 
     config = recipe.evaluate
     return heldout(
-        root / "problems", count=config.heldout, levels=config.heldout_levels, seed=recipe.seed
+        root / "problems",
+        count=config.heldout,
+        levels=config.heldout_levels,
+        split=config.heldout_split,
+        seed=recipe.seed,
     )
 
 
@@ -183,7 +190,7 @@ def benchmarks(recipe: Recipe, root: Path) -> list[str]:
     if os.environ.get("HORNBOOK_DATA"):
         found += [name for name in config.if_present if name not in found]
     if recipe.evaluate.heldout:
-        found += [str(root / "problems" / "test.jsonl"), str(root / "problems" / "dev.jsonl")]
+        found.append(str(root / HELDOUT))
     return found
 
 
@@ -274,7 +281,7 @@ def tuned_folder(arm: str, seed: int) -> str:
 def benchmark_names(recipe: Recipe) -> dict[str, str]:
     """Label -> what `evaluate` loads (relative to the run for held-out problems)."""
     names = {Path(name).stem: name for name in recipe.evaluate.benchmarks}
-    return {"heldout": "problems/test.jsonl", **names} if recipe.evaluate.heldout else names
+    return {"heldout": HELDOUT, **names} if recipe.evaluate.heldout else names
 
 
 def _evaluate(model: str, label: str) -> Work:

@@ -18,24 +18,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model.config import PhiConfig
-from hornbook.train.config import TrainConfig
+from hornbook.source import SourceConfig
+from hornbook.train.schedule import TrainConfig
 
 PRESETS = ("demo", "phi-1-small", "phi-1")
 DATA_SETS = ("raw", "filtered", "textbooks", "exercises")
 """Names an arm may mix: the deduplicated pool, what the filter kept, and what was generated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """The raw pool."""
-
-    raw: tuple[str, ...] = ()
-    """Files and folders. Two names are built in: `stdlib` (the running interpreter's library) and
-    `pool` (procedural repository-like files with the paper's four defects)."""
-    extensions: tuple[str, ...] = ("py",)
-    """Source files to take from folders, without the dot."""
-    pool_files: int = 2000
-    """Files in the procedural pool, where `raw` names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +133,8 @@ class EvaluateConfig:
     heldout: int = 0
     """How many procedural held-out problems to make and score; 0 for none."""
     heldout_levels: tuple[int, ...] = (1,)
+    heldout_split: Literal["test", "dev"] = "test"
+    """`dev` is for choosing settings; its problems and those of `test` have nothing in common."""
     benchmarks: tuple[str, ...] = ()
     """`humaneval`, `mbpp`, or problem files in HumanEval's form."""
     samples: int = 1
@@ -202,8 +192,8 @@ class Recipe:
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: PhiConfig = field(default_factory=PhiConfig)
-    pretrain: TrainConfig = field(default_factory=TrainConfig)
-    finetune: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig.pretrain)
+    finetune: TrainConfig = field(default_factory=TrainConfig.finetune)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)

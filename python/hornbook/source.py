@@ -6,15 +6,28 @@ and `pool`, procedural repository-like files. Everything else is a file or folde
 
 import sysconfig
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hornbook import corpus
 from hornbook.manifest import Outcome, Report, StrPath, run_stage
-from hornbook.recipe import SourceConfig
 
 # Tests of the library are no library, and some of its folders are other people's packages.
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """The raw pool."""
+
+    raw: tuple[str, ...] = ()
+    """Files and folders. Two names are built in: `stdlib` (the running interpreter's library) and
+    `pool` (procedural repository-like files with the paper's four defects)."""
+    extensions: tuple[str, ...] = ("py",)
+    """Source files to take from folders, without the dot."""
+    pool_files: int = 2000
+    """Files in the procedural pool, where `raw` names it."""
 
 
 def standard_library() -> list[Path]:

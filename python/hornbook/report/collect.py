@@ -9,7 +9,7 @@ from typing import Any
 
 from hornbook import __version__, corpus
 from hornbook.manifest import MANIFEST, read_json
-from hornbook.pipeline import data_sets, packed_from, plan
+from hornbook.pipeline import HELDOUT, data_sets, packed_from, plan
 from hornbook.recipe import Recipe
 
 LOSS_POINTS = 200
@@ -216,7 +216,7 @@ def _losses(recipe: Recipe, root: Path) -> dict[str, Any]:
 
 def _samples(recipe: Recipe, root: Path, count: int = 4) -> list[dict[str, Any]]:
     """The same held-out problems through every model, chosen by position, not by outcome."""
-    problems = root / "problems" / "test.jsonl"
+    problems = root / HELDOUT
     if not problems.is_file():
         return []
     rows = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]

@@ -14,7 +14,7 @@ from typing import Any
 from hornbook.decontaminate import similarity
 from hornbook.evaluate.passk import mean_interval
 from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
-from hornbook.pipeline import packed_from
+from hornbook.pipeline import HELDOUT, packed_from
 from hornbook.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
         The manifest; `details.rows` has one entry for each model and threshold.
     """
     root = Path(run_folder).absolute()
-    problems = root / "problems" / "test.jsonl"
+    problems = root / HELDOUT
     exercises = root / packed_from(recipe, "exercises")
     results = sorted((root / "evaluate").glob("*/seed-*/*/heldout"))
 

@@ -1,0 +1,130 @@
+"""What a recipe will take, before anything runs: tokens, steps, memory, GPU-hours.
+
+    hornbook run phi-1 --dry-run
+"""
+
+from pathlib import Path
+from typing import Any
+
+from hornbook.manifest import MANIFEST
+from hornbook.pipeline import Step, benchmarks, plan
+from hornbook.recipe import Recipe
+from hornbook.train.schedule import PEAK_TFLOPS, estimate
+
+TOKENS_PER_SECTION = 1100
+"""Prompt and answer of one LLM textbook section, roughly."""
+TOKENS_PER_EXERCISE = 500
+"""Prompt and answer of one LLM exercise, roughly (its row is about 205)."""
+TOKENS_PER_LABEL = 1200
+"""Prompt and answer of one LLM label, roughly."""
+
+
+def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """The resolved plan.
+
+    Args:
+        recipe: The recipe.
+        out: The run's folder; steps with a manifest there count as done.
+
+    Returns:
+        `name`, `out`, `steps` (name, needs, state, estimate), `notes` (lines), and `training`
+        (the estimates of pretraining and finetuning).
+    """
+    root = Path(out)
+    training = {
+        "pretrain": estimate(recipe.model, recipe.pretrain),
+        "finetune": estimate(recipe.model, recipe.finetune),
+    }
+    steps = plan(recipe)
+    runs = {
+        "pretrain": sum(step.name.endswith("/base") and _trains(step) for step in steps),
+        "finetune": sum(step.name.endswith("/finetuned") and _trains(step) for step in steps),
+    }
+    return {
+        "name": recipe.name,
+        "out": str(root),
+        "steps": [
+            {
+                "name": step.name,
+                "needs": list(step.needs),
+                "state": "done" if (root / step.name / MANIFEST).is_file() else "to do",
+                "estimate": _estimate(recipe, step, training),
+            }
+            for step in steps
+        ],
+        "training": training,
+        "notes": [*_training_notes(training, runs), *_teacher_notes(recipe), *_notes(recipe, root)],
+    }
+
+
+def _trains(step: Step) -> bool:
+    return step.name.startswith("train/")
+
+
+def _estimate(recipe: Recipe, step: Step, training: dict[str, Any]) -> str:
+    if _trains(step):
+        kind = "pretrain" if step.name.endswith("/base") else "finetune"
+        section = recipe.pretrain if kind == "pretrain" else recipe.finetune
+        return f"{section.last_step:,} steps, {_short(training[kind]['tokens'])} tokens"
+    if step.name == "textbooks" and recipe.generate.teacher == "openai":
+        return f"{recipe.generate.textbooks.sections:,} sections"
+    if step.name == "exercises":
+        return f"{recipe.generate.exercises.count:,} exercises"
+    if step.name == "annotate":
+        return f"{recipe.annotate.samples:,} labels"
+    return ""
+
+
+def _short(number: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]:
+    first = training["pretrain"]
+    lines = [f"model: {first['parameters']:,} parameters"]
+    for kind, cost in training.items():
+        if not runs[kind]:
+            continue
+        hours = ", ".join(
+            f"{cost['gpu_hours'][card] * runs[kind]:,.3g} {card}-hours at {cost['mfu'][card]:.0%} MFU"
+            for card in PEAK_TFLOPS
+        )
+        memory = cost["memory_bytes"]["total"] / 2**30
+        lines.append(
+            f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {_short(cost['flops'])}FLOP each; "
+            f"about {memory:.3g} GiB a process without sharding; in all about {hours} (estimates)"
+        )
+    return lines
+
+
+def _teacher_notes(recipe: Recipe) -> list[str]:
+    """What asking an LLM comes to, in tokens and, where prices are given, in money."""
+    config = recipe.generate
+    asked = {}
+    if config.teacher == "openai":
+        asked["textbooks"] = config.textbooks.sections * TOKENS_PER_SECTION
+        asked["exercises"] = config.exercises.count * TOKENS_PER_EXERCISE
+    if recipe.annotate.annotator == "openai":
+        asked["labels"] = recipe.annotate.samples * TOKENS_PER_LABEL
+    if not asked:
+        return []
+    parts = ", ".join(f"{_short(tokens)} for {what}" for what, tokens in asked.items())
+    total = sum(asked.values())
+    price = "no prices in the recipe (generate.price_in, generate.price_out), so no cost"
+    if config.price_in is not None and config.price_out is not None:
+        price = f"at most {total / 1e6 * max(config.price_in, config.price_out):,.0f} US dollars"
+    return [f"teacher {config.model or '(no generate.model)'}: about {parts} tokens; {price}"]
+
+
+def _notes(recipe: Recipe, root: Path) -> list[str]:
+    found = [str(name).rsplit("/", 1)[-1] for name in benchmarks(recipe, root)]
+    missing = [name for name in recipe.decontaminate.if_present if name not in found]
+    lines = [f"decontaminated against: {', '.join(found) or 'nothing'}"]
+    if missing:
+        lines.append(f"not found (set HORNBOOK_DATA): {', '.join(missing)}")
+    if not recipe.source.raw:
+        lines.append("source.raw is empty: --set source.raw=/path/to/code")
+    return lines

@@ -1,0 +1,90 @@
+"""Training as a stage: skipped when its result is there, resumed when it was cut short.
+
+    hornbook train demo --data packed/ --out model/
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hornbook import progress
+from hornbook.manifest import Outcome, Report, StrPath, completed, file_part, run_stage, stage_key
+from hornbook.model.config import PhiConfig
+from hornbook.tokenizer import Tokenizer
+from hornbook.train.loop import train
+from hornbook.train.schedule import TrainConfig, parameter_count
+
+STAGE = "train"
+
+
+def train_stage(
+    config: TrainConfig,
+    start: PhiConfig | StrPath,
+    data: Mapping[str, float],
+    out: StrPath,
+    *,
+    seed: int = 0,
+) -> Report:
+    """Trains one model on packed data.
+
+    Args:
+        config: The training section of a recipe.
+        start: A shape for a fresh model, or the folder of one to go on from.
+        data: Folder of packed data -> weight in tokens.
+        out: The stage's folder; the model is in `final/`.
+        seed: Replaces the config's.
+
+    Returns:
+        The manifest; `details` has parameters, tokens, steps, loss, tokens_per_second.
+
+    Raises:
+        Interrupted: After Ctrl-C or SIGTERM; the same call goes on.
+    """
+    config = replace(config, seed=seed)
+    fresh = isinstance(start, PhiConfig)
+    inputs = [*data, *([] if fresh else [Path(str(start))])]
+    identity = {
+        "train": asdict(config),
+        "model": asdict(start) if isinstance(start, PhiConfig) else "given",
+        "weights": list(data.values()),
+    }
+    tokenizer = Tokenizer.from_file(Path(next(iter(data))) / "tokenizer.json")
+    label = "finetune" if not fresh else "pretrain"
+
+    def on_step(record: Mapping[str, float]) -> None:
+        rate = f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s"
+        progress.advance(label, int(record["step"]), config.last_step, rate)
+
+    def work(folder: Path) -> Outcome:
+        result = train(
+            config,
+            data=dict(data),
+            out=folder,
+            model=start if isinstance(start, PhiConfig) else str(start),
+            tokenizer=tokenizer,
+            on_step=on_step,
+        )
+        shape = PhiConfig.read(result.final)
+        names = sorted(f"final/{path.name}" for path in result.final.iterdir() if path.is_file())
+        return Outcome(
+            parts=[file_part(folder, name) for name in [*names, "metrics.jsonl"]],
+            details={
+                "parameters": parameter_count(shape),
+                "steps": result.step,
+                "tokens": result.tokens,
+                "loss": result.loss,
+                "tokens_per_second": result.tokens_per_second,
+                "skipped_steps": result.skipped,
+            },
+        )
+
+    if int(os.environ.get("RANK", "0")) != 0:
+        # Under torchrun the first process keeps the stage's folder; the others only train.
+        done = completed(out, STAGE, stage_key(STAGE, identity, inputs))
+        if done is None:
+            work(Path(out))
+        return done or Report({})
+    return run_stage(
+        STAGE, out, inputs=inputs, config=identity, work=work, seed=seed, resumable=True
+    )
