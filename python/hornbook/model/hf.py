@@ -1,0 +1,228 @@
+"""Models on disk in the Hugging Face layout, read and written without transformers.
+
+`config.json` carries both the old flat rotary keys and the new `rope_parameters`, so transformers
+4.37 and later open it; weights are safetensors, bit for bit. Reads one file or an index of several,
+and never unpickles anything.
+
+    python -c "from hornbook.model import Phi; Phi.from_pretrained('runs/demo/finetune/final')"
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hornbook.errors import ConfigError, InputError, StorageError, need
+from hornbook.manifest import read_json, write_text
+from hornbook.model.phi import Phi, PhiConfig
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PLAIN_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "initializer_range",
+    "attention_dropout",
+    "resid_pdrop",
+)
+
+
+def config_to_json(
+    config: PhiConfig, *, dtype: torch.dtype = torch.float32, eot_id: int | None = None
+) -> dict[str, Any]:
+    """A model's `config.json`."""
+    name = str(dtype).removeprefix("torch.")
+    return {
+        "architectures": ["PhiForCausalLM"],
+        "model_type": "phi",
+        **{key: getattr(config, key) for key in PLAIN_KEYS},
+        "num_key_value_heads": config.num_attention_heads,
+        "hidden_act": "gelu_new",
+        "embd_pdrop": 0.0,
+        "qk_layernorm": False,
+        "tie_word_embeddings": False,
+        # transformers 4 reads these two, 5 the group below them.
+        "partial_rotary_factor": config.partial_rotary_factor,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": config.partial_rotary_factor,
+        },
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+        "torch_dtype": name,
+        "dtype": name,
+        "use_cache": True,
+    }
+
+
+def config_from_json(data: dict[str, Any], where: Path) -> PhiConfig:
+    """The shape that a `config.json` states.
+
+    Raises:
+        InputError: If it is another architecture, or asks for what this model does not have.
+    """
+    if data.get("model_type") != "phi":
+        raise InputError(f"{where}: model_type is {data.get('model_type')!r}, expected 'phi'")
+    heads = data.get("num_attention_heads")
+    wanted: dict[str, tuple[Any, ...]] = {
+        "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),
+        "qk_layernorm": (False,),
+        "tie_word_embeddings": (False,),
+        "num_key_value_heads": (None, heads),
+    }
+    for key, allowed in wanted.items():
+        if data.get(key, allowed[0]) not in allowed:
+            raise InputError(f"{where}: {key} {data[key]!r} is not supported, only {allowed[0]!r}")
+    rope = data.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default" or data.get("rope_scaling"):
+        raise InputError(f"{where}: scaled rotary embeddings are not supported")
+    values = {key: data[key] for key in PLAIN_KEYS if data.get(key) is not None}
+    for key in ("rope_theta", "partial_rotary_factor"):
+        found = rope.get(key, data.get(key))
+        if found is not None:
+            values[key] = found
+    try:
+        return PhiConfig(**values)
+    except (ConfigError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def load(
+    source: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+) -> Phi:
+    """See `Phi.from_pretrained`."""
+    folder = _folder(source)
+    config = config_from_json(read_json(folder / "config.json"), folder / "config.json")
+    state: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        for name, tensor in read_tensors(file, device=device):
+            state[name] = tensor if dtype is None else tensor.to(dtype)
+    model = Phi(config, device="meta")
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    # Old files hold the rotary frequencies too, which follow from the configuration.
+    state = {name: t for name, t in state.items() if not name.endswith("rotary_emb.inv_freq")}
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
+        raise InputError(
+            f"{folder}: {len(missing)} weights are missing ({', '.join(missing[:3])}) and "
+            f"{len(extra)} unknown ({', '.join(extra[:3])}); is this a Phi checkpoint?"
+        )
+    for name, shape in expected.items():
+        if state[name].shape != shape:
+            raise InputError(
+                f"{folder}: {name} has shape {tuple(state[name].shape)}, "
+                f"but config.json says {tuple(shape)}"
+            )
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(True)
+
+
+def save(model: Phi, folder: str | Path, *, tokenizer: Any = None) -> None:
+    """See `Phi.save_pretrained`."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    eot_id = None if tokenizer is None else int(tokenizer.eot_id)
+    write_tensors(folder / WEIGHTS, dict(model.state_dict()))
+    generation = {"_from_model_config": True, "bos_token_id": eot_id, "eos_token_id": eot_id}
+    write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer.json")
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        write_text(folder / "tokenizer_config.json", json.dumps(kind, indent=2) + "\n")
+    config = config_to_json(model.config, dtype=model.dtype, eot_id=eot_id)
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def read_tensors(
+    file: Path, *, device: torch.device | str = "cpu"
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one by one.
+
+    Raises:
+        InputError: If it is missing or torn.
+    """
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as handle:
+            for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                yield name, handle.get_tensor(name)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not readable as safetensors ({error})") from error
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes a safetensors file under a temporary name, syncs it and renames it.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary, metadata={"format": "pt"})
+        # Another name for the same rights as other files: safetensors makes it private.
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{file}: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _folder(source: str | Path) -> Path:
+    """A local folder, fetched from the Hub if the source is a name there."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    name = str(source)
+    if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(f"{source}: no such folder")
+    need("huggingface_hub", "eval")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the Hub's client raises many kinds
+        raise InputError(
+            f"{name}: no such folder here, and not to be had from the Hub ({error})"
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise InputError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}")
+    index = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise InputError(f"{folder / INDEX}: has no weight_map")
+    names = sorted(set(map(str, index.values())))
+    if any(Path(name).name != name for name in names):
+        raise InputError(f"{folder / INDEX}: names a file outside its folder")
+    return [folder / name for name in names]

@@ -1,0 +1,203 @@
+"""Completions: batched, with a key-value cache, greedy or by temperature and top-p.
+
+A prompt's greedy completion does not depend on what else is in the batch (short prompts are padded
+on the left and the padding is masked), and a sampled one depends only on the seed and the prompt's
+place in the list. Prompts of like length go together; finished rows leave the batch.
+
+    hornbook sample --model runs/demo/finetune/final --prompt 'def add(a, b):'
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbook.errors import ConfigError, InputError
+from hornbook.model.phi import Cache, Phi
+
+
+class Codec(Protocol):
+    """What sampling needs of a tokenizer."""
+
+    @property
+    def eot_id(self) -> int:
+        """The token that ends a document."""
+
+    def encode(self, text: str, /) -> Any:
+        """Token ids, as an array."""
+
+    def decode(self, ids: Any, /) -> str:
+        """The text of token ids."""
+
+
+@dataclass
+class _Row:
+    """A prompt on its way through a batch."""
+
+    index: int
+    prompt: list[int]
+    draws: np.random.Generator | None
+    made: list[int] = field(default_factory=list)
+
+
+def generate(
+    model: Phi,
+    tokenizer: Codec,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Completes prompts.
+
+    Args:
+        model: Put into evaluation mode while this runs.
+        tokenizer: `.encode(str) -> array`, `.decode(ids) -> str`, `.eot_id`.
+        prompts: Texts to go on from; an empty one starts a document.
+        max_new_tokens: Most tokens of a completion; less where the model's context ends.
+        temperature: 0 takes the likeliest token; else logits are divided by it.
+        top_p: Draws from the likeliest tokens that together reach this probability.
+        stop: A completion is cut before the first of these to appear.
+        seed: Of the draws, together with a prompt's place in the list.
+        batch_size: Rows at once.
+        on_progress: Called with completions done and all.
+
+    Returns:
+        For each prompt its completion, without the prompt, the stop string or end-of-text.
+
+    Raises:
+        ConfigError: If an option makes no sense.
+        InputError: If a prompt leaves no room in the model's context, or has ids past its
+            vocabulary.
+    """
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ConfigError("max_new_tokens and batch_size must be at least 1")
+    if temperature < 0.0 or not 0.0 < top_p <= 1.0:
+        raise ConfigError(f"temperature {temperature} must be >= 0 and top_p {top_p} in (0, 1]")
+    if any(not text for text in stop):
+        raise ConfigError("a stop string must not be empty")
+    rows = []
+    for index, prompt in enumerate(prompts):
+        ids = [int(token) for token in tokenizer.encode(prompt)] or [int(tokenizer.eot_id)]
+        if len(ids) >= model.config.max_position_embeddings:
+            raise InputError(
+                f"prompt {index}: {len(ids):,} tokens leave no room in a context of "
+                f"{model.config.max_position_embeddings:,}; shorten it"
+            )
+        if max(ids) >= model.config.vocab_size:
+            raise InputError(
+                f"prompt {index}: token {max(ids)} is past the model's vocabulary of "
+                f"{model.config.vocab_size}; is this the model's own tokenizer?"
+            )
+        draws = np.random.Generator(np.random.Philox(key=[seed % 2**64, index]))
+        rows.append(_Row(index, ids, draws if temperature > 0.0 else None))
+    rows.sort(key=lambda row: (-len(row.prompt), row.index))
+    # A stop string ends in the last tokens: each holds a byte at least, or a part of a character.
+    tail = max((len(text.encode()) for text in stop), default=0) + 4
+    done: dict[int, str] = {}
+
+    def finished(row: _Row) -> bool:
+        if row.made[-1] == tokenizer.eot_id:
+            row.made.pop()
+        elif len(row.made) < max_new_tokens and (
+            len(row.prompt) + len(row.made) < model.config.max_position_embeddings
+        ):
+            if not stop:
+                return False
+            end = tokenizer.decode(row.made[-tail:])
+            if not any(text in end for text in stop):
+                return False
+            # The tail may begin inside a character and so hold a sign that the whole does not.
+            whole = tokenizer.decode(row.made)
+            if not any(text in whole for text in stop):
+                return False
+        text = tokenizer.decode(row.made) if row.made else ""
+        cuts = [at for at in (text.find(word) for word in stop) if at >= 0]
+        done[row.index] = text[: min(cuts)] if cuts else text
+        if on_progress is not None:
+            on_progress(len(done), len(prompts))
+        return True
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for first in range(0, len(rows), batch_size):
+                _run(model, rows[first : first + batch_size], temperature, top_p, finished)
+    finally:
+        model.train(training)
+    return [done[index] for index in range(len(prompts))]
+
+
+def _run(
+    model: Phi,
+    rows: list[_Row],
+    temperature: float,
+    top_p: float,
+    finished: Callable[[_Row], bool],
+) -> None:
+    """Completes a batch; the last token of every prompt stands in the same column."""
+    device = model.device
+    widest = max(len(row.prompt) for row in rows)
+    pad = torch.tensor([widest - len(row.prompt) for row in rows], device=device)
+    ids = torch.tensor([[0] * (widest - len(row.prompt)) + row.prompt for row in rows]).to(device)
+    columns = torch.arange(widest, device=device)
+    padded = bool(pad.any())
+    mask = None
+    if padded:
+        causal = columns[:, None] >= columns[None, :]
+        # Padding sees itself, so that no row of the softmax is empty.
+        mask = (columns[None, None] >= pad[:, None, None]) & causal | torch.eye(
+            widest, dtype=torch.bool, device=device
+        )
+        mask = mask[:, None]
+    limit = model.config.max_position_embeddings
+    room = 64
+    cache = Cache(model.config, len(rows), widest + room, device=device, dtype=model.dtype)
+    positions = (columns[None] - pad[:, None]).clamp_min(0)
+    logits = model(ids, mask=mask, positions=positions, cache=cache, last=True)
+    while True:
+        chosen = _choose(logits, rows, temperature, top_p)
+        for row, token in zip(rows, chosen, strict=True):
+            row.made.append(token)
+        stay = [place for place, row in enumerate(rows) if not finished(row)]
+        if not stay:
+            return
+        if len(stay) < len(rows):
+            kept = torch.tensor(stay, device=device)
+            rows, pad = [rows[place] for place in stay], pad[kept]
+            cache.keep(kept)
+        if cache.length == cache.store.shape[3]:
+            cache.grow(room := min(2 * room, limit))
+        ids = torch.tensor([[row.made[-1]] for row in rows]).to(device)
+        mask = None
+        if padded:
+            seen = torch.arange(cache.length + 1, device=device)
+            mask = (seen[None] >= pad[:, None])[:, None, None]
+        positions = (cache.length - pad)[:, None]
+        logits = model(ids, mask=mask, positions=positions, cache=cache, last=True)
+
+
+def _choose(logits: Tensor, rows: list[_Row], temperature: float, top_p: float) -> list[int]:
+    """The next token of each row."""
+    if temperature == 0.0:
+        return [int(token) for token in logits.argmax(-1).tolist()]
+    p = torch.softmax(logits.double() / temperature, -1)
+    p, order = p.sort(dim=-1, descending=True, stable=True)
+    total = p.cumsum(-1)
+    if top_p < 1.0:
+        # Every token before which the sum has not reached top_p, so at least the likeliest.
+        p = p * (total - p < top_p)
+        total = p.cumsum(-1)
+    draws = [row.draws.random() for row in rows if row.draws is not None]
+    point = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * total[:, -1:]
+    place = torch.searchsorted(total, point, right=True).clamp_max(logits.shape[-1] - 1)
+    return [int(token) for token in order.gather(1, place)[:, 0].tolist()]

@@ -1,0 +1,128 @@
+"""Sampling against the plain way: one prompt at a time, the whole sequence each step."""
+
+import numpy as np
+import pytest
+import torch
+from hornbook.errors import ConfigError, InputError
+from hornbook.model import Phi, PhiConfig, generate
+
+PROMPTS = ["def add(a, b):", "x", "", "for item in values:\n    print(", "é", "return 1", "ab" * 20]
+
+
+class Bytes:
+    """A token a byte; 0 ends a document."""
+
+    eot_id = 0
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
+
+    def decode(self, ids: object) -> str:
+        return bytes(np.asarray(ids, dtype=np.uint8)).decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def model() -> Phi:
+    shape = PhiConfig(
+        vocab_size=256,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    return Phi(shape, seed=7)
+
+
+def plain(model: Phi, prompt: str, count: int) -> str:
+    ids = [int(i) for i in Bytes().encode(prompt)] or [0]
+    start = len(ids)
+    with torch.no_grad():
+        while len(ids) < start + count and len(ids) < 128:
+            token = int(model(torch.tensor([ids]))[0, -1].argmax())
+            if token == 0:
+                break
+            ids.append(token)
+    return Bytes().decode(ids[start:])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_greedy_does_not_depend_on_the_batch(model: Phi, batch_size: int) -> None:
+    done: list[tuple[int, int]] = []
+    got = generate(
+        model,
+        Bytes(),
+        PROMPTS,
+        max_new_tokens=100,
+        batch_size=batch_size,
+        on_progress=lambda *at: done.append(at),
+    )
+    assert got == [plain(model, prompt, 100) for prompt in PROMPTS]
+    assert len(set(got)) > 3
+    assert done[-1] == (7, 7)
+
+
+def test_stop_strings_cut(model: Phi) -> None:
+    whole = generate(model, Bytes(), PROMPTS, max_new_tokens=60)
+    stop = [whole[0][5:8], whole[3][20:21]]
+    cut = generate(model, Bytes(), PROMPTS, max_new_tokens=60, stop=stop)
+    for text, short in zip(whole, cut, strict=True):
+        places = [at for at in map(text.find, stop) if at >= 0]
+        assert short == (text[: min(places)] if places else text)
+    assert len(cut[0]) < len(whole[0])
+
+
+def test_end_of_text_ends(model: Phi) -> None:
+    first = plain(model, "x", 9)
+    token = first.encode()[4]
+    codec = Bytes()
+    codec.eot_id = token
+    assert generate(model, codec, ["x"], max_new_tokens=9) == [
+        Bytes().decode(first.encode()[: first.encode().index(token)])
+    ]
+
+
+def test_sampling_follows_the_seed_not_the_batch(model: Phi) -> None:
+    def draw(seed: int, batch_size: int, top_p: float = 1.0) -> list[str]:
+        return generate(
+            model,
+            Bytes(),
+            PROMPTS,
+            max_new_tokens=20,
+            temperature=0.8,
+            top_p=top_p,
+            seed=seed,
+            batch_size=batch_size,
+        )
+
+    assert draw(1, 64) == draw(1, 2)
+    assert draw(1, 64) != draw(2, 64)
+    greedy = generate(model, Bytes(), PROMPTS, max_new_tokens=20)
+    assert draw(1, 64, top_p=1e-9) == greedy
+
+
+def test_draws_have_the_model_s_probabilities(model: Phi) -> None:
+    count = 4000
+    logits = model(torch.tensor([[120]]))[0, -1]
+    p = torch.softmax(logits.double() / 1.5, -1).detach()
+    first = generate(model, Bytes(), ["x"] * count, max_new_tokens=1, temperature=1.5, batch_size=500)
+    ascii_only = [text for text in first if len(text) == 1 and text.isascii()]
+    for token in torch.topk(p[1:128], 3).indices + 1:
+        seen = sum(text == chr(int(token)) for text in ascii_only) / count
+        assert abs(seen - float(p[token])) < 4 * float((p[token] * (1 - p[token]) / count).sqrt())
+
+
+def test_wrong_use_is_refused(model: Phi) -> None:
+    with pytest.raises(InputError, match="prompt 1"):
+        generate(model, Bytes(), ["x", "y" * 128])
+    for options in ({"top_p": 0.0}, {"temperature": -1.0}, {"stop": [""]}, {"batch_size": 0}):
+        with pytest.raises(ConfigError):
+            generate(model, Bytes(), ["x"], **options)  # type: ignore[arg-type]
+    assert generate(model, Bytes(), []) == []
+
+
+def test_mode_is_put_back(model: Phi) -> None:
+    model.train()
+    generate(model, Bytes(), ["x"], max_new_tokens=1)
+    assert model.training
+    model.eval()
