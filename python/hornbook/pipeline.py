@@ -329,11 +329,6 @@ def plan(recipe: Recipe) -> list[Step]:
 
     sets = data_sets(recipe)
     if "raw" in sets or "filtered" in sets:
-        if not recipe.source.raw:
-            raise ConfigError(
-                "source.raw is empty, but an arm uses raw or filtered code: "
-                "--set source.raw=/path/to/code"
-            )
         if "pool" in recipe.source.raw:
             add("pool", [], _pool)
         add("source", ["pool"], _source)
@@ -408,13 +403,18 @@ def run(
         `steps` (done now), `skipped` (were done already), `seconds`.
 
     Raises:
-        ConfigError: If `only` names no step.
+        ConfigError: If `only` names no step, or no raw code is named where some is needed.
         StorageError: If the disk has less than 1 GiB left.
         HornbookError: The first error of a step, after the steps beside it came to an end.
         KeyboardInterrupt: After Ctrl-C; what is done stays, and the same command goes on.
     """
     root = Path(out).absolute()
     steps = select_steps(plan(recipe), only)
+    if not recipe.source.raw and any(step.name == "source" for step in steps):
+        raise ConfigError(
+            "source.raw is empty, but an arm uses raw or filtered code: "
+            "--set source.raw=/path/to/code"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(root).free

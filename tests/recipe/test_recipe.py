@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, HornbookError, InputError
-from hornbook.pipeline import plan, select_steps
+from hornbook.pipeline import plan, run, select_steps
 from hornbook.recipe import PRESETS, Recipe, from_dict, load
 
 
@@ -35,11 +35,11 @@ def test_paper_figures():
 
 def test_extends_and_set(tmp_path):
     (tmp_path / "base.toml").write_text(
-        'extends = "demo"\nname = "mine"\n[pretrain]\nsteps = 7\n[dedup]\nngram = 4\n'
+        'extends = "demo"\nname = "mine"\n[pretrain]\nsteps = 700\n[dedup]\nngram = 4\n'
     )
     (tmp_path / "child.toml").write_text('extends = "base.toml"\n[pretrain]\nbatch_size = 3\n')
     recipe = load(tmp_path / "child.toml", ["dedup.threshold=0.8", "source.raw=/data/stack"])
-    assert (recipe.name, recipe.pretrain.steps, recipe.pretrain.batch_size) == ("mine", 7, 3)
+    assert (recipe.name, recipe.pretrain.steps, recipe.pretrain.batch_size) == ("mine", 700, 3)
     assert (recipe.dedup.ngram, recipe.dedup.threshold) == (4, 0.8)
     assert recipe.source.raw == ("/data/stack",)
 
@@ -54,7 +54,7 @@ def test_extends_and_set(tmp_path):
         ("seeds=0", "at least one model"),
         ("seed=true", "seed = True: must be of type int"),
         ("nonsense", "write it as section.key=value"),
-        ("seed.x=1", "`seed` is a value, not a section"),
+        ("pretrain.steps.x=1", "`steps` is a value, not a section"),
         ("skip=['pack']", "skip `pack`"),
         ("arms.x.data.wood=1", "arm data `wood`"),
     ],
@@ -111,5 +111,9 @@ def test_stages_can_be_left_out():
     skip = "skip=['dedup', 'decontaminate', 'study', 'report']"
     names = [step.name for step in plan(load("demo", [skip]))]
     assert not any(n.startswith(("dedup", "decontaminate", "study", "report")) for n in names)
+
+
+def test_raw_code_must_be_named_before_anything_runs(tmp_path):
     with pytest.raises(ConfigError, match="source.raw is empty"):
-        plan(load("phi-1"))
+        run(load("phi-1"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hornbook.errors import ConfigError
-from hornbook.model.phi import PhiConfig
+from hornbook.model.config import PhiConfig
 
 SCHEDULES = ("linear", "cosine", "wsd", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")

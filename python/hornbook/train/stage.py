@@ -9,8 +9,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hornbook import progress
-from hornbook.manifest import Outcome, Report, StrPath, completed, file_part, run_stage, stage_key
+from hornbook.manifest import (
+    Outcome,
+    Report,
+    StrPath,
+    completed,
+    file_part,
+    read_json,
+    run_stage,
+    stage_key,
+)
 from hornbook.model.config import PhiConfig
+from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
 from hornbook.train.loop import train
 from hornbook.train.schedule import TrainConfig, parameter_count
@@ -65,7 +75,7 @@ def train_stage(
             tokenizer=tokenizer,
             on_step=on_step,
         )
-        shape = PhiConfig.read(result.final)
+        shape = config_from_json(read_json(result.final / "config.json"), result.final)
         names = sorted(f"final/{path.name}" for path in result.final.iterdir() if path.is_file())
         return Outcome(
             parts=[file_part(folder, name) for name in [*names, "metrics.jsonl"]],
