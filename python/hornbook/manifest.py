@@ -179,7 +179,10 @@ def file_part(folder: Path, name: str, rows: int = 0) -> dict[str, Any]:
 
 def stage_key(stage: str, config: Any, inputs: Iterable[StrPath]) -> str:
     """The identity of a stage's result: stage, config, inputs and this package's version."""
-    hashes = [input_hash(path) for path in inputs]
+    return _key(stage, config, [input_hash(path) for path in inputs])
+
+
+def _key(stage: str, config: Any, hashes: list[str]) -> str:
     return hash_json({"stage": stage, "config": config, "in": hashes, "version": __version__})
 
 
@@ -226,7 +229,8 @@ def run_stage(
     for path in inputs:
         if folder.resolve() == path.resolve():
             raise ConfigError(f"{folder}: a stage cannot write into its own input")
-    key = stage_key(stage, config, inputs)
+    hashes = [input_hash(path) for path in inputs]
+    key = _key(stage, config, hashes)
     done = completed(folder, stage, key)
     if done is not None:
         return done
@@ -238,7 +242,9 @@ def run_stage(
         "stage": stage,
         "key": key,
         "config": json.loads(json.dumps(config, default=_plain)),
-        "inputs": [{"path": str(path), "hash": input_hash(path)} for path in inputs],
+        "inputs": [
+            {"path": str(path), "hash": value} for path, value in zip(inputs, hashes, strict=True)
+        ],
         "seed": seed,
         "parts": outcome.parts,
         "counts": {

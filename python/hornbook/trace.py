@@ -42,9 +42,10 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
                 lines.append(f"{made}: kept")
                 lines.extend(f"    {line}" for line in _columns(row))
         for entry in _evidence(folder):
-            if str(entry.get("id", "")).startswith(row_id):
-                found.add(entry["id"])
-                why = ", ".join(f"{key}={value}" for key, value in entry.items() if key != "id")
+            dropped = str(entry.pop("removed_id", ""))
+            if dropped.startswith(row_id):
+                found.add(dropped)
+                why = ", ".join(f"{key}={value}" for key, value in entry.items())
                 lines.append(f"{made}: dropped: {why}")
     if not found:
         raise InputError(f"{row_id}: no document with this id in {root}")
@@ -63,7 +64,7 @@ def _columns(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _evidence(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("evidence*.json")):
+    for path in sorted(folder.glob("evidence/*.json")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 yield json.loads(line)
