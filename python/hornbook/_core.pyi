@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
+from numpy import float32, float64, int64
+from numpy.typing import NDArray
+
 __version__: str
 
 # corpus
@@ -38,5 +41,50 @@ def dedup_corpus(
 ) -> dict[str, Any]: ...
 
 # quality, diversity
+
+RATIO_NAMES: list[str]
+DIVERSITY_METRICS: list[str]
+
+def embed(texts: list[str], dimensions: int) -> NDArray[float32]: ...
+def embedder_id(dimensions: int) -> str: ...
+@final
+class Forest:
+    @staticmethod
+    def from_trees(
+        sizes: list[int],
+        left: NDArray[int64],
+        right: NDArray[int64],
+        feature: NDArray[int64],
+        threshold: NDArray[float64],
+        value: NDArray[float64],
+        embedder: str,
+        dimensions: int,
+        features: int,
+        kind: str,
+        cut: float,
+        training: str,
+    ) -> Forest: ...
+    @staticmethod
+    def load(path: PathLike[str]) -> Forest: ...
+    def save(self, path: PathLike[str]) -> dict[str, Any]: ...
+    def with_threshold(self, threshold: float) -> Forest: ...
+    @property
+    def header(self) -> dict[str, Any]: ...
+    def score(self, features: NDArray[float32]) -> NDArray[float64]: ...
+
+def score_corpus(
+    paths: list[PathLike[str]], extensions: list[str], forest: Forest
+) -> tuple[NDArray[float64], NDArray[int64], NDArray[float32]]: ...
+def write_scored(
+    paths: list[PathLike[str]],
+    extensions: list[str],
+    out: PathLike[str],
+    scores: NDArray[float64],
+    threshold: float,
+) -> tuple[list[dict[str, Any]], int, int]: ...
+def diversity_json(
+    paths: list[PathLike[str]], extensions: list[str], metrics: list[str], top: int
+) -> str: ...
+def signature(text: str) -> str: ...
 
 # tokens

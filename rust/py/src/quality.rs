@@ -1,4 +1,5 @@
 //! Features, the forest, and diversity.
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
 
 use std::path::PathBuf;
 
@@ -22,11 +23,11 @@ fn slice<'a, T: numpy::Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyResult<
 
 /// Features of texts: float32 [n, dimensions + ratios].
 #[pyfunction]
-fn embed<'py>(
-    py: Python<'py>,
+fn embed(
+    py: Python<'_>,
     texts: Vec<PyBackedStr>,
     dimensions: usize,
-) -> PyResult<Bound<'py, PyArray2<f32>>> {
+) -> PyResult<Bound<'_, PyArray2<f32>>> {
     let flat = py.detach(|| features::embed(&texts, dimensions)).py()?;
     flat.into_pyarray(py).reshape([texts.len(), features::width(dimensions)])
 }

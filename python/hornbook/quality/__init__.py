@@ -1,0 +1,23 @@
+"""Choosing the documents worth learning from (paper section 2.1).
+
+`annotate` scores a sample for its educational value, `filter_documents` trains a forest on those
+scores and keeps what it likes of the whole corpus.
+
+    hb.quality.annotate(["clean/"], "labels/")
+    hb.quality.filter_documents(["clean/"], "filtered/", labels="labels/")
+"""
+
+from hornbook.quality.annotate import annotate
+from hornbook.quality.embed import embed, embedder_id, feature_names
+from hornbook.quality.filter import filter_documents
+from hornbook.quality.forest import Forest, train_forest
+
+__all__ = [
+    "Forest",
+    "annotate",
+    "embed",
+    "embedder_id",
+    "feature_names",
+    "filter_documents",
+    "train_forest",
+]
