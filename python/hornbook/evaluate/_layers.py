@@ -6,7 +6,6 @@ privileges. Linux on x86-64 and aarch64; elsewhere `seccomp_available` and `land
 """
 
 import ctypes
-import glob
 import os
 import platform
 import signal
@@ -14,6 +13,8 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_GET_SECCOMP = 21
@@ -53,10 +54,8 @@ def no_new_privileges() -> None:
 
 def drop_capabilities() -> None:
     """Gives up every capability: a root user keeps only what its files' owner may do."""
-    try:
+    with suppress(OSError):  # a kernel without ambient capabilities has none to clear
         _prctl("PR_CAP_AMBIENT", _PR_CAP_AMBIENT, ctypes.c_ulong(4))
-    except OSError:
-        pass  # a kernel without ambient capabilities has none to clear
     header = struct.pack("=Ii", 0x20080522, 0)
     _checked(_libc.capset(header, bytes(24)), "capset")
 
@@ -85,10 +84,11 @@ def landlock_abi() -> int:
     """The version of Landlock in this kernel; 0 if there is none."""
     if sys.platform != "linux":
         return 0
-    return max(0, _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+    version: int = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    return max(0, version)
 
 
-def landlock_ruleset(abi: int, readable: Iterable[tuple[str, int]]) -> int:
+def landlock_ruleset(abi: int, readable: Iterable[tuple[Path, int]]) -> int:
     """A descriptor for rules that refuse everything but reading some paths.
 
     From version 4 TCP is refused too, from version 6 signals and abstract sockets to others.
@@ -107,7 +107,7 @@ def landlock_ruleset(abi: int, readable: Iterable[tuple[str, int]]) -> int:
         except OSError:
             continue
         try:
-            if not os.path.isdir(path):
+            if not path.is_dir():
                 rights &= ~_READ_DIR
             rule = struct.pack("=Qi", rights, target)
             _checked(_libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0), f"Landlock rule {path}")
@@ -121,27 +121,23 @@ def landlock_restrict(ruleset: int) -> None:
     _checked(_libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
 
 
-def readable_paths() -> list[tuple[str, int]]:
+def readable_paths() -> list[tuple[Path, int]]:
     """What a program may read: the standard library and shared libraries, nothing installed.
 
     Folders of installed packages lie inside the standard library's, and Landlock has no
     exceptions, so its entries are allowed one by one.
     """
     use, everything = _READ_FILE | _EXECUTE, _READ_FILE | _EXECUTE | _READ_DIR
-    rules = []
-    stdlib = os.path.dirname(os.path.realpath(os.__file__))
-    rules.append((stdlib, _READ_DIR))  # names only: the import system lists this folder
-    for name in sorted(os.listdir(stdlib)):
-        if name not in ("site-packages", "dist-packages", "test", "__pycache__"):
-            rules.append((os.path.join(stdlib, name), everything))
-    prefix = os.path.realpath(sys.base_prefix)
-    rules += [(path, use) for path in sorted(glob.glob(f"{prefix}/lib/lib*.so*"))]
+    others = ("site-packages", "dist-packages", "test", "__pycache__")
+    stdlib = Path(os.__file__).resolve().parent
+    rules = [(stdlib, _READ_DIR)]  # names only: the import system lists this folder
+    rules += [(path, everything) for path in sorted(stdlib.iterdir()) if path.name not in others]
+    libraries = Path(sys.base_prefix).resolve() / "lib"
+    rules += [(path, use) for path in sorted(libraries.glob("lib*.so*"))]
     triple = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
-    for root in ("", "/usr"):
-        for folder in ("lib64", f"lib/{triple}"):
-            rules.append((f"{root}/{folder}", use))
-    rules += [("/etc/ld.so.cache", use), ("/usr/share/zoneinfo", everything)]
-    return rules
+    folders = ("/lib64", "/usr/lib64", f"/lib/{triple}", f"/usr/lib/{triple}")
+    rules += [(Path(path), use) for path in (*folders, "/etc/ld.so.cache")]
+    return [*rules, (Path("/usr/share/zoneinfo"), everything)]
 
 
 # seccomp: which system calls may be made, as `name:x86-64:aarch64`; "-" where there is none.

@@ -19,6 +19,8 @@ import signal
 import struct
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -28,8 +30,8 @@ OUTPUT_KEPT = 64 * 1024
 OUTPUT_KILLS = 4 * 1024 * 1024
 _VERDICT_GRACE_S = 1.0
 _PRELOADED = """
-abc array base64 bisect calendar cmath collections collections.abc contextlib copy ctypes dataclasses
-datetime decimal enum fractions functools hashlib heapq io itertools json keyword linecache math
+abc array base64 bisect calendar cmath collections collections.abc contextlib copy ctypes
+dataclasses datetime decimal enum fractions functools hashlib heapq io itertools json keyword linecache math
 numbers operator os pprint queue random re statistics string struct sys textwrap threading time
 traceback types typing unicodedata uuid warnings
 """
@@ -126,11 +128,8 @@ def _become_nobody() -> str:
     """Leaves root for the user `nobody`, unless that user could not read the standard library."""
     if os.geteuid() != 0:
         return "own"
-    path = os.path.realpath(os.__file__)
-    while path != "/":
-        path = os.path.dirname(path)
-        if os.stat(path).st_mode & 0o005 != 0o005:
-            return "root without capabilities"
+    if any(path.stat().st_mode & 0o005 != 0o005 for path in Path(os.__file__).resolve().parents):
+        return "root without capabilities"
     try:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
@@ -140,7 +139,9 @@ def _become_nobody() -> str:
     return "nobody"
 
 
-def _child(request: dict[str, Any], layers: _Layers, parent: int, out: int, report: int) -> NoReturn:
+def _child(
+    request: dict[str, Any], layers: _Layers, parent: int, out: int, report: int
+) -> NoReturn:
     """Runs one program in a forked process and reports its verdict; never returns.
 
     What the program can replace (modules, builtins, hooks) is not looked up after it ran: the
@@ -299,10 +300,8 @@ def _watch(
         waited = os.wait4(pid, 0 if killed else os.WNOHANG)
     _kill_group(pid)
     for fd in (out, report):
-        try:
+        with suppress(KeyError):  # at its end already
             drain(fd)
-        except KeyError:
-            pass  # at its end already
     if pidfd is not None:
         os.close(pidfd)
     _, code, usage = waited
@@ -337,17 +336,13 @@ def _how(code: int) -> str:
 
 def _kill(pid: int) -> None:
     _kill_group(pid)
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def main() -> None:

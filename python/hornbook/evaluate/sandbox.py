@@ -16,7 +16,7 @@ means to can forge a pass (walk the frames to the verdict, return objects that e
 Hence `Outcome.tamper_proof` is False. Names it merely replaces, printing and exiting do not help
 it. A program can also see whether a path exists, and this is one kernel, not a virtual machine.
 
-    python -c "from hornbook.evaluate import run_programs; print(run_programs(['assert 1 + 1 == 2']))"
+    python -c "from hornbook.evaluate import run_programs; print(run_programs(['assert 1 < 2']))"
 """
 
 import atexit
@@ -78,7 +78,7 @@ class Outcome:
     isolation: str
     """`landlock+seccomp+namespaces`, `landlock+seccomp`, or `none` (accepted as unsafe)."""
     tamper_proof: bool = False
-    """False: the tests share the candidate's process, so a pass can be forged by one that means to."""
+    """False: the tests share the candidate's process, so one that means to can forge a pass."""
 
     @property
     def passed(self) -> bool:
@@ -182,15 +182,18 @@ def _refusal(layers: dict[str, Any]) -> str | None:
         return None
     reasons = "; ".join(f"{name}: {reason}" for name, reason in layers["missing"].items())
     return (
-        f"model-written code cannot be run safely here, a layer is missing ({reasons}). Use a Linux "
-        "kernel from 5.13 with Landlock on (`lsm=landlock,...` at boot) on x86-64 or aarch64, or a "
+        f"model-written code cannot be run safely here, a layer is missing ({reasons}). Use a "
+        "Linux kernel from 5.13 with Landlock on (`lsm=landlock,...` at boot) on x86-64 or aarch64, or a "
         "virtual machine or container on one. To run with resource limits alone, which does not "
         "protect this machine: --i-accept-unsafe-execution (accept_unsafe=True)"
     )
 
 
-def _start(accept_unsafe: bool) -> dict[str, Any]:
-    """Finds out what there is and tries it, once a process.
+def require(accept_unsafe: bool = False) -> dict[str, Any]:
+    """Finds out what there is and tries it, once a process; nothing of a model's is run.
+
+    Args:
+        accept_unsafe: Put up with missing layers.
 
     Returns:
         What `_worker` says of its layers.
@@ -199,7 +202,7 @@ def _start(accept_unsafe: bool) -> dict[str, Any]:
         SandboxError: If a layer is missing or lets a canary out.
     """
     if sys.platform == "win32":
-        raise SandboxError("programs cannot be run on Windows: use WSL, a container or a Linux host")
+        raise SandboxError("programs cannot be run on Windows: use WSL or a Linux host")
     layers = _describe(_WITHOUT)
     refusal = _refusal(layers)
     if refusal is not None:
@@ -262,10 +265,10 @@ def status() -> dict[str, Any]:
 
     Returns:
         `safe` (programs can be run), `isolation`, the layers (`rlimits`, `landlock`: its version,
-        `seccomp`, `namespaces`, `user`), `missing` by name with the reason, and `advice` if not safe.
+        `seccomp`, `namespaces`, `user`), `missing` by name with the reason; `advice` if not safe.
     """
     try:
-        layers = _start(accept_unsafe=True)
+        layers = require(accept_unsafe=True)
         advice = _refusal(layers)
     except SandboxError as error:
         return {"safe": False, "isolation": "none", "missing": {}, "advice": str(error)}
@@ -308,7 +311,7 @@ def run_programs(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}: at least 1 is needed")
     wall_s = max(WALL_FLOOR_S, WALL_FACTOR * timeout_s) if wall_s is None else wall_s
-    isolation = _isolation(_start(accept_unsafe))
+    isolation = _isolation(require(accept_unsafe))
     crew = _Crew(programs, isolation, (timeout_s, wall_s, memory_mb))
     outcomes: list[Outcome | None] = [None] * len(programs)
     try:
