@@ -1,0 +1,296 @@
+"""The ledger: every call to a paid endpoint, written down before it is sent and after it answered.
+
+One SQLite file. A call is `intent` (its greatest possible cost reserved) before it is sent, then
+`answered` or `failed`. What was answered is never sent again. A call that was under way when its
+run was killed may have been billed: when the ledger is next opened it becomes `lost`, and its
+reserve counts as spent from then on. Costs two small transactions a call (well under a
+millisecond) and about the size of the texts on disk. A killed process loses nothing; a power cut
+may lose the last moments (write-ahead log, synchronous=NORMAL). One run at a time holds it.
+
+It holds prompts and answers; no key, header or address is ever handed to it.
+
+    with Ledger("runs/teacher.ledger") as ledger: print(ledger.totals())
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hornbook.errors import InputError, ResumeError, StorageError
+from hornbook.manifest import StrPath
+
+_APPLICATION = 0x48424C47  # "HBLG", so that another program's database is not taken for ours
+_SCHEMA = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS calls (
+    key TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('intent', 'answered', 'failed', 'lost')),
+    model TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    prompt_id TEXT NOT NULL,
+    request TEXT NOT NULL,
+    reserved_usd REAL,
+    reserved_tokens INTEGER NOT NULL,
+    text TEXT,
+    finish TEXT,
+    served_model TEXT,
+    prompt_tokens INTEGER,
+    completion_tokens INTEGER,
+    charged_tokens INTEGER NOT NULL DEFAULT 0,
+    cost_usd REAL,
+    error TEXT,
+    lost_calls INTEGER NOT NULL DEFAULT 0,
+    lost_usd REAL NOT NULL DEFAULT 0,
+    lost_tokens INTEGER NOT NULL DEFAULT 0,
+    sent REAL NOT NULL,
+    settled REAL
+)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back for one call."""
+
+    text: str
+    """The model's text, as valid UTF-8."""
+    finish: str
+    """The endpoint's finish reason: `stop`, `length`, `content_filter`, ..."""
+    served_model: str
+    """The model that the endpoint says it used."""
+    prompt_tokens: int | None
+    """As billed; None if the endpoint did not say."""
+    completion_tokens: int | None
+    """As billed; None if the endpoint did not say."""
+    charged_tokens: int
+    """Counted against a token budget: the usage, or the whole reserve if the usage is unknown."""
+    cost_usd: float | None
+    """Counted against a money budget; None without a price."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Everything a ledger has seen, over all runs."""
+
+    answered: int
+    failed: int
+    lost: int
+    """Calls that may have been billed without an answer: cut off by a kill or by the network."""
+    usd: float
+    """Cost of the answers."""
+    tokens: int
+    lost_usd: float
+    """At most this much more."""
+    lost_tokens: int
+    unpriced: tuple[str, ...]
+    """Models whose price was not known when they were called."""
+
+
+class Ledger:
+    """A file of calls; safe to use from several threads of one process."""
+
+    def __init__(self, path: StrPath) -> None:
+        """Opens or makes a ledger and marks what an earlier run left under way as lost.
+
+        Args:
+            path: The SQLite file. Keep it outside the stage folders.
+
+        Raises:
+            ResumeError: If another run holds it.
+            InputError: If the file is something else, or damaged.
+            StorageError: If it cannot be written.
+        """
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                self.path, timeout=0.2, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"{self.path}: cannot open the ledger ({error})") from error
+        try:
+            self.left_behind = self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> int:
+        # Exclusive: a second run would take this run's calls under way for lost ones.
+        self._run("PRAGMA locking_mode = EXCLUSIVE")
+        self._run("PRAGMA journal_mode = WAL")
+        self._run("PRAGMA synchronous = NORMAL")
+        ours = (self._number("PRAGMA application_id"), self._number("PRAGMA user_version"))
+        empty = self._number("SELECT count(*) FROM sqlite_master") == 0
+        if not empty and ours != (_APPLICATION, _SCHEMA):
+            raise InputError(
+                f"{self.path}: is a database, but not a ledger of this version; name another file"
+            )
+        self._run("BEGIN IMMEDIATE")
+        self._run(_TABLE)
+        self._run(f"PRAGMA application_id = {_APPLICATION}")
+        self._run(f"PRAGMA user_version = {_SCHEMA}")
+        left = self._number("SELECT count(*) FROM calls WHERE state = 'intent'")
+        self._run(
+            "UPDATE calls SET state = 'lost', lost_calls = lost_calls + 1, "
+            "lost_usd = lost_usd + coalesce(reserved_usd, 0), "
+            "lost_tokens = lost_tokens + reserved_tokens WHERE state = 'intent'"
+        )
+        self._run("COMMIT")
+        return left
+
+    def _run(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._database.execute(sql, tuple(values)).fetchall()
+        except sqlite3.ProgrammingError:
+            raise  # our own mistake, such as a closed ledger
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise ResumeError(
+                    f"{self.path}: another run holds this ledger; wait for it or name another file"
+                ) from error
+            raise StorageError(f"{self.path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{self.path}: not a readable ledger ({error}); restore it or name another file"
+            ) from error
+
+    def _number(self, sql: str) -> int:
+        return int(self._run(sql)[0][0])
+
+    def answer(self, key: str) -> Answer | None:
+        """The stored answer to a call, if there is one."""
+        rows = self._run(
+            "SELECT text, finish, served_model, prompt_tokens, completion_tokens, charged_tokens, "
+            "cost_usd FROM calls WHERE key = ? AND state = 'answered'",
+            (key,),
+        )
+        if not rows:
+            return None
+        text, finish, served, prompt, completion, charged, cost = rows[0]
+        return Answer(
+            text=text,
+            finish=finish,
+            served_model=served,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            charged_tokens=charged,
+            cost_usd=cost,
+        )
+
+    def intend(
+        self,
+        key: str,
+        *,
+        model: str,
+        slot: str,
+        attempt: int,
+        prompt_id: str,
+        request: Mapping[str, Any],
+        reserved_usd: float | None,
+        reserved_tokens: int,
+    ) -> None:
+        """Writes down a call that is about to be sent, with the most it can cost.
+
+        A call that failed or was lost before keeps what it may have cost then.
+        """
+        self._run(
+            "INSERT INTO calls (key, state, model, slot, attempt, prompt_id, request, "
+            "reserved_usd, reserved_tokens, sent) VALUES (?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET state = 'intent', error = NULL, settled = NULL, "
+            "reserved_usd = excluded.reserved_usd, reserved_tokens = excluded.reserved_tokens, "
+            "sent = excluded.sent WHERE state != 'answered'",
+            (
+                key,
+                model,
+                slot,
+                attempt,
+                prompt_id,
+                json.dumps(request, sort_keys=True),
+                reserved_usd,
+                reserved_tokens,
+                time.time(),
+            ),
+        )
+
+    def settle(self, key: str, answer: Answer) -> None:
+        """Writes down the answer to a call."""
+        self._run(
+            "UPDATE calls SET state = 'answered', text = ?, finish = ?, served_model = ?, "
+            "prompt_tokens = ?, completion_tokens = ?, charged_tokens = ?, cost_usd = ?, "
+            "settled = ? WHERE key = ?",
+            (
+                answer.text,
+                answer.finish,
+                answer.served_model,
+                answer.prompt_tokens,
+                answer.completion_tokens,
+                answer.charged_tokens,
+                answer.cost_usd,
+                time.time(),
+                key,
+            ),
+        )
+
+    def fail(self, key: str, error: str, *, billed: bool) -> None:
+        """Writes down that a call gave no answer.
+
+        Args:
+            key: The call.
+            error: Why, without secrets.
+            billed: It may have cost something; its reserve then counts as spent.
+        """
+        state = "lost" if billed else "failed"
+        self._run(
+            "UPDATE calls SET state = ?, error = ?, settled = ?, lost_calls = lost_calls + ?, "
+            "lost_usd = lost_usd + ? * coalesce(reserved_usd, 0), "
+            "lost_tokens = lost_tokens + ? * reserved_tokens WHERE key = ?",
+            (state, error, time.time(), int(billed), int(billed), int(billed), key),
+        )
+
+    def totals(self) -> Totals:
+        """Sums over all calls."""
+        row = self._run(
+            "SELECT count(*) FILTER (WHERE state = 'answered'), "
+            "count(*) FILTER (WHERE state = 'failed'), coalesce(sum(lost_calls), 0), "
+            "coalesce(sum(cost_usd), 0), coalesce(sum(charged_tokens), 0), "
+            "coalesce(sum(lost_usd), 0), coalesce(sum(lost_tokens), 0) FROM calls"
+        )[0]
+        unpriced = self._run(
+            "SELECT DISTINCT model FROM calls WHERE (state = 'answered' AND cost_usd IS NULL) "
+            "OR (lost_calls > 0 AND reserved_usd IS NULL) ORDER BY model"
+        )
+        return Totals(
+            answered=row[0],
+            failed=row[1],
+            lost=row[2],
+            usd=row[3],
+            tokens=row[4],
+            lost_usd=row[5],
+            lost_tokens=row[6],
+            unpriced=tuple(model for (model,) in unpriced),
+        )
+
+    def close(self) -> None:
+        """Closes the file. Calls still under way count as lost when it is next opened."""
+        with self._lock:
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
