@@ -352,7 +352,7 @@ def filter_(
     labels: Path,
     min_score: float = 5.0,
     threshold: float = 0.5,
-    keep_fraction: float | None = None,
+    keep_tokens: float | None = None,
     trees: int = 100,
     seed: int = 0,
     as_json: Json = False,
@@ -363,11 +363,11 @@ def filter_(
     ----------
     labels
         The folder that `hornbook annotate` made.
-    keep_fraction
+    keep_tokens
         Keep the best documents up to this share of the text, instead of a fixed threshold.
 
     Examples:
-        hornbook filter clean/ --labels labels/ --keep-fraction 0.17 --out filtered/
+        hornbook filter clean/ --labels labels/ --keep-tokens 0.17 --out filtered/
     """
     from hornbook.quality.filter import filter_documents
 
@@ -378,7 +378,7 @@ def filter_(
             labels=labels,
             min_score=min_score,
             threshold=threshold,
-            keep_fraction=keep_fraction,
+            keep_tokens=keep_tokens,
             trees=trees,
             seed=seed,
         )

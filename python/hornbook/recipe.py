@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model.config import PhiConfig
+from hornbook.quality.filter import FilterConfig
 from hornbook.source import SourceConfig
 from hornbook.train.schedule import TrainConfig
 
@@ -46,20 +47,6 @@ class AnnotateConfig:
     """`rubric`: deterministic, offline. `openai`: an LLM, as in the paper."""
     model: str = ""
     """For `openai`; empty means `generate.model`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilterConfig:
-    """The random forest that learns the labels (paper, section 2.1)."""
-
-    trees: int = 100
-    dimensions: int = 256
-    min_score: float = 5.0
-    """Labels from here on count as educational."""
-    threshold: float = 0.5
-    """Probability from which a document is kept."""
-    keep_fraction: float | None = None
-    """Instead of `threshold`: keep the best documents up to this share of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)

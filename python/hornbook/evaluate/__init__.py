@@ -5,8 +5,9 @@ Importing this loads nothing else; names below are imported when first used.
     from hornbook.evaluate import run_programs, pass_at_k, evaluate
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hornbook._lazy import load_lazily
 
 _HOMES = {
     "Outcome": "sandbox",
@@ -40,15 +41,4 @@ if TYPE_CHECKING:
     from hornbook.evaluate.run import evaluate, evaluate_model
     from hornbook.evaluate.sandbox import Outcome, run_programs, status
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'hornbook.evaluate' has no attribute {name!r}")
-    value = getattr(import_module(f"hornbook.evaluate.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+load_lazily(__name__, _HOMES)

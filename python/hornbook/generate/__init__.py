@@ -4,8 +4,9 @@ Names are imported when first used. The built-in `procedural` teacher needs no k
 no optional package.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hornbook._lazy import load_lazily
 
 _HOMES = {
     "exercises": "exercises",
@@ -25,11 +26,4 @@ if TYPE_CHECKING:
     from hornbook.generate.procedural import is_held_out, sample, split_of
     from hornbook.generate.textbooks import textbooks
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'hornbook.generate' has no attribute {name!r}")
-    value = getattr(import_module(f"hornbook.generate.{home}"), name)
-    globals()[name] = value
-    return value
+load_lazily(__name__, _HOMES)

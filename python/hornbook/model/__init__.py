@@ -6,10 +6,9 @@
 Names load when first used; `PhiConfig` loads no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hornbook.errors import need
+from hornbook._lazy import load_lazily
 from hornbook.model.config import PhiConfig
 
 if TYPE_CHECKING:
@@ -20,10 +19,4 @@ __all__ = ["Phi", "PhiConfig", "generate"]
 
 _HOMES = {"Phi": "phi", "generate": "sample"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("torch", "train")
-    need("hornbook_kernels", "train")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+load_lazily(__name__, _HOMES, {"torch": "train", "hornbook_kernels": "train"})

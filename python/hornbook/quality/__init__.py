@@ -7,10 +7,15 @@ scores and keeps what it likes of the whole corpus.
     hb.quality.filter_documents(["clean/"], "filtered/", labels="labels/")
 """
 
-from hornbook.quality.annotate import annotate
-from hornbook.quality.embed import embed, embedder_id, feature_names
-from hornbook.quality.filter import filter_documents
-from hornbook.quality.forest import Forest, train_forest
+from typing import TYPE_CHECKING
+
+from hornbook._lazy import load_lazily
+
+if TYPE_CHECKING:
+    from hornbook.quality.annotate import annotate
+    from hornbook.quality.embed import embed, embedder_id, feature_names
+    from hornbook.quality.filter import filter_documents
+    from hornbook.quality.forest import Forest, train_forest
 
 __all__ = [
     "Forest",
@@ -21,3 +26,15 @@ __all__ = [
     "filter_documents",
     "train_forest",
 ]
+
+_HOMES = {
+    "Forest": "forest",
+    "annotate": "annotate",
+    "embed": "embed",
+    "embedder_id": "embed",
+    "feature_names": "embed",
+    "filter_documents": "filter",
+    "train_forest": "forest",
+}
+
+load_lazily(__name__, _HOMES)

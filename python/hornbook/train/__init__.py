@@ -6,10 +6,9 @@
 Names load when first used; `TrainConfig`, `estimate` and `learning_rate` load no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hornbook.errors import need
+from hornbook._lazy import load_lazily
 from hornbook.train.schedule import TrainConfig, estimate, learning_rate
 
 if TYPE_CHECKING:
@@ -35,10 +34,4 @@ _HOMES = {
     "train_stage": "stage",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("torch", "train")
-    need("hornbook_kernels", "train")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+load_lazily(__name__, _HOMES, {"torch": "train", "hornbook_kernels": "train"})
