@@ -111,8 +111,7 @@ def _filter(recipe: Recipe, root: Path) -> Report:
         [root / _clean(recipe)],
         root / "filter",
         labels=root / "annotate",
-        seed=recipe.seed,
-        **asdict(recipe.filter),
+        **{**asdict(recipe.filter), "seed": recipe.seed},
     )
 
 
