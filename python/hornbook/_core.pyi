@@ -41,6 +41,21 @@ def dedup_corpus(
     near: tuple[float, int, bool, int, int, int] | None,
     threads: int | None,
 ) -> dict[str, Any]: ...
+def decontaminate_corpus(
+    paths: Sequence[PathLike[str]],
+    extensions: list[str],
+    out: PathLike[str],
+    items: list[tuple[str, list[str], str, str | None]],
+    rules: tuple[int, float | None, int, list[str]],
+    threads: int | None,
+) -> dict[str, Any]: ...
+def benchmark_similarity(
+    paths: Sequence[PathLike[str]],
+    extensions: list[str],
+    items: list[tuple[str, list[str], str, str | None]],
+    threads: int | None,
+) -> list[tuple[str, float, str | None, int]]: ...
+def ast_match(a: str, b: str) -> float: ...
 
 # quality, diversity
 
