@@ -183,8 +183,8 @@ def _refusal(layers: dict[str, Any]) -> str | None:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in layers["missing"].items())
     return (
         f"model-written code cannot be run safely here, a layer is missing ({reasons}). Use a "
-        "Linux kernel from 5.13 with Landlock on (`lsm=landlock,...` at boot) on x86-64 or aarch64, or a "
-        "virtual machine or container on one. To run with resource limits alone, which does not "
+        "Linux kernel from 5.13 with Landlock on (`lsm=landlock,...` at boot), on x86-64 or "
+        "aarch64, or a virtual machine or container with one. To run with resource limits alone, which does not "
         "protect this machine: --i-accept-unsafe-execution (accept_unsafe=True)"
     )
 
