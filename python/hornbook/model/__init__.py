@@ -1,7 +1,7 @@
 """The paper's model: phi-1 as a readable module, its files, and sampling from it.
 
-    from hornbook.model import Phi, PhiConfig
-    model = Phi.from_pretrained("runs/demo/finetune/final")
+from hornbook.model import Phi, PhiConfig
+model = Phi.from_pretrained("runs/demo/finetune/final")
 """
 
 from hornbook.errors import need

@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hornbook.errors import ConfigError
 from hornbook_kernels import (
     apply_rotary,
     attention,
@@ -23,9 +26,6 @@ from hornbook_kernels import (
     linear_cross_entropy,
     rotary_tables,
 )
-from torch import Tensor, nn
-
-from hornbook.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

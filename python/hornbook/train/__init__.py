@@ -1,7 +1,7 @@
 """Training: one loop for pretraining and finetuning, on one process or many.
 
-    from hornbook.train import TrainConfig, train
-    train(TrainConfig(steps=1000, ...), data="runs/demo/pack", out="runs/demo/pretrain", model=shape)
+from hornbook.train import TrainConfig, train
+train(TrainConfig(steps=1000, ...), data="runs/demo/pack", out="runs/mine", model=shape)
 """
 
 from hornbook.errors import need
