@@ -1,7 +1,7 @@
 """The plain form of every operation: slow, obvious, and what the others are tested against.
 
-    B batch, T tokens, H heads, D head dimension, R rotary dimensions (R <= D), N tokens in all,
-    C hidden size, V vocabulary.
+B batch, T tokens, H heads, D head dimension, R rotary dimensions (R <= D), N tokens in all,
+C hidden size, V vocabulary.
 """
 
 import torch

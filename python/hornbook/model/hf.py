@@ -152,9 +152,7 @@ def save(model: Phi, folder: str | Path, *, tokenizer: Any = None) -> None:
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def read_tensors(
-    file: Path, *, device: torch.device | str = "cpu"
-) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(file: Path, *, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
     """The tensors of a safetensors file, one by one.
 
     Raises:

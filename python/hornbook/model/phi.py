@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hornbook.errors import ConfigError
 from hornbook_kernels import (
     apply_rotary,
     attention,

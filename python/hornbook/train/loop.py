@@ -166,9 +166,7 @@ class _Run:
                 self.scaler.load_state_dict(state["scaler"])
         self.called = here.wrap(self.model)
 
-    def _model(
-        self, source: PhiConfig | str | Path, found: checkpoint.Checkpoint | None
-    ) -> Phi:
+    def _model(self, source: PhiConfig | str | Path, found: checkpoint.Checkpoint | None) -> Phi:
         config, device = self.config, self.here.device
         if found is not None:
             model = Phi.from_pretrained(found.folder, device=device)
@@ -197,7 +195,9 @@ class _Run:
                 continue
             which = part
             if isinstance(old, dict) and isinstance(new, dict):
-                keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+                keys = sorted(
+                    key for key in old.keys() | new.keys() if old.get(key) != new.get(key)
+                )
                 which = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys)
             raise ResumeError(
                 f"{found.folder}: belongs to a run with other settings ({which}); "

@@ -1,6 +1,6 @@
 """The run's log: one JSON line a step in `metrics.jsonl`, each step once however often it resumed.
 
-    tail -f runs/demo/pretrain/metrics.jsonl
+tail -f runs/demo/pretrain/metrics.jsonl
 """
 
 import json
@@ -25,7 +25,9 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, step: int) -> None:
         self.path = path
-        kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
+        kept = [
+            json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step
+        ]
         temporary = path.with_name(path.name + ".tmp")
         try:
             temporary.write_text("".join(kept), encoding="utf-8")
