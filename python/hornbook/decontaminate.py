@@ -11,7 +11,7 @@ annotations, grouping parentheses, and what is written inside names and literals
 sequences is 1 - Levenshtein / length of the longer. Short functions reach high rates by chance, so
 references of fewer than `min_nodes` nodes are left out of the rule; the manifest counts them.
 
-What neither rule sees: a paraphrased prompt, a different algorithm. What the n-gram rule removes too
+Neither rule sees a paraphrased prompt or another algorithm. What the n-gram rule removes too
 much: phrases that everybody writes (rows of numbers, licences, templates); name those in `ignore`.
 Evidence for every removal is in `evidence/removed.json`. The thread count never changes a byte.
 Cost: 60 MB of Python a CPU second for n-grams, 6 MB with the AST rule, which parses everything.

@@ -14,7 +14,7 @@ const BLOCK: usize = 512;
 pub struct Decision {
     /// For each rank, the kept rank it was removed against and their Jaccard similarity.
     pub removed: Vec<Option<(u32, f64)>>,
-    /// Pairs whose true similarity was computed.
+    /// Pairs that were compared.
     pub compared: u64,
 }
 
@@ -22,23 +22,23 @@ pub struct Decision {
 ///
 /// `members` is the sorted `(rank, group)` list of documents that share a band; `shingles[rank]`
 /// holds the sorted distinct shingles of every rank in it. A document is only compared with kept
-/// documents, the best-ranked first, until one reaches the threshold.
+/// documents, the best-ranked first, until one reaches the threshold. So a cluster of copies costs
+/// one comparison a document; documents that share bands and yet all stay cost one a pair.
 pub fn decide(members: &[(u32, u32)], shingles: &[Vec<u64>], threshold: f64) -> Decision {
     let groups = members.iter().map(|(_, group)| *group as usize + 1).max().unwrap_or(0);
     let mut kept_in_group: Vec<Vec<u32>> = vec![Vec::new(); groups];
     let mut decision = Decision { removed: vec![None; shingles.len()], compared: 0 };
+    let parities: Vec<Parity> = shingles.par_iter().map(|set| parity(set)).collect();
+    let sets = Sets { shingles, parities: &parities, threshold };
     let documents: Vec<&[(u32, u32)]> = members.chunk_by(|a, b| a.0 == b.0).collect();
     for block in documents.chunks(BLOCK) {
-        let earlier: Vec<(Option<(u32, f64)>, u64)> = block
-            .par_iter()
-            .map(|document| search(document, &kept_in_group, shingles, threshold, 0))
-            .collect();
+        let earlier: Vec<(Option<(u32, f64)>, u64)> =
+            block.par_iter().map(|document| search(document, &kept_in_group, &sets, 0)).collect();
         let start = block[0][0].0;
         for (document, (found, compared)) in block.iter().zip(earlier) {
             decision.compared += compared;
             let found = found.or_else(|| {
-                let (found, compared) =
-                    search(document, &kept_in_group, shingles, threshold, start);
+                let (found, compared) = search(document, &kept_in_group, &sets, start);
                 decision.compared += compared;
                 found
             });
@@ -58,8 +58,7 @@ pub fn decide(members: &[(u32, u32)], shingles: &[Vec<u64>], threshold: f64) -> 
 fn search(
     document: &[(u32, u32)],
     kept_in_group: &[Vec<u32>],
-    shingles: &[Vec<u64>],
-    threshold: f64,
+    sets: &Sets<'_>,
     start: u32,
 ) -> (Option<(u32, f64)>, u64) {
     let mut candidates: Vec<u32> = document
@@ -72,21 +71,60 @@ fn search(
         .collect();
     candidates.sort_unstable();
     candidates.dedup();
-    let own = &shingles[document[0].0 as usize];
     for (compared, rank) in (1u64..).zip(&candidates) {
-        if let Some(j) = jaccard_at_least(own, &shingles[*rank as usize], threshold) {
+        if let Some(j) = sets.similar(document[0].0, *rank) {
             return (Some((*rank, j)), compared);
         }
     }
     (None, candidates.len() as u64)
 }
 
+/// Bit i: whether an odd number of a set's hashes are i modulo 512.
+type Parity = [u64; 8];
+
+fn parity(set: &[u64]) -> Parity {
+    let mut bits = Parity::default();
+    for hash in set {
+        bits[(hash >> 6) as usize % 8] ^= 1 << (hash % 64);
+    }
+    bits
+}
+
+struct Sets<'a> {
+    shingles: &'a [Vec<u64>],
+    parities: &'a [Parity],
+    threshold: f64,
+}
+
+impl Sets<'_> {
+    /// The Jaccard similarity of two documents if it reaches the threshold.
+    fn similar(&self, a: u32, b: u32) -> Option<f64> {
+        let (a, b) = (a as usize, b as usize);
+        // Every differing bit stands for a hash that only one of the sets has. This rejects most of
+        // the pairs that share a template, at a small part of the price of going through the sets.
+        let differing: u32 =
+            self.parities[a].iter().zip(&self.parities[b]).map(|(a, b)| (a ^ b).count_ones()).sum();
+        let both = self.shingles[a].len() + self.shingles[b].len();
+        let at_most = (both - differing as usize) / 2;
+        if at_most < least_common(both, self.threshold) {
+            return None;
+        }
+        jaccard_at_least(&self.shingles[a], &self.shingles[b], self.threshold)
+    }
+}
+
+/// How many elements two sets must share for the threshold, if they have `both` together.
+///
+/// Only a lower bound, so rounded down: the decision itself is always a division.
+fn least_common(both: usize, threshold: f64) -> usize {
+    (threshold * both as f64 / (1.0 + threshold) - 1e-6).max(0.0) as usize
+}
+
 /// The Jaccard similarity of two sorted sets if it is at least `threshold`.
 pub fn jaccard_at_least(a: &[u64], b: &[u64], threshold: f64) -> Option<f64> {
     let (mut i, mut j, mut common) = (0, 0, 0);
     let both = a.len() + b.len();
-    // Only a lower bound, so rounded down: the decision itself is the division at the end.
-    let needed = (threshold * both as f64 / (1.0 + threshold) - 1e-6).max(0.0) as usize;
+    let needed = least_common(both, threshold);
     while i < a.len() && j < b.len() {
         if common + (a.len() - i).min(b.len() - j) < needed {
             return None;

@@ -242,12 +242,19 @@ fn find_near(
         let length = |place: u32| documents.lengths[documents.signed[place as usize] as usize];
         order.sort_by_key(|place| std::cmp::Reverse(length(*place)));
     }
-    let members = minhash::shared_bands(&documents.keys, near.bands, &order);
-    let row_of = |rank: u32| documents.signed[order[rank as usize] as usize];
-    let mut rank_of: FxHashMap<u32, u32> = FxHashMap::default();
-    rank_of.extend(members.iter().map(|(rank, _)| (row_of(*rank), *rank)));
-    let mut shingles: Vec<Vec<u64>> = vec![Vec::new(); order.len()];
-    if !rank_of.is_empty() {
+    let mut members = minhash::shared_bands(&documents.keys, near.bands, &order);
+    // From here on only documents that share a band count: number those, still in keep order.
+    let mut rows: Vec<u32> = Vec::new();
+    let mut last = None;
+    for (rank, _) in &mut members {
+        if last.replace(*rank) != Some(*rank) {
+            rows.push(documents.signed[order[*rank as usize] as usize]);
+        }
+        *rank = rows.len() as u32 - 1;
+    }
+    let rank_of: FxHashMap<u32, u32> = rows.iter().copied().zip(0..).collect();
+    let mut shingles: Vec<Vec<u64>> = vec![Vec::new(); rows.len()];
+    if !rows.is_empty() {
         let mut start = 0;
         for batch in corpus.batches() {
             let batch = batch?;
@@ -269,8 +276,8 @@ fn find_near(
         }
     }
     let decision = greedy::decide(&members, &shingles, near.threshold);
-    for (rank, found) in (0u32..).zip(decision.removed) {
-        removed[row_of(rank) as usize] = found.map(|(kept, jaccard)| (row_of(kept), jaccard));
+    for (row, found) in rows.iter().zip(decision.removed) {
+        removed[*row as usize] = found.map(|(kept, jaccard)| (rows[kept as usize], jaccard));
     }
     Ok(decision.compared)
 }
