@@ -90,17 +90,17 @@ class Forest:
     def score(self, features: NDArray[float32]) -> NDArray[float64]: ...
 
 def score_corpus(
-    paths: list[PathLike[str]], extensions: list[str], forest: Forest
+    paths: Sequence[PathLike[str]], extensions: list[str], forest: Forest
 ) -> tuple[NDArray[float64], NDArray[int64], NDArray[float32]]: ...
 def write_scored(
-    paths: list[PathLike[str]],
+    paths: Sequence[PathLike[str]],
     extensions: list[str],
     out: PathLike[str],
     scores: NDArray[float64],
     threshold: float,
 ) -> tuple[list[dict[str, Any]], int, int]: ...
 def diversity_json(
-    paths: list[PathLike[str]], extensions: list[str], metrics: list[str], top: int
+    paths: Sequence[PathLike[str]], extensions: list[str], metrics: list[str], top: int
 ) -> str: ...
 def signature(text: str) -> str: ...
 

@@ -9,7 +9,7 @@
 
 All of them change with the size of the corpus: compare corpora of equal size. One pass; memory is
 one batch, about 300 MB of tables at most, and 100 bytes for each distinct structure. Costs about
-0.2 s of one core for each MB of text.
+0.3 s of one core for each MB of text.
 
     print(hb.diversity(["exercises/"]))
 """

@@ -3,7 +3,7 @@
 That is: "for a student whose goal is to learn basic coding concepts". The sample is spread over
 sources (the column `source`, if there is one) and lengths as the corpus is, and chosen by hashes of
 ids: the same seed takes the same documents in whatever order or number of files they come. Memory:
-the sample itself. Reads the corpus twice; the built-in rubric costs about 1 ms for each KB of text.
+the sample itself. Reads the corpus twice; the built-in rubric costs about 1.5 ms for each KB.
 
     hb.quality.annotate(["clean/"], "labels/", samples=1000)
 """
@@ -124,7 +124,7 @@ def _sample(inputs: Sequence[StrPath], samples: int, seed: int) -> tuple[_Sample
     for of_source in counts.values():
         lengths.update(of_source)
     edges = _edges(lengths)
-    by_source = len(counts) <= MOST_SOURCES
+    by_source = len(counts) > 1
 
     def stratum(source: str, octave: int) -> _Stratum:
         return (source if by_source else "", sum(octave > edge for edge in edges))

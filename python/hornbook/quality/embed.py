@@ -2,7 +2,7 @@
 
 Stands where the paper has the output embedding of a pretrained code model (section 2.1), and needs
 no model. The same text gives the same row whatever stands beside it and however many threads run.
-Costs about 0.1 s of one core for each MB of text, nearly all of it parsing; only the first MiB of a
+Costs about 0.2 s of one core for each MB of text, nearly all of it parsing; only the first MiB of a
 text is looked at.
 
     features = hornbook.quality.embed(["def f(x):\\n    return x + 1\\n"])

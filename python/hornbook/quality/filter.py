@@ -3,7 +3,7 @@
 Trains on the scores of an `annotate` stage, reports how well that worked on labels it has not seen,
 scores every document, and writes those above the threshold with a column `quality_score`; every
 other column is carried through and `forest.bin` lies beside the parts. Reads the corpus twice.
-Memory: the labelled texts, one batch, and 20 bytes a document. Costs about 0.1 s of one core for
+Memory: the labelled texts, one batch, and 20 bytes a document. Costs about 0.2 s of one core for
 each MB of text.
 
     hb.quality.filter_documents(["clean/"], "filtered/", labels="labels/", keep_tokens=0.17)
@@ -40,7 +40,7 @@ class FilterConfig:
     min_score: float = 5.0
     """Labels of at least this score count as educational."""
     keep_tokens: float | None = None
-    """Keep the best documents up to this share of the text (in bytes; the paper keeps 17%)."""
+    """Keep the best documents, about this share of the text (in bytes; the paper keeps 17%)."""
     keep_precision: float | None = None
     """Keep from the lowest score that gives this precision on the held-out labels."""
     threshold: float = 0.5
@@ -95,7 +95,8 @@ def filter_documents(
         labels: Folder of an `annotate` stage, or a file with columns `text` and `score`.
         trees: Trees of the forest.
         min_score: Labels of at least this score count as educational.
-        keep_tokens: Keep the best documents up to this share of the text, in bytes.
+        keep_tokens: Keep the best documents, about this share of the text in bytes. Documents of
+            equal score stay or go together, so the share can be missed; the manifest has it.
         keep_precision: Keep from the lowest score that gives this precision on held-out labels.
         threshold: Keep from this probability, when neither of the two above is set.
         dimensions: Hashed dimensions of the features.
@@ -247,7 +248,7 @@ def _threshold(
         wanted = config.keep_tokens * float(text[-1])
         return float(best[ends[np.argmin(np.abs(text[ends] - wanted))]])
     if config.keep_precision is not None:
-        levels = sorted(set(predicted.tolist()))
+        levels: list[float] = sorted(set(predicted.tolist()))
         precisions = {level: float(truth[predicted >= level].mean()) for level in levels}
         reached = [level for level in levels if precisions[level] >= config.keep_precision]
         if not reached:

@@ -1,9 +1,9 @@
 """A random forest (paper section 2.1): trained by scikit-learn, stored and scored by ourselves.
 
-Scoring is in Rust. The file holds plain little-endian arrays and a JSON header, never a pickle; its layout stands in
-`rust/core/src/features/forest.rs`. Scores equal scikit-learn's to the last bit. Damaged files and
-indices out of range are refused when the file is read. Scoring costs about 10 microseconds of one
-core a document at 100 trees.
+Scoring is in Rust. The file holds plain little-endian arrays and a JSON header, never a pickle; its
+layout stands in `rust/core/src/features/forest.rs`. Scores equal scikit-learn's to the last bit.
+Damaged files and indices out of range are refused when the file is read. Scoring costs about 10
+microseconds of one core a document at 100 trees.
 
     forest = Forest.load("runs/demo/filter/forest.bin"); forest.score(embed(texts))
 """
