@@ -5,6 +5,9 @@ import doctest
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hornbook.errors import ConfigError
 from hornbook.generate import verify
 from hornbook.generate.grammar import PAIRS, RESULTS, STEPS
@@ -15,8 +18,6 @@ from hornbook.generate.procedural import (
     signature_of,
     split_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SEEDS = st.integers(min_value=0, max_value=2**40)
 INDEXES = st.integers(min_value=0, max_value=2**40)

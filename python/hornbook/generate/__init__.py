@@ -4,7 +4,9 @@ Names are imported when first used. The built-in `procedural` teacher needs no k
 no optional package.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
@@ -33,3 +35,14 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"hornbook.generate.{home}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps `hornbook.generate.pool` the function when the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
