@@ -478,7 +478,7 @@ def tokenizer_train(
     Examples:
         hornbook tokenizer train clean/ --vocab-size 8192 --out tokenizer/
     """
-    from hornbook.tokenizer import build
+    from hornbook.vocabulary import build
 
     with progress.shown():
         report = build(out, "train", inputs=inputs, vocab_size=vocab_size, characters=characters)
@@ -486,7 +486,7 @@ def tokenizer_train(
 
 
 def _tokenizer(name: str) -> Any:
-    from hornbook.tokenizer import named
+    from hornbook.vocabulary import named
 
     return named(name)
 
@@ -524,7 +524,7 @@ def tokenizer_info(tokenizer: str = "codegen", *, as_json: Json = False) -> None
     from hornbook.manifest import Report
 
     tok = _tokenizer(tokenizer)
-    info = {"vocab_size": tok.vocab_size, "eot_id": tok.eot_id, "hash": tok.hash}
+    info = {"vocab_size": tok.vocab_size, "eot_id": tok.eot_id, "hash": tok.tokenizer_hash}
     _show(Report(info), as_json)
 
 

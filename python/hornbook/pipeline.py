@@ -218,7 +218,7 @@ def data_sets(recipe: Recipe) -> list[str]:
 
 
 def _tokenizer(recipe: Recipe, root: Path) -> Report:
-    from hornbook.tokenizer import build
+    from hornbook.vocabulary import build
 
     return build(
         root / "tokenizer",

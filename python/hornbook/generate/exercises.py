@@ -174,7 +174,7 @@ def heldout(
             made = sample(
                 seed=seed,
                 index=slot,
-                level=chosen[slot % len(chosen)],
+                level=chosen[len(problems) % len(chosen)],
                 split=split,
                 examples=examples,
                 strict=True,

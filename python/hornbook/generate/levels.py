@@ -261,7 +261,7 @@ BUILDERS: dict[int, Callable[[Random], Draft]] = {
 
 _WORDS = (
     "apple", "bread", "cat", "dog", "egg", "fig", "green", "house", "ink", "jam", "kite", "lemon",
-    "moon", "night", "Oak", "pear", "Queen", "river", "Sun", "tea", "under", "Violet", "wind", "yes",
+    "moon", "night", "Oak", "pear", "Queen", "river", "Sun", "tea", "under", "Violet", "wind",
 )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from hornbook.generate.procedural import LEVELS, Sample, check_levels, sample
 from hornbook.manifest import Outcome, Report, StrPath, run_stage
 
 NOUNS = (
-    "account", "asset", "batch", "booking", "cart", "channel", "client", "device", "event", "folder",
-    "gateway", "invoice", "job", "ledger", "message", "node", "order", "packet", "payment", "plugin",
-    "profile", "queue", "record", "report", "session", "shipment", "sensor", "ticket", "token", "user",
+    "account", "asset", "batch", "booking", "cart", "channel", "client", "device", "event",
+    "gateway", "invoice", "job", "ledger", "message", "node", "order", "packet", "payment",
+    "profile", "queue", "record", "report", "session", "shipment", "sensor", "ticket", "token",
 )  # fmt: skip
 VERBS = (
-    "apply", "attach", "cancel", "close", "create", "delete", "dispatch", "export", "fetch", "load",
-    "open", "process", "publish", "refresh", "register", "remove", "resolve", "send", "sync", "update",
+    "apply", "attach", "cancel", "close", "create", "delete", "dispatch", "export", "fetch",
+    "open", "process", "publish", "refresh", "register", "remove", "resolve", "send", "update",
 )  # fmt: skip
 ADJECTIVES = (
     "active", "archived", "cached", "closed", "dirty", "enabled", "expired", "hidden", "locked",
@@ -39,7 +39,7 @@ AREAS = (
 )  # fmt: skip
 FIELDS = (
     "address", "color", "count", "created", "description", "enabled", "height", "host", "label",
-    "limit", "name", "owner", "parent", "port", "priority", "size", "status", "title", "url", "width",
+    "limit", "name", "owner", "parent", "port", "priority", "size", "status", "title", "width",
 )  # fmt: skip
 LIBRARIES = (
     "import json", "import logging", "import os", "import requests", "import yaml",
@@ -67,7 +67,7 @@ def _header(rng: Random, what: str) -> list[str]:
     if style == 1:
         return [f"# {what}", ""]
     if style == 2:
-        return ["#!/usr/bin/env python", f"# -*- coding: utf-8 -*-", f"# {what}", ""]
+        return ["#!/usr/bin/env python", "# -*- coding: utf-8 -*-", f"# {what}", ""]
     return []
 
 
@@ -158,7 +158,8 @@ def _window(rng: Random) -> list[str]:
     for field in _pick(rng, FIELDS, rng.randint(3, 8)):
         row, column = rng.randint(0, 12), rng.randint(0, 3)
         lines += [
-            f'        self.{field} = tk.Entry(self, width={rng.randint(8, 60)}, bg="#{rng.randrange(16**6):06x}")',
+            f"        self.{field} = tk.Entry(self, width={rng.randint(8, 60)}, "
+            f'bg="#{rng.randrange(16**6):06x}")',
             f"        self.{field}.grid(row={row}, column={column}, padx={rng.randint(0, 9)})",
         ]
     return lines
@@ -217,7 +218,8 @@ def _skewed(rng: Random) -> list[str]:
         lines.append("    parser = argparse.ArgumentParser()")
         for field in _pick(rng, FIELDS, rng.randint(3, 9)):
             lines.append(
-                f'    parser.add_argument("--{field}", default={_literal(rng)}, help="{field} of the {noun}")'
+                f'    parser.add_argument("--{field}", default={_literal(rng)}, '
+                f'help="{field} of the {noun}")'
             )
         return [*lines, "    return parser.parse_args()", "", "", "main()"]
     if style == 1:
@@ -326,7 +328,8 @@ def pool(
         The manifest; `details.kinds` counts files by kind, `details.useful_characters` their size.
 
     Raises:
-        ConfigError: If not exactly one of `files` and `characters` is given, or one is not positive.
+        ConfigError: If not exactly one of `files` and `characters` is given, or it is not
+            positive, or `useful` is not a share.
     """
     chosen = check_levels(levels)
     size_of(files, characters, "files")

@@ -31,16 +31,31 @@ def section(rng: Random, topic: Topic, audience: Audience, samples: list[Sample]
 
 
 def _steps(rng: Random, made: Sample) -> list[str]:
-    """`To do this, write that`, for each step of a pipeline."""
+    """`To do this, write that`, for each step of a pipeline; now and then with the values."""
+    parameters = [parameter for parameter, _ in made.draft.parameters]
+    arguments = made.calls[_short_call(made)]
+    values = verify.trace(made.draft.body, parameters, arguments)
+    shown = rng.random() < 0.3
     blocks = []
-    for clause, line in zip(made.draft.clauses, made.draft.body, strict=True):
+    if shown:
+        given = " and ".join(
+            f"{parameter} = {value!r}"
+            for parameter, value in zip(parameters, arguments, strict=True)
+        )
+        blocks.append(f"We start with {given}.")
+    for clause, line, value in zip(made.draft.clauses, made.draft.body, values, strict=True):
         say = rng.choice(("To {}, write:", "How to {}:"))
-        blocks.append(f"{say.format(clause)}\n\n    {line}")
+        result = f"  # {value!r}" if shown else ""
+        blocks.append(f"{say.format(clause)}\n\n    {line}{result}")
     return blocks
 
 
+def _short_call(made: Sample) -> int:
+    return min(range(2, len(made.calls)), key=lambda place: len(repr(made.calls[place])))
+
+
 def _call(rng: Random, made: Sample) -> str:
-    shortest = min(range(2, len(made.calls)), key=lambda place: len(repr(made.calls[place])))
+    shortest = _short_call(made)
     arguments = ", ".join(map(repr, made.calls[shortest]))
     say = rng.choice(("{} returns {}.", "{} gives {}."))
     return say.format(f"{made.name}({arguments})", repr(made.results[shortest]))

@@ -59,6 +59,18 @@ def outputs(code: str, name: str, calls: Sequence[Arguments]) -> list[Any] | Non
     return results
 
 
+def trace(lines: Sequence[str], parameters: Sequence[str], arguments: Arguments) -> list[Any]:
+    """The value that each line of a straight-line body assigns or returns."""
+    scope = dict(zip(parameters, copy.deepcopy(arguments), strict=True))
+    values = []
+    for line in lines:
+        target, _, value = line.partition("return " if line.startswith("return ") else " = ")
+        values.append(eval(value, scope))
+        if target:
+            scope[target] = values[-1]
+    return values
+
+
 def same(left: Any, right: Any) -> bool:
     """Equal, of one type, and (for dictionaries) in one order."""
     return type(left) is type(right) and repr(left) == repr(right)
@@ -87,7 +99,7 @@ def idle_line(code: str, name: str, calls: Sequence[Arguments], results: Sequenc
             found = [function(*copy.deepcopy(arguments)) for arguments in calls]
         except Exception:
             continue
-        if all(map(same, found, results)):
+        if found == list(results):
             return True
     return False
 
