@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class Spec:
         """The template the prompts are made from."""
         return prompts.TEXTBOOK if self.kind == "textbooks" else prompts.EXERCISE
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits for the spec and its template."""
         return hash_json([asdict(self), self.template.id])[:16]

@@ -9,6 +9,7 @@ prompts; these are ours, after what its sections 2 and 4 say they asked for.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from string import Template
 
 LIBRARIES = ("typing", "math", "random", "collections", "datetime", "itertools")
@@ -41,7 +42,7 @@ class Prompt:
     system: str
     user: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """`name-version-hash`: changes with any change of the text."""
         return f"{self.name}-{self.version}-{digest(self.system, self.user):016x}"[:40]
