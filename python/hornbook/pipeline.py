@@ -88,13 +88,15 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
     from hornbook.quality.annotate import annotate
 
     config = recipe.annotate
-    annotator: Any = config.annotator
+    annotator: Any = "rubric"
     if config.annotator == "openai":
+        from functools import partial
+
+        from hornbook.generate.client import complete_all
         from hornbook.generate.llm import annotator as llm_annotator
 
-        annotator = llm_annotator(
-            **_teacher(recipe, root), **({"model": config.model} if config.model else {})
-        )
+        options = _teacher(recipe, root, config.model)
+        annotator = llm_annotator(partial(complete_all, **options), model=options["model"])
     return annotate(
         [root / _clean(recipe)],
         root / "annotate",
@@ -115,34 +117,43 @@ def _filter(recipe: Recipe, root: Path) -> Report:
     )
 
 
-def _teacher(recipe: Recipe, root: Path) -> dict[str, Any]:
+def _teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
+    """How to ask the LLM; all calls of a run share one ledger, and so one budget."""
     config = recipe.generate
+    model = model or config.model
+    if not model:
+        raise ConfigError("no teacher: --set generate.model=NAME (and generate.base_url if local)")
+    prices = None
+    if config.price_in is not None and config.price_out is not None:
+        prices = {model: (config.price_in, config.price_out)}
     return {
-        "model": config.model,
+        "model": model,
         "base_url": config.base_url or None,
         "api_key_env": config.api_key_env,
         "concurrency": config.concurrency,
         "budget_usd": config.budget_usd,
         "budget_tokens": config.budget_tokens,
+        "prices": prices,
         "ledger": root / "ledger.sqlite",
     }
 
 
-def _textbooks(recipe: Recipe, root: Path) -> Report:
-    config = recipe.generate
-    if config.teacher == "openai":
-        from hornbook.generate.llm import generate_llm
+def _from_llm(kind: Any, count: int, recipe: Recipe, root: Path) -> Report:
+    from hornbook.evaluate import run_programs
+    from hornbook.generate.llm import generate_llm
 
-        return generate_llm(
-            "textbooks",
-            root / "textbooks",
-            count=config.textbooks.sections,
-            seed=recipe.seed,
-            **_teacher(recipe, root),
-        )
+    options = _teacher(recipe, root)
+    return generate_llm(
+        kind, root / kind, count=count, seed=recipe.seed, verify=run_programs, **options
+    )
+
+
+def _textbooks(recipe: Recipe, root: Path) -> Report:
+    options = recipe.generate.textbooks
+    if recipe.generate.teacher == "openai":
+        return _from_llm("textbooks", options.sections, recipe, root)
     from hornbook.generate import textbooks
 
-    options = config.textbooks
     return textbooks(
         root / "textbooks",
         characters=options.characters,
@@ -152,20 +163,11 @@ def _textbooks(recipe: Recipe, root: Path) -> Report:
 
 
 def _exercises(recipe: Recipe, root: Path) -> Report:
-    config = recipe.generate
-    if config.teacher == "openai":
-        from hornbook.generate.llm import generate_llm
-
-        return generate_llm(
-            "exercises",
-            root / "exercises",
-            count=config.exercises.count,
-            seed=recipe.seed,
-            **_teacher(recipe, root),
-        )
+    options = recipe.generate.exercises
+    if recipe.generate.teacher == "openai":
+        return _from_llm("exercises", options.count, recipe, root)
     from hornbook.generate import exercises
 
-    options = config.exercises
     return exercises(
         root / "exercises", count=options.count, levels=options.levels, seed=recipe.seed
     )

@@ -423,11 +423,14 @@ class _Sieve:
 class Annotator:
     """Asks a teacher for a file's educational value: `annotate(text) -> (score, reason)`."""
 
-    def __init__(self, complete: Complete, *, longest: int, params: Mapping[str, Any]) -> None:
+    def __init__(
+        self, complete: Complete, *, longest: int, params: Mapping[str, Any], model: str = ""
+    ) -> None:
         self._complete = complete
         self._longest = longest
         self._params = dict(params)
         self.prompt_id = prompts.ANNOTATION.id
+        self.annotator_id = f"llm/{self.prompt_id}/{model}"
 
     def request(self, text: str, attempt: int = 0) -> Request:
         """The request about one text; a pure function of it."""
@@ -469,6 +472,7 @@ def annotator(
     *,
     longest: int = 12_000,
     params: Mapping[str, Any] | None = None,
+    model: str = "",
 ) -> Annotator:
     """A teacher as annotator for the quality filter (paper section 2.1).
 
@@ -476,9 +480,10 @@ def annotator(
         complete: `functools.partial(complete_all, ledger=..., model=...)`.
         longest: Characters of a file that are shown.
         params: Sampling parameters (default: temperature 0, 300 tokens).
+        model: The teacher's name, for the labels' identity.
     """
     sampling = params or {"temperature": 0.0, "max_tokens": 300}
-    return Annotator(complete, longest=longest, params=sampling)
+    return Annotator(complete, longest=longest, params=sampling, model=model)
 
 
 def label(response: Response) -> tuple[float | None, str]:

@@ -49,7 +49,8 @@ def annotate(
         samples: How many to score; all, if there are fewer.
         annotator: `"rubric"`, the offline stand-in for the LLM, or a function of the text. A
             function is known by its `annotator_id` if it has one, else by name and source text;
-            what it closes over is not seen, so give it an `annotator_id` when that matters.
+            what it closes over is not seen, so give it an `annotator_id` when that matters. If it
+            has `batch(texts)`, that is used. A score of None leaves the document out.
         seed: Decides which documents are taken.
 
     Returns:
@@ -66,7 +67,12 @@ def annotate(
 
     def work(folder: Path) -> Outcome:
         documents, total = _sample(inputs, samples, seed)
-        rows = [_scored(row, judge) for row in documents.rows]
+        # A teacher that takes many texts at once is asked so: its calls then run side by side.
+        batch = getattr(judge, "batch", None)
+        texts = [row["text"] for row in documents.rows]
+        answers = batch(texts) if batch else map(judge, texts)
+        found = [_scored(*pair) for pair in zip(documents.rows, answers, strict=True)]
+        rows = [row for row in found if row is not None]
         schema = {
             column: kind
             for column, kind in documents.schema
@@ -78,7 +84,10 @@ def annotate(
             parts=parts,
             rows_in=total,
             kept=len(rows),
-            dropped={"not sampled": total - len(rows)},
+            dropped={
+                "not sampled": total - len(found),
+                **({"unscored": len(found) - len(rows)} if len(rows) < len(found) else {}),
+            },
             rejected=len(documents.rejected),
             details={"annotator": name, "strata": documents.strata, **_summary(rows)},
         )
@@ -209,10 +218,12 @@ def _quotas(sizes: Counter[_Stratum], samples: int, seed: int) -> dict[_Stratum,
     return quotas
 
 
-def _scored(row: corpus.Row, judge: Annotator) -> corpus.Row:
-    answer: Any = judge(row["text"])
+def _scored(row: corpus.Row, answer: Any) -> corpus.Row | None:
+    """The row with its score; None where the annotator could give none."""
     try:
         value, reason = answer
+        if value is None:
+            return None
         score = float(value)
     except (TypeError, ValueError) as error:
         raise InputError(
