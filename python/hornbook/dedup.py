@@ -4,7 +4,7 @@ Guarantees: a document is removed only if a document that stays has the same tex
 similarity of word n-grams of at least the threshold; `evidence/removed.json` names that document.
 There is no transitive closure: a chain of similar documents is not one cluster. The thread count
 never changes a byte. Costs: about 60 MB of Python a CPU second, JSON in and zstd Parquet out; about
-350 bytes of memory a document, and 8 bytes a distinct n-gram where a near copy is possible.
+400 bytes of memory a document, and 8 bytes a distinct n-gram where a near copy is possible.
 
     hornbook.dedup(["data/"], "clean/")
 """

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::corpus::{self, Corpus, Part, Reject};
-use crate::dedup::write_evidence;
+use crate::dedup::{changed, write_evidence};
 use crate::{Error, Result};
 use ngrams::Index;
 use tree::{Shape, document_shapes, function_shapes};
@@ -151,6 +151,9 @@ pub fn run(corpus: &Corpus, out: &Path, items: &[Item], options: &Options) -> Re
     }
     let (parts, rejects) =
         corpus::select(corpus, out, |row| dropped.get(row as usize).is_some_and(|gone| !gone))?;
+    if parts.iter().map(|part| part.rows).sum::<u64>() + ngram + ast != dropped.len() as u64 {
+        return Err(changed(corpus));
+    }
     let without = |seen: Vec<bool>| seen.iter().filter(|seen| !**seen).count() as u64;
     let mut referenced = vec![false; items.len()];
     for (item, _) in &references {

@@ -6,7 +6,7 @@
 //! of fewer than n words have no n-gram and are only compared as whole texts.
 //!
 //! Cost: two reads of the input for exact copies, three for near ones; per document about
-//! 100 + 8 * bands bytes of memory, and 8 bytes a distinct n-gram for the documents that share a band
+//! 150 + 8 * bands bytes of memory, and 8 bytes a distinct n-gram for the documents that share a band
 //! with another.
 
 mod greedy;
@@ -174,7 +174,8 @@ pub(crate) fn write_evidence(out: &Path, lines: &[u8], rows: u64) -> Result<Part
     Ok(Part { name: format!("evidence/{}", part.name), rows, ..part })
 }
 
-fn changed(corpus: &Corpus) -> Error {
+/// The error of an input whose rows are not those of the pass before.
+pub(crate) fn changed(corpus: &Corpus) -> Error {
     let path = corpus.files().next().unwrap_or(Path::new(""));
     Error::input(path, "this input or one after it changed while it was being read; run it again")
 }
