@@ -135,7 +135,7 @@ ATTEMPTS = {
     # memory, time, output
     "two gigabytes": ("bytearray(2 << 30)", ("memory",)),
     "memory by libc": (
-        "libc.malloc.restype = ctypes.c_void_p\nlibc.malloc(1 << 32) or fail()",
+        "libc.malloc.restype = ctypes.c_void_p\nlibc.malloc(ctypes.c_size_t(1 << 32)) or fail()",
         BLOCKED,
     ),
     "pipe buffers": (
@@ -168,7 +168,7 @@ ATTEMPTS = {
     ),
     "patched builtins": (
         "import builtins\n"
-        "for name in ('compile', 'exec', 'isinstance', 'getattr', 'bytes', 'len', 'open', 'type'):\n"
+        "for name in ('compile', 'exec', 'isinstance', 'getattr', 'bytes', 'len', 'type'):\n"
         "    setattr(builtins, name, lambda *a, **k: True)\nassert False",
         ("wrong",),
     ),

@@ -116,7 +116,7 @@ class _Worker:
             assert self._process.stderr is not None
             problem = self._process.stderr.read().decode("utf-8", "replace").strip()[-500:]
         if problem is not None:
-            self.kill()
+            self.close()
             raise SandboxError(
                 f"the sandbox's worker cannot start with {sys.executable}: {problem or 'no reason'}"
             )
