@@ -1,6 +1,5 @@
 """What the loop promises about losses, gradients and its outputs, on one process."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from hornbook.errors import ConfigError, ResumeError
 from hornbook.model import Phi, PhiConfig
 from hornbook.train import Diverged, TrainConfig, train
+from hornbook.train.metrics import read_metrics
 
 LENGTH, VOCABULARY = 24, 32
 SHAPE = PhiConfig(
@@ -33,7 +33,7 @@ BASE = TrainConfig(
 
 
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in read_metrics(out / "metrics.jsonl")]
 
 
 def run(out: Path, rows: Any, model: Any = SHAPE, **changes: Any) -> list[float]:
@@ -164,9 +164,7 @@ def test_outputs(tmp_path: Path, rows: Any) -> None:
     seen: list[dict[str, Any]] = []
     result = train(BASE, data=rows, out=tmp_path, model=SHAPE, on_step=seen.append)
     assert [record["step"] for record in seen] == [1, 2, 3, 4, 5, 6]
-    assert seen == [
-        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ]
+    assert seen == read_metrics(tmp_path / "metrics.jsonl")
     assert seen[-1]["tokens"] == result.tokens == 6 * 8 * LENGTH
     assert result.step == 6
     assert result.loss == pytest.approx(np.mean(losses(tmp_path)))
@@ -193,9 +191,7 @@ def test_loss_that_is_not_finite_is_skipped_then_stops(tmp_path: Path, rows: Any
     broken.save_pretrained(tmp_path / "bad")
     with pytest.raises(Diverged, match=r"3 steps in a row.*samples 0 to 23"):
         run(tmp_path / "out", rows, tmp_path / "bad", max_skipped=3)
-    record = [
-        json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()
-    ][-1]
+    record = read_metrics(tmp_path / "out/metrics.jsonl")[-1]
     assert record["skipped"] == 3
 
 

@@ -151,7 +151,8 @@ class Block(nn.Module):
         if self.dropout and self.training:
             attended = F.dropout(attended, self.dropout)
             thought = F.dropout(thought, self.dropout)
-        return attended + thought + x_BTC
+        out: Tensor = attended + thought + x_BTC
+        return out
 
 
 class Decoder(nn.Module):

@@ -125,7 +125,7 @@ def check(folder: Path) -> Checkpoint:
 
 def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, and why newer ones were refused."""
-    refused = []
+    refused: list[str] = []
     for folder in reversed(found(root)):
         try:
             return check(folder), refused

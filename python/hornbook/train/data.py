@@ -91,7 +91,7 @@ def open_rows(data: Data, config: TrainConfig) -> tuple[Rows, str]:
     elif isinstance(data, str | PathLike):
         sources = fspath(data)
     else:
-        sources = [fspath(path) for path in cast(Sequence[StrPath], data)]
+        sources = [fspath(path) for path in data]
     paths = [sources] if isinstance(sources, str) else list(sources)
     weights = list(sources.values()) if isinstance(sources, dict) else None
     identity = hash_json([[input_hash(Path(path)) for path in paths], weights])

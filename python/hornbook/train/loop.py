@@ -40,13 +40,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Interrupted(HornbookError):
+class Interrupted(HornbookError):  # noqa: N818
     """A signal stopped training; it was saved and goes on where it was when started again."""
 
     exit_code = 3
 
 
-class Diverged(HornbookError):
+class Diverged(HornbookError):  # noqa: N818
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
@@ -306,8 +306,8 @@ class _Run:
         last = self.step * self.config.batch_size
         first = last - self.in_a_row * self.config.batch_size
         raise Diverged(
-            f"{self.out}: loss or gradient not finite in {self.in_a_row} steps in a row, up to step "
-            f"{self.step:,} (samples {first:,} to {last - 1:,}); the last good checkpoint is kept. "
+            f"{self.out}: loss or gradient not finite in {self.in_a_row} steps in a row, up to "
+            f"step {self.step:,} (samples {first:,} to {last - 1:,}); the last checkpoint is kept. "
             "Try a lower learning_rate, a longer warm-up or bf16"
         )
 
@@ -367,7 +367,8 @@ class _Run:
 
 def _optimizer(model: Phi, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW, one kernel for all parameters; decays matrices except the embedding."""
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() >= 2 and "embed_tokens" not in name
         (decay if matrix else rest).append(parameter)
