@@ -6,6 +6,7 @@ import json
 import os
 import re
 import textwrap
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -68,29 +69,21 @@ def test_an_answer_that_brings_its_function():
     assert truncate('"""Task."""\n', "no code at all\n", "f") == "no code at all\n"
 
 
-def functions():
-    """Source of standard functions, strings, brackets and continuation lines in all shapes."""
+def test_the_cut_is_where_the_syntax_tree_has_it():
+    """On the standard library's functions: strings, brackets and continued lines in all shapes."""
+    tried = 0
     for module in (inspect, textwrap, ast, gzip):
         source = inspect.getsource(module)
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and not node.decorator_list:
-                yield node.name, source
-
-
-def test_the_cut_is_where_the_syntax_tree_has_it():
-    tried = 0
-    for name, source in functions():
-        nodes = ast.parse(source).body
-        at = next(i for i, node in enumerate(nodes) if getattr(node, "name", None) == name)
-        lines = source.splitlines(keepends=True)
-        first, last = nodes[at].lineno, nodes[at].end_lineno
-        own = "".join(lines[first - 1 : last])
-        after = nodes[at + 1] if at + 1 < len(nodes) else None
-        if isinstance(after, ast.FunctionDef) and re.search(rf"\b{after.name}\b", own):
-            continue  # a helper follows, and stays
-        kept = truncate("", "".join(lines[first - 1 : last + 40]), name)
-        assert ast.dump(ast.parse(kept)) == ast.dump(ast.parse(own))
-        tried += 1
+        nodes, lines = ast.parse(source).body, source.splitlines(keepends=True)
+        for node, after in pairwise(nodes):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            own = "".join(lines[node.lineno - 1 : node.end_lineno])
+            if isinstance(after, ast.FunctionDef) and re.search(rf"\b{after.name}\b", own):
+                continue  # a helper follows, and stays
+            kept = truncate("", "".join(lines[node.lineno - 1 : node.end_lineno + 40]), node.name)
+            assert ast.dump(ast.parse(kept)) == ast.dump(ast.parse(own))
+            tried += 1
     assert tried > 50
 
 

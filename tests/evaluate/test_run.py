@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -195,6 +197,39 @@ def test_options_that_do_not_fit(tmp_path):
         evaluate_model(toy(), tmp_path, tmp_path / "o", samples=2)
     with pytest.raises(InputError, match=r"tokenizer\.json"):
         evaluate_model(toy(), tmp_path, tmp_path / "o")
+
+
+def test_a_checkpoint_is_asked_with_its_own_tokenizer(tmp_path, monkeypatch):
+    """The wiring alone: stand-ins for the model and its sampler."""
+    pytest.importorskip("torch")
+    asked = {}
+
+    def generate(model, tokenizer, prompts, **options):
+        asked.update(options, model=model, tokenizer=tokenizer)
+        return perfect(prompts)
+
+    def opener(kind, method):
+        return type(kind, (), {method: staticmethod(lambda path: (kind, path))})
+
+    model, sample, tokens = (ModuleType(name) for name in ("model", "sample", "tokens"))
+    model.Phi, sample.generate = opener("phi", "from_pretrained"), generate
+    tokens.Tokenizer = opener("tokens", "from_file")
+    monkeypatch.setitem(sys.modules, "hornbook.model", model)
+    monkeypatch.setitem(sys.modules, "hornbook.model.sample", sample)
+    monkeypatch.setitem(sys.modules, "hornbook.tokenizer", tokens)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    report = evaluate_model(toy(), folder, tmp_path / "out", temperature=0.5, seed=3, samples=2)
+    assert report["pass@1"] == 1.0
+    assert asked["model"] == ("phi", folder)
+    assert asked["tokenizer"] == ("tokens", folder / "tokenizer.json")
+    assert (asked["temperature"], asked["seed"]) == (0.5, 3)
+    assert "\ndef" in asked["stop"]
+    assert report["settings"]["max_new_tokens"] == asked["max_new_tokens"]
+    first = report["model_id"]
+    (folder / "weights").write_text("other")
+    assert evaluate_model(toy(), folder, tmp_path / "out")["model_id"] != first
 
 
 def test_without_a_sandbox_no_completion_is_even_asked_for(tmp_path, monkeypatch):
