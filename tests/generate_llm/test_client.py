@@ -116,13 +116,24 @@ def test_requests_are_taken_a_window_at_a_time(server: Server, ledger: Ledger) -
             last = index
             yield ask(f"q{index}", slot=str(index))
 
+    gate = threading.Event()
+
+    def reply(body: dict[str, Any], _: int) -> str:
+        text = body["messages"][-1]["content"]
+        if int(text[1:]) >= 3:
+            gate.wait(5)
+        return f"a{text}"
+
+    server.reply = reply
     stream = complete_all(
         endless(), ledger=ledger, model="m", prices=FREE, base_url=server.url, concurrency=2
     )
-    assert [next(stream).text for _ in range(3)] == [f"echo q{i}" for i in range(3)]
-    stream.close()  # type: ignore[attr-defined]
+    assert [next(stream).text for _ in range(3)] == ["aq0", "aq1", "aq2"]
+    threading.Timer(0.3, gate.set).start()
+    stream.close()
     assert last <= 3 + 4 * 2
-    # What was under way was paid for, so it was awaited and kept.
+    # What was under way was paid for, so it was awaited and kept; nothing more was sent.
+    assert 3 <= server.total <= 5
     assert ledger.totals().answered == server.total
     assert ledger.totals().lost == 0
 

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -138,10 +138,11 @@ def complete_all(
     budget_tokens: int | None = None,
     prices: Prices | None = None,
     timeout_s: float = 600.0,
-) -> Iterator[Response]:
+) -> Generator[Response, None, None]:
     """Answers requests in their order, from the ledger or from the endpoint.
 
-    Closing the iterator early lets the calls under way finish, since they are paid for.
+    Closing the generator early lets the calls under way finish, since they are paid for; so close
+    it before the ledger.
 
     Args:
         requests: Taken a window at a time, so they may be endless.
@@ -232,7 +233,7 @@ def _ordered(
     model: str,
     open_caller: Callable[[], "_Caller"],
     window: int,
-) -> Iterator[Response]:
+) -> Generator[Response, None, None]:
     """Keeps a window of calls going and yields their responses in order."""
     pending: deque[tuple[Request, str, Future[Response] | Response]] = deque()
     live: dict[str, Future[Response]] = {}

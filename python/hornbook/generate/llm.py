@@ -14,6 +14,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import gcd
@@ -327,7 +328,9 @@ def generate_llm(
             )
             sieve = _Sieve(spec, verify)
             schema = {**_SCHEMA, **_EXTRA[kind]}
-            parts = corpus.write(folder, sieve.rows(responses), schema)
+            # Closed before the ledger, which the calls under way still have to reach.
+            with closing(responses):
+                parts = corpus.write(folder, sieve.rows(responses), schema)
             if sieve.failed:
                 raise TeacherError(
                     f"{sieve.failed:,} of {count:,} calls failed, the last with: {sieve.last}; "
