@@ -1,6 +1,5 @@
 //! Dedup and decontamination.
 
-#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
 
 use std::path::PathBuf;
 

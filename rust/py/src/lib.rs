@@ -1,5 +1,8 @@
 //! The module `hornbook._core`: thin functions that convert, release the GIL, call the core, convert.
 
+// PyO3 hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
 use pyo3::prelude::*;
 
 mod corpus;

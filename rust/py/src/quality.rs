@@ -1,5 +1,4 @@
 //! Features, the forest, and diversity.
-#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
 
 use std::path::PathBuf;
 

@@ -145,7 +145,9 @@ fn encode<T: tokenizer::Id>(
     ids
 }
 
-fn strings(chunks: Result<Vec<ArrayRef>, ArrowError>) -> hornbook_core::Result<Vec<LargeStringArray>> {
+fn strings(
+    chunks: Result<Vec<ArrayRef>, ArrowError>,
+) -> hornbook_core::Result<Vec<LargeStringArray>> {
     let bad = |message: String| Error::input("texts", message);
     let mut columns = Vec::new();
     for chunk in chunks.map_err(|e| bad(e.to_string()))? {

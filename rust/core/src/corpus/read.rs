@@ -386,7 +386,7 @@ impl Batches {
                             Error::input(&file.path, format!("damaged after row {seen}: {e}"))
                         })?;
                         let rows = seen + batch.num_rows() as u64;
-                        let out = self.from_parquet(&file.path, &batch, seen)?;
+                        let out = self.parquet_batch(&file.path, &batch, seen)?;
                         self.open = Some(Open::Parquet(file, reader, rows));
                         if out.num_rows() > 0 {
                             return Ok(Some(out));
@@ -394,7 +394,7 @@ impl Batches {
                     }
                 },
                 Some(Open::Json(file, mut lines, mut seen)) => {
-                    let batch = self.from_json(&file.path, &mut lines, &mut seen)?;
+                    let batch = self.json_batch(&file.path, &mut lines, &mut seen)?;
                     if let Some(batch) = batch {
                         self.open = Some(Open::Json(file, lines, seen));
                         if batch.num_rows() > 0 {
@@ -405,7 +405,7 @@ impl Batches {
                 None => match self.files.front().map(|file| file.format) {
                     None => return Ok(None),
                     Some(Format::Source) => {
-                        let batch = self.from_sources()?;
+                        let batch = self.source_batch()?;
                         if batch.num_rows() > 0 {
                             return Ok(Some(batch));
                         }
@@ -428,7 +428,12 @@ impl Batches {
         }
     }
 
-    fn from_parquet(&mut self, path: &Path, batch: &RecordBatch, seen: u64) -> Result<RecordBatch> {
+    fn parquet_batch(
+        &mut self,
+        path: &Path,
+        batch: &RecordBatch,
+        seen: u64,
+    ) -> Result<RecordBatch> {
         let broken = |e: arrow::error::ArrowError| Error::input(path, e.to_string());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for field in self.schema.fields() {
@@ -467,7 +472,7 @@ impl Batches {
         RecordBatch::try_new(self.schema.clone(), columns).map_err(broken)
     }
 
-    fn from_json(
+    fn json_batch(
         &mut self,
         path: &Path,
         lines: &mut Lines,
@@ -503,13 +508,14 @@ impl Batches {
             .map_err(|e| Error::input(path, e.to_string()))
     }
 
-    fn from_sources(&mut self) -> Result<RecordBatch> {
+    fn source_batch(&mut self) -> Result<RecordBatch> {
         let mut rows: Vec<JsonRow> = Vec::new();
         let mut bytes = 0;
         while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            let Some(file) = self.files.pop_front_if(|file| file.format == Format::Source) else {
+            if self.files.front().is_none_or(|file| file.format != Format::Source) {
                 break;
-            };
+            }
+            let file = self.files.pop_front().expect("just seen");
             let mut content = Vec::new();
             File::open(&file.path)
                 .and_then(|opened| opened.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut content))
