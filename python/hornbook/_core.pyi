@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
-from numpy import float32, float64, int64
-from numpy.typing import NDArray
 import numpy as np
 import numpy.typing as npt
+from numpy import float32, float64, int64
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -64,6 +64,7 @@ DIVERSITY_METRICS: list[str]
 
 def embed(texts: list[str], dimensions: int) -> NDArray[float32]: ...
 def embedder_id(dimensions: int) -> str: ...
+
 @final
 class Forest:
     @staticmethod

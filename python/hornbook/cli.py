@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped early with resumab
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,13 +160,13 @@ def run(
             return
         if entry["event"] == "step" and not entry["skipped"]:
             memory = f"{entry['peak_mb']:,.0f} MB"
-            console.print(f"  [green]done[/] {entry['name']:<44} {entry['seconds']:7.1f} s {memory:>9}")
+            console.print(
+                f"  [green]done[/] {entry['name']:<44} {entry['seconds']:7.1f} s {memory:>9}"
+            )
         elif entry["event"] == "failed":
             console.print(f"  [red]failed[/] {entry['name']}")
 
-    report = pipeline.run(
-        resolved, folder, jobs=jobs, only=tuple(only or ()), on_event=on_event
-    )
+    report = pipeline.run(resolved, folder, jobs=jobs, only=tuple(only or ()), on_event=on_event)
     if as_json:
         print(json.dumps(dict(report)))
     else:
@@ -286,9 +286,7 @@ def dedup(
     from hornbook.dedup import dedup as run_dedup
 
     with progress.shown():
-        report = run_dedup(
-            inputs, out, method=method, threshold=threshold, ngram=ngram, keep=keep
-        )
+        report = run_dedup(inputs, out, method=method, threshold=threshold, ngram=ngram, keep=keep)
     _summary(report, as_json)
 
 
@@ -549,7 +547,9 @@ def pack(
 
 
 @app.command(group=DATA)
-def diversity(inputs: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False) -> None:
+def diversity(
+    inputs: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False
+) -> None:
     """Measure how many different things a data set holds, and how often it repeats itself.
 
     Examples:
@@ -718,7 +718,9 @@ def report(run_folder: Path) -> None:
 
 
 @app.command(group=LOOK)
-def verify(folders: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False) -> None:
+def verify(
+    folders: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False
+) -> None:
     """Check every file of a stage, or of a whole run, against its manifest.
 
     Examples:

@@ -50,9 +50,7 @@ class Documents:
                 yield dict(zip(names, values, strict=True))
 
 
-def read(
-    inputs: Sequence[StrPath], extensions: Sequence[str] = SOURCE_EXTENSIONS
-) -> Documents:
+def read(inputs: Sequence[StrPath], extensions: Sequence[str] = SOURCE_EXTENSIONS) -> Documents:
     """Opens inputs as one sequence of rows.
 
     Args:

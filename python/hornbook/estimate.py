@@ -1,6 +1,6 @@
 """What a recipe will take, before anything runs: tokens, steps, memory, GPU-hours.
 
-    hornbook run phi-1 --dry-run
+hornbook run phi-1 --dry-run
 """
 
 from pathlib import Path

@@ -471,9 +471,7 @@ def _check_owner(recipe: Recipe, root: Path) -> None:
 class _Log:
     """Appends entries to the run's JSON-lines log."""
 
-    def __init__(
-        self, path: Path, on_event: Callable[[dict[str, Any]], None] | None
-    ) -> None:
+    def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None] | None) -> None:
         self._path = path
         self._on_event = on_event
 

@@ -39,7 +39,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     """Iterates over `items`, saying how far it is at most ten times a second."""
     last = 0.0
     done = 0
-    for done, item in enumerate(items, 1):  # noqa: B007 - counted after the loop too
+    for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if now - last > 0.1:

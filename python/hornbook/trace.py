@@ -1,6 +1,6 @@
 """One document's way through a run: which stages kept it, which dropped it, and why.
 
-    hornbook trace 1f0c9d --run runs/demo
+hornbook trace 1f0c9d --run runs/demo
 """
 
 import json

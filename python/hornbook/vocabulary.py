@@ -1,6 +1,6 @@
 """A run's tokenizer: a built-in one, a file, or one learned from the run's own data, as a stage.
 
-    hornbook tokenizer train clean/ --vocab-size 8192 --out tokenizer/
+hornbook tokenizer train clean/ --vocab-size 8192 --out tokenizer/
 """
 
 from collections.abc import Iterator, Sequence

@@ -63,7 +63,9 @@ def test_every_package_folder_is_a_package():
 
 def test_no_absolute_paths_of_a_machine():
     pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(home|root|work)/")
-    sources = [p for f in ("python", "kernels", "rust", "benchmarks") for p in (ROOT / f).rglob("*")]
+    sources = [
+        p for f in ("python", "kernels", "rust", "benchmarks") for p in (ROOT / f).rglob("*")
+    ]
     for path in sources:
         if path.suffix in (".py", ".rs", ".toml", ".json", ".md"):
             assert not pattern.search(path.read_text(encoding="utf-8")), path

@@ -21,15 +21,27 @@ def test_presets_resolve_and_survive_json(name):
 
 def test_paper_figures():
     recipe = load("phi-1")
-    assert (recipe.model.num_hidden_layers, recipe.model.hidden_size, recipe.model.num_attention_heads) == (24, 2048, 32)
+    assert (
+        recipe.model.num_hidden_layers,
+        recipe.model.hidden_size,
+        recipe.model.num_attention_heads,
+    ) == (24, 2048, 32)
     pretrain, finetune = recipe.pretrain, recipe.finetune
     assert (pretrain.batch_size, pretrain.sequence_length, pretrain.steps) == (1024, 2048, 36_000)
-    assert (pretrain.learning_rate, pretrain.warmup_steps, pretrain.stop_step) == (1e-3, 750, 24_000)
+    assert (pretrain.learning_rate, pretrain.warmup_steps, pretrain.stop_step) == (
+        1e-3,
+        750,
+        24_000,
+    )
     assert (pretrain.weight_decay, pretrain.dropout, pretrain.schedule) == (0.1, 0.1, "linear")
     assert (finetune.batch_size, finetune.steps, finetune.learning_rate) == (256, 6000, 1e-4)
     assert (finetune.warmup_steps, finetune.weight_decay) == (50, 0.01)
     small = load("phi-1-small")
-    assert (small.model.num_hidden_layers, small.model.hidden_size, small.model.num_attention_heads) == (20, 1024, 16)
+    assert (
+        small.model.num_hidden_layers,
+        small.model.hidden_size,
+        small.model.num_attention_heads,
+    ) == (20, 1024, 16)
     assert small.pretrain.steps == pretrain.steps
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hornbook.errors import ConfigError
+from hornbook.model.config import PhiConfig
 from hornbook_kernels import (
     apply_rotary,
     attention,
@@ -25,10 +25,6 @@ from hornbook_kernels import (
     linear_cross_entropy,
     rotary_tables,
 )
-from torch import Tensor, nn
-
-from hornbook.errors import ConfigError
-from hornbook.model.config import PhiConfig
 
 
 class Cache:

@@ -31,9 +31,7 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "seed": recipe.seed,
         "levels": list(recipe.evaluate.heldout_levels),
         "arms": seeds[0],
-        "by_seed": [
-            {"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)
-        ],
+        "by_seed": [{"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)],
         "benchmarks": _benchmarks(recipe, root),
         "training": _training(recipe, root),
         "stages": _stages(recipe, root),
@@ -141,7 +139,10 @@ def _filter(root: Path) -> dict[str, Any]:
     details = _details(root / "filter")
     if not details:
         return {}
-    before, after = _pool_kinds(root / "filter", kept=False), _pool_kinds(root / "filter", kept=True)
+    before, after = (
+        _pool_kinds(root / "filter", kept=False),
+        _pool_kinds(root / "filter", kept=True),
+    )
     truth = None
     if before.get("useful"):
         kept = sum(after.values())
@@ -258,5 +259,3 @@ def measured_diversity(recipe: Recipe, root: Path) -> dict[str, Any]:
     folders = {name: root / packed_from(recipe, name) for name in data_sets(recipe)}
     present = {name: f for name, f in folders.items() if (f / MANIFEST).is_file()}
     return {name: dict(diversity([folder])) for name, folder in present.items()}
-
-

@@ -100,7 +100,9 @@ def _head(data: dict[str, Any]) -> str:
         cards.append(("held-out problems", _number(scored[0]["n"])))
     seconds = sum(stage["seconds"] for stage in data["stages"])
     cards.append(("process time, all stages", f"{seconds / 60:.1f} min"))
-    boxes = "".join(f"<div class=card><b>{value}</b>{escape(label)}</div>" for label, value in cards)
+    boxes = "".join(
+        f"<div class=card><b>{value}</b>{escape(label)}</div>" for label, value in cards
+    )
     return (
         f"<h1>Hornbook: the recipe <em>{escape(data['name'])}</em></h1>"
         f"<p class='lead soft'>{escape(data['description'])}</p><div class=cards>{boxes}</div>"
@@ -141,7 +143,13 @@ def _result(data: dict[str, Any]) -> str:
     if len(seeds) > 1:
         head = ["arm", *(f"seed {s['seed']}: base → finetuned, %" for s in seeds)]
         body = [
-            [arm, *(" → ".join(_plain_percent(s["arms"][arm], k) for k in ("base", "finetuned")) for s in seeds)]
+            [
+                arm,
+                *(
+                    " → ".join(_plain_percent(s["arms"][arm], k) for k in ("base", "finetuned"))
+                    for s in seeds
+                ),
+            ]
             for arm in data["arms"]
         ]
         text += _table(head, body)
@@ -190,8 +198,16 @@ def _data_section(data: dict[str, Any]) -> str:
             ]
         )
     text = "<h2>The data</h2>" + _table(
-        ["data set", "documents", "tokens", "functions", "distinct structures", "effective structures",
-         "distinct 4-grams", "compression"],
+        [
+            "data set",
+            "documents",
+            "tokens",
+            "functions",
+            "distinct structures",
+            "effective structures",
+            "distinct 4-grams",
+            "compression",
+        ],
         rows,
     )
     text += (
@@ -209,8 +225,12 @@ def _data_section(data: dict[str, Any]) -> str:
         )
     if data["decontamination"]:
         rows = [
-            [name, _number(c["in"]), _number(c["kept"]),
-             ", ".join(f"{n:,} by {why}" for why, n in c["dropped"].items() if n) or "none"]
+            [
+                name,
+                _number(c["in"]),
+                _number(c["kept"]),
+                ", ".join(f"{n:,} by {why}" for why, n in c["dropped"].items() if n) or "none",
+            ]
             for name, c in data["decontamination"].items()
         ]
         text += "<h3>Decontamination</h3>" + _table(["data set", "in", "kept", "removed"], rows)
@@ -264,9 +284,15 @@ def _filter_section(data: dict[str, Any]) -> str:
 
 def _contamination(data: dict[str, Any]) -> str:
     rows = [
-        [r["arm"], r["stage"], f"{r['tau']:.2f}",
-         f"{r['similar']['n']}", _percent(r["similar"]["pass@1"]),
-         f"{r['non-similar']['n']}", _percent(r["non-similar"]["pass@1"])]
+        [
+            r["arm"],
+            r["stage"],
+            f"{r['tau']:.2f}",
+            f"{r['similar']['n']}",
+            _percent(r["similar"]["pass@1"]),
+            f"{r['non-similar']['n']}",
+            _percent(r["non-similar"]["pass@1"]),
+        ]
         for r in data["contamination"].get("rows", [])
         if r["stage"] == "finetuned" and r["seed"] == f"seed-{data['seed']}"
     ]
@@ -299,14 +325,22 @@ def _samples(data: dict[str, Any]) -> str:
                 f"<div><span class={kind}>{label}</span> <span class=soft>{escape(answer['arm'])}, "
                 f"{escape(answer['stage'])}</span><pre>{escape(answer['completion']) or ' '}</pre></div>"
             )
-        reference = f"<div><span class=soft>reference</span><pre>{escape(sample['reference'])}</pre></div>"
+        reference = (
+            f"<div><span class=soft>reference</span><pre>{escape(sample['reference'])}</pre></div>"
+        )
         text += f"<div class=answers>{reference}{''.join(boxes)}</div>"
     return text
 
 
 def _cost(data: dict[str, Any]) -> str:
     rows = [
-        [s["name"], _number(s["seconds"], 1), _number(s["peak_mb"]), _number(s["in"]), _number(s["kept"])]
+        [
+            s["name"],
+            _number(s["seconds"], 1),
+            _number(s["peak_mb"]),
+            _number(s["in"]),
+            _number(s["kept"]),
+        ]
         for s in data["stages"]
     ]
     if not rows:

@@ -8,7 +8,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
-from matplotlib.figure import Figure  # noqa: E402 - the backend is chosen first
+from matplotlib.figure import Figure
 
 BASE, TUNED, INK, GRID = "#9db4c0", "#c8553d", "#22313a", "#e4e0d8"
 ARMS = ("#7a8b99", "#d9a441", "#c8553d", "#4d6a6d", "#8a5a83", "#5b8e7d")

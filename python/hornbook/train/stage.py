@@ -1,6 +1,6 @@
 """Training as a stage: skipped when its result is there, resumed when it was cut short.
 
-    hornbook train demo --data packed/ --out model/
+hornbook train demo --data packed/ --out model/
 """
 
 import os
