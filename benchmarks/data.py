@@ -1,6 +1,7 @@
-"""How fast are dedup and the tokenizer beside the peers that are installed (datasketch, HF tokenizers)?
+"""How fast are dedup and the tokenizer beside the peers that are installed?
 
-Input: the interpreter's standard library and installed packages, as many files as --megabytes asks.
+Peers: datasketch and HF tokenizers. Input: the interpreter's standard library and installed
+packages, as many files as --megabytes asks.
 Each engine runs `--rounds` times in turn; CPU seconds of the process and its threads are compared,
 and outputs are checked to agree before anything is printed.
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.manifest import MANIFEST
-from hornbook.pipeline import Step, benchmarks, plan
 from hornbook.recipe import Recipe
+from hornbook.steps import Step, benchmarks, plan
 from hornbook.train.schedule import PEAK_TFLOPS, estimate
 
 TOKENS_PER_SECTION = 1100
@@ -89,12 +89,13 @@ def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]
         if not runs[kind]:
             continue
         hours = ", ".join(
-            f"{cost['gpu_hours'][card] * runs[kind]:,.3g} {card}-hours at {cost['mfu'][card]:.0%} MFU"
+            f"{cost['gpu_hours'][card] * runs[kind]:,.3g} {card}-hours at "
+            f"{cost['mfu'][card]:.0%} MFU"
             for card in PEAK_TFLOPS
         )
         memory = cost["memory_bytes"]["total"] / 2**30
         lines.append(
-            f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {_short(cost['flops'])}FLOP each; "
+            f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {cost['flops']:.2g} FLOP each; "
             f"about {memory:.3g} GiB a process without sharding; in all about {hours} (estimates)"
         )
     return lines

@@ -60,7 +60,7 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def bars() -> Progress:
-    """Bars on standard error: count, rate by time left, elapsed; blank where there is no terminal."""
+    """Bars on standard error: count, elapsed, time left; nothing where there is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -82,6 +82,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, label: str, done: int, total: int | None, note: str) -> None:
+        """Draws how far `label` is."""
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label, total=total, note=note)
         self._progress.update(self._tasks[label], completed=done, total=total, note=note)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,7 +151,7 @@ def test_rejected_folder_is_not_read_back(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_full_disk_is_named(tmp_path):
-    os.symlink("/dev/full", tmp_path / "part-00000.parquet.tmp")
+    (tmp_path / "part-00000.parquet.tmp").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="part-00000"):
         corpus.write(tmp_path, [{"text": "x" * 100_000}], {})
 

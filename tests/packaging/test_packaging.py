@@ -38,8 +38,8 @@ def test_import_is_light():
 
 def test_planning_loads_no_torch():
     code = (
-        "import sys; from hornbook import cli, pipeline, recipe, estimate; "
-        "pipeline.plan(recipe.load('demo')); assert 'torch' not in sys.modules"
+        "import sys; from hornbook import cli, estimate, pipeline, recipe, steps; "
+        "steps.plan(recipe.load('demo')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

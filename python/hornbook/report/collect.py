@@ -9,8 +9,8 @@ from typing import Any
 
 from hornbook import __version__, corpus
 from hornbook.manifest import MANIFEST, read_json
-from hornbook.pipeline import HELDOUT, data_sets, packed_from, plan
 from hornbook.recipe import Recipe
+from hornbook.steps import HELDOUT, data_sets, packed_from, plan
 
 LOSS_POINTS = 200
 """Points kept of each loss curve."""

@@ -1,37 +1,12 @@
 """The report as one HTML page: no scripts, no outside references, readable when printed."""
 
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from hornbook.report import plots
 
-CSS = """
-:root { --ink:#22313a; --soft:#5d6b73; --line:#e4e0d8; --paper:#fdfbf7; --good:#3f7d58; --bad:#b23a2e; }
-* { box-sizing: border-box }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 system-ui,"Segoe UI",
-  "DejaVu Sans",sans-serif }
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
-h1 { font-size: 2rem; line-height:1.2; margin: 0 0 .4rem } h2 { font-size:1.3rem; margin: 3rem 0 .6rem;
-  padding-top:.8rem; border-top: 2px solid var(--line) } h3 { font-size:1.02rem; margin:1.6rem 0 .4rem }
-p { max-width: 46rem; margin:.5rem 0 } .soft, figcaption, td.soft { color:var(--soft) }
-.lead { font-size:1.12rem }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(11rem,1fr)); gap:.9rem; margin:1.6rem 0 }
-.card { border:1px solid var(--line); border-radius:.6rem; padding:.8rem 1rem; background:#fff }
-.card b { display:block; font-size:1.7rem; line-height:1.2; font-variant-numeric:tabular-nums }
-figure { margin:1.2rem 0; } svg.figure { width:100%; height:auto; display:block }
-figcaption { font-size:.9rem; margin-top:.3rem; max-width:46rem }
-.scroll { overflow-x:auto } table { border-collapse:collapse; font-size:.92rem; margin:.8rem 0; min-width:60% }
-th,td { text-align:left; padding:.32rem .8rem .32rem 0; border-bottom:1px solid var(--line);
-  vertical-align:top } th { font-weight:600; color:var(--soft) }
-td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap }
-pre { background:#fff; border:1px solid var(--line); border-radius:.5rem; padding:.7rem .9rem; overflow-x:auto;
-  font:13.5px/1.5 ui-monospace,"SFMono-Regular","DejaVu Sans Mono",monospace; margin:.4rem 0; white-space:pre-wrap }
-.answers { display:grid; grid-template-columns:repeat(auto-fit,minmax(20rem,1fr)); gap:.2rem 1rem }
-.pass { color:var(--good); font-weight:600 } .fail { color:var(--bad); font-weight:600 }
-details { margin:.6rem 0 } summary { cursor:pointer; font-weight:600 }
-code { font:.92em ui-monospace,"DejaVu Sans Mono",monospace }
-footer { margin-top:3rem; color:var(--soft); font-size:.88rem }
-"""
+CSS = files("hornbook.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def render(data: dict[str, Any]) -> str:
@@ -125,13 +100,13 @@ def _result(data: dict[str, Any]) -> str:
     seeds = data["by_seed"]
     text = (
         "<h2>What the data did</h2>"
-        "<p>Every arm has the same model, the same number of training tokens and the same finetuning "
-        "exercises; only the pretraining data differs. The problems are compositions of operations "
-        "that no training source was ever given.</p>"
+        "<p>Every arm has the same model, the same number of training tokens and the same "
+        "finetuning exercises; only the pretraining data differs. The problems are compositions of "
+        "operations that no training source was ever given.</p>"
         f"<figure>{plots.pass_bars(seeds)}<figcaption>"
     )
     text += (
-        "Share of held-out problems solved at the first, greedy attempt; bars show 95% Wilson intervals."
+        "Share of held-out problems solved at the first, greedy attempt, with 95% Wilson intervals."
         if len(seeds) == 1
         else f"Mean over {len(seeds)} training seeds; dots are the seeds."
     )
@@ -156,8 +131,8 @@ def _result(data: dict[str, Any]) -> str:
     if data["loss"]:
         text += f"<h3>Loss</h3><figure>{plots.loss_curves(data['loss'])}<figcaption>"
         text += (
-            "Losses of different arms are on different data and do not compare; finetuning losses do."
-            "</figcaption></figure>"
+            "Pretraining losses of different arms are on different data and do not compare; "
+            "finetuning losses do.</figcaption></figure>"
         )
     return text
 
@@ -211,10 +186,10 @@ def _data_section(data: dict[str, Any]) -> str:
         rows,
     )
     text += (
-        "<p class=soft>A structure is a function's syntax tree without names, literals and comments; "
-        "the effective number is exp of their Shannon entropy, so a set that repeats a few structures "
-        "scores low however large it is. Distinct 4-grams: share of word 4-grams that are unique. "
-        "Compression: zstd ratio over long windows; higher means more repetition.</p>"
+        "<p class=soft>A structure is a function's syntax tree without names, literals and "
+        "comments; the effective number is exp of their Shannon entropy, so a set that repeats a "
+        "few structures scores low however large it is. Distinct 4-grams: share of word 4-grams "
+        "that are unique. Compression: zstd ratio over long windows; higher is more repetition.</p>"
     )
     dedup = next((s for s in data["stages"] if s["name"] == "dedup"), None)
     if dedup:
@@ -261,18 +236,18 @@ def _filter_section(data: dict[str, Any]) -> str:
     held = info.get("heldout", {})
     text = (
         "<h2>The quality filter</h2>"
-        f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value and kept "
-        f"{_number(info['kept'])} of {_number(info['in'])} files "
-        f"({_percent(info['kept'] / max(info['in'], 1))}).</p>"
+        f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value "
+        f"and kept {_number(info['kept'])} of {_number(info['in'])} files, "
+        f"{_percent(info.get('kept_text_share'))} of the text (the paper: about 17 %).</p>"
     )
     rows = [[name, _percent(held.get(name))] for name in ("precision", "recall", "f1", "accuracy")]
     text += _table(["on labels it did not learn from", "value"], rows)
     truth = info.get("pool_truth")
     if truth:
         text += (
-            "<p>The procedural files of the pool know what they are, which neither the labels nor the "
-            f"forest could see: of those kept, {_percent(truth['precision'])} are useful; of the useful "
-            f"ones, {_percent(truth['recall'])} were kept.</p>"
+            "<p>The procedural files of the pool know what they are, which neither the labels nor "
+            f"the forest could see: of those kept, {_percent(truth['precision'])} are useful; of "
+            f"the useful ones, {_percent(truth['recall'])} were kept.</p>"
         )
         rows = [
             [kind, _number(n), _number(truth["kept_by_kind"].get(kind, 0))]
@@ -300,11 +275,11 @@ def _contamination(data: dict[str, Any]) -> str:
         return ""
     head = ["arm", "model", "tau", "similar", "pass@1", "not similar", "pass@1"]
     return (
-        "<h2>Could memory explain it?</h2><p>Held-out problems split by how closely the syntax tree of "
-        "their solution matches any exercise, as in the paper's Table 3. These problems are small and "
-        "built from shared parts, so high match rates are common; what counts is the score where the "
-        f"match is low.</p><details><summary>Scores by similarity</summary>{_table(head, rows, left=2)}"
-        "</details>"
+        "<h2>Could memory explain it?</h2><p>Held-out problems split by how closely the syntax "
+        "tree of their solution matches any exercise, as in the paper's Table 3. These problems "
+        "are small and built from shared parts, so high match rates are common; what counts is "
+        "the score where the match is low.</p><details><summary>Scores by similarity</summary>"
+        f"{_table(head, rows, left=2)}</details>"
     )
 
 
@@ -322,8 +297,9 @@ def _samples(data: dict[str, Any]) -> str:
             kind = "pass" if answer["passed"] else "fail"
             label = "passed" if answer["passed"] else escape(str(answer["result"]))
             boxes.append(
-                f"<div><span class={kind}>{label}</span> <span class=soft>{escape(answer['arm'])}, "
-                f"{escape(answer['stage'])}</span><pre>{escape(answer['completion']) or ' '}</pre></div>"
+                f"<div><span class={kind}>{label}</span> "
+                f"<span class=soft>{escape(answer['arm'])}, {escape(answer['stage'])}</span>"
+                f"<pre>{escape(answer['completion']) or ' '}</pre></div>"
             )
         reference = (
             f"<div><span class=soft>reference</span><pre>{escape(sample['reference'])}</pre></div>"
@@ -357,9 +333,10 @@ def _foot(data: dict[str, Any]) -> str:
     machine = data["machine"]
     return (
         "<h2>What this is, and is not</h2>"
-        "<p>A run at this size is a scale model of the paper's effect, not phi-1: the useful files of "
-        "the pool, the textbooks, the exercises and the problems come from one grammar of small "
-        "functions, so the effect is cleaner than on real code. The standard-library files are real. "
+        "<p>A run at this size is a scale model of the paper's effect, not phi-1: the useful files "
+        "of the pool, the textbooks, the exercises and the problems come from one grammar of small "
+        "functions, so the effect is cleaner than on real code. The standard-library files are "
+        "real. "
         f"Levels trained and tested: {', '.join(map(str, data['levels'])) or 'none'}.</p>"
         f"<footer>hornbook {escape(machine['hornbook'])}, Python {escape(machine['python'])}, "
         f"{escape(machine['platform'])}, {machine['cpus']} CPUs; seed {data['seed']}. "

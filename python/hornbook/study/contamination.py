@@ -1,7 +1,7 @@
 """The paper's split of test problems into similar and not similar to the exercises (Table 3).
 
-A problem is similar at tau when the best AST match rate between its solution and any function of the
-exercises is at least tau. Scores on both halves show what memory of the exercises could explain.
+A problem is similar at tau when the best AST match rate between its solution and any function of
+the exercises is at least tau. Scores on both halves show what memory of the exercises could explain.
 Retraining on pruned exercises is not part of this first version.
 
     hornbook study contamination runs/demo
@@ -14,8 +14,8 @@ from typing import Any
 from hornbook.decontaminate import similarity
 from hornbook.evaluate.passk import mean_interval
 from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
-from hornbook.pipeline import HELDOUT, packed_from
 from hornbook.recipe import Recipe
+from hornbook.steps import HELDOUT, packed_from
 
 
 def split_study(recipe: Recipe, run_folder: Path) -> Report:

@@ -1,0 +1,365 @@
+"""The recipe as steps: which stages there are, what each needs, and how each is done.
+
+A step's work imports what it needs, so that planning loads nothing heavy.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hornbook.errors import ConfigError
+from hornbook.manifest import Report
+from hornbook.recipe import Recipe
+
+HELDOUT = "problems/problems.jsonl"
+"""The held-out problems, in a run's folder."""
+
+Work = Callable[[Recipe, Path], Report]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a run."""
+
+    name: str
+    """Also its folder, under the run's."""
+    needs: tuple[str, ...]
+    """Steps whose folders it reads."""
+    work: Work
+    """`(recipe, run's folder) -> report`; does nothing where its result is there."""
+    alone: bool = True
+    """Uses every core, so nothing runs beside it."""
+
+
+def _pool(recipe: Recipe, root: Path) -> Report:
+    from hornbook.generate import pool
+
+    return pool(root / "pool", files=recipe.source.pool_files, seed=recipe.seed)
+
+
+def _source(recipe: Recipe, root: Path) -> Report:
+    from hornbook.source import gather
+
+    return gather(root / "source", recipe.source, seed=recipe.seed, pool=root / "pool")
+
+
+def _problems(recipe: Recipe, root: Path) -> Report:
+    from hornbook.generate import heldout
+
+    config = recipe.evaluate
+    return heldout(
+        root / "problems",
+        count=config.heldout,
+        levels=config.heldout_levels,
+        split=config.heldout_split,
+        seed=recipe.seed,
+    )
+
+
+def _dedup(recipe: Recipe, root: Path) -> Report:
+    from hornbook.dedup import dedup
+
+    return dedup([root / "source"], root / "dedup", **asdict(recipe.dedup))
+
+
+def _clean(recipe: Recipe) -> str:
+    """The folder of the pool after deduplication, which may be left out."""
+    return "source" if "dedup" in recipe.skip else "dedup"
+
+
+def _annotate(recipe: Recipe, root: Path) -> Report:
+    from hornbook.quality.annotate import annotate
+
+    config = recipe.annotate
+    annotator: Any = "rubric"
+    if config.annotator == "openai":
+        from functools import partial
+
+        from hornbook.generate.client import complete_all
+        from hornbook.generate.llm import annotator as llm_annotator
+
+        options = _teacher(recipe, root, config.model)
+        annotator = llm_annotator(partial(complete_all, **options), model=options["model"])
+    return annotate(
+        [root / _clean(recipe)],
+        root / "annotate",
+        samples=config.samples,
+        annotator=annotator,
+        seed=recipe.seed,
+    )
+
+
+def _filter(recipe: Recipe, root: Path) -> Report:
+    from hornbook.quality.filter import filter_documents
+
+    return filter_documents(
+        [root / _clean(recipe)],
+        root / "filter",
+        labels=root / "annotate",
+        **{**asdict(recipe.filter), "seed": recipe.seed},
+    )
+
+
+def _teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
+    """How to ask the LLM; all calls of a run share one ledger, and so one budget."""
+    config = recipe.generate
+    model = model or config.model
+    if not model:
+        raise ConfigError("no teacher: --set generate.model=NAME (and generate.base_url if local)")
+    prices = None
+    if config.price_in is not None and config.price_out is not None:
+        prices = {model: (config.price_in, config.price_out)}
+    return {
+        "model": model,
+        "base_url": config.base_url or None,
+        "api_key_env": config.api_key_env,
+        "concurrency": config.concurrency,
+        "budget_usd": config.budget_usd,
+        "budget_tokens": config.budget_tokens,
+        "prices": prices,
+        "ledger": root / "ledger.sqlite",
+    }
+
+
+def _from_llm(kind: Any, count: int, recipe: Recipe, root: Path) -> Report:
+    from hornbook.evaluate import run_programs
+    from hornbook.generate.llm import generate_llm
+
+    options = _teacher(recipe, root)
+    return generate_llm(
+        kind, root / kind, count=count, seed=recipe.seed, verify=run_programs, **options
+    )
+
+
+def _textbooks(recipe: Recipe, root: Path) -> Report:
+    options = recipe.generate.textbooks
+    if recipe.generate.teacher == "openai":
+        return _from_llm("textbooks", options.sections, recipe, root)
+    from hornbook.generate import textbooks
+
+    return textbooks(
+        root / "textbooks",
+        characters=options.characters,
+        levels=options.levels,
+        seed=recipe.seed,
+    )
+
+
+def _exercises(recipe: Recipe, root: Path) -> Report:
+    options = recipe.generate.exercises
+    if recipe.generate.teacher == "openai":
+        return _from_llm("exercises", options.count, recipe, root)
+    from hornbook.generate import exercises
+
+    return exercises(
+        root / "exercises", count=options.count, levels=options.levels, seed=recipe.seed
+    )
+
+
+def data_folder(recipe: Recipe, name: str) -> str:
+    """Where a data set stands before decontamination."""
+    return {"raw": _clean(recipe), "filtered": "filter"}.get(name, name)
+
+
+def packed_from(recipe: Recipe, name: str) -> str:
+    """Where a data set stands when it is packed."""
+    skipped = "decontaminate" in recipe.skip
+    return data_folder(recipe, name) if skipped else f"decontaminate/{name}"
+
+
+def benchmarks(recipe: Recipe, root: Path) -> list[str]:
+    """What to decontaminate against: the held-out problems, and public sets that are there."""
+    config = recipe.decontaminate
+    found = [*config.benchmarks]
+    if os.environ.get("HORNBOOK_DATA"):
+        found += [name for name in config.if_present if name not in found]
+    if recipe.evaluate.heldout:
+        found.append(str(root / HELDOUT))
+    return found
+
+
+def _decontaminate(name: str) -> Work:
+    def work(recipe: Recipe, root: Path) -> Report:
+        from hornbook.decontaminate import decontaminate
+
+        config = recipe.decontaminate
+        return decontaminate(
+            [root / data_folder(recipe, name)],
+            root / "decontaminate" / name,
+            benchmarks=benchmarks(recipe, root),
+            ngram=config.ngram,
+            ast_threshold=config.ast_threshold,
+        )
+
+    return work
+
+
+def data_sets(recipe: Recipe) -> list[str]:
+    """The data sets that some arm is trained on."""
+    used = {name for arm in recipe.arms.values() for name in arm.data}
+    if any(arm.finetune for arm in recipe.arms.values()):
+        used.add("exercises")
+    return [name for name in ("raw", "filtered", "textbooks", "exercises") if name in used]
+
+
+def _tokenizer(recipe: Recipe, root: Path) -> Report:
+    from hornbook.vocabulary import build
+
+    return build(
+        root / "tokenizer",
+        recipe.tokenizer.name,
+        inputs=[root / packed_from(recipe, name) for name in data_sets(recipe)],
+        vocab_size=recipe.tokenizer.vocab_size,
+        characters=recipe.tokenizer.characters,
+    )
+
+
+def _pack(name: str) -> Work:
+    def work(recipe: Recipe, root: Path) -> Report:
+        from hornbook.packing import pack
+
+        return pack(
+            [root / packed_from(recipe, name)],
+            root / "pack" / name,
+            tokenizer=root / "tokenizer" / "tokenizer.json",
+        )
+
+    return work
+
+
+def _base(arm: str, seed: int) -> Work:
+    def work(recipe: Recipe, root: Path) -> Report:
+        from hornbook.train import train_stage
+
+        data = {str(root / "pack" / name): w for name, w in recipe.arms[arm].data.items()}
+        return train_stage(
+            recipe.pretrain, recipe.model, data, root / base_folder(arm, seed), seed=seed
+        )
+
+    return work
+
+
+def _finetuned(arm: str, seed: int) -> Work:
+    def work(recipe: Recipe, root: Path) -> Report:
+        from hornbook.train import train_stage
+
+        start: Any = recipe.model
+        if recipe.arms[arm].data:
+            start = root / base_folder(arm, seed) / "final"
+        data = {str(root / "pack" / "exercises"): 1.0}
+        return train_stage(recipe.finetune, start, data, root / tuned_folder(arm, seed), seed=seed)
+
+    return work
+
+
+def base_folder(arm: str, seed: int) -> str:
+    """The folder of an arm's base model."""
+    return f"train/{arm}/seed-{seed}/base"
+
+
+def tuned_folder(arm: str, seed: int) -> str:
+    """The folder of an arm's finetuned model."""
+    return f"train/{arm}/seed-{seed}/finetuned"
+
+
+def benchmark_names(recipe: Recipe) -> dict[str, str]:
+    """Label -> what `evaluate` loads (relative to the run for held-out problems)."""
+    names = {Path(name).stem: name for name in recipe.evaluate.benchmarks}
+    return {"heldout": HELDOUT, **names} if recipe.evaluate.heldout else names
+
+
+def _evaluate(model: str, label: str) -> Work:
+    def work(recipe: Recipe, root: Path) -> Report:
+        from hornbook.evaluate import evaluate_model
+
+        config = recipe.evaluate
+        name = benchmark_names(recipe)[label]
+        return evaluate_model(
+            root / name if label == "heldout" else name,
+            root / model / "final",
+            root / "evaluate" / model.removeprefix("train/") / label,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            timeout_s=config.timeout_s,
+            workers=1,
+            seed=recipe.seed,
+        )
+
+    return work
+
+
+def _study(recipe: Recipe, root: Path) -> Report:
+    from hornbook.study.contamination import split_study
+
+    return split_study(recipe, root)
+
+
+def _report(recipe: Recipe, root: Path) -> Report:
+    from hornbook.report import build_report
+
+    return build_report(recipe, root)
+
+
+def plan(recipe: Recipe) -> list[Step]:
+    """The steps of a recipe, each after those it needs."""
+    steps: list[Step] = []
+
+    def add(name: str, needs: list[str], work: Work, alone: bool = True) -> None:
+        known = {step.name for step in steps}
+        wanted = tuple(need for need in dict.fromkeys(needs) if need in known)
+        steps.append(Step(name=name, needs=wanted, work=work, alone=alone))
+
+    sets = data_sets(recipe)
+    if "raw" in sets or "filtered" in sets:
+        if "pool" in recipe.source.raw:
+            add("pool", [], _pool)
+        add("source", ["pool"], _source)
+        if "dedup" not in recipe.skip:
+            add("dedup", ["source"], _dedup)
+    if "filtered" in sets:
+        add("annotate", ["source", "dedup"], _annotate)
+        add("filter", ["source", "dedup", "annotate"], _filter)
+    if recipe.evaluate.heldout:
+        add("problems", [], _problems)
+    if "textbooks" in sets:
+        add("textbooks", [], _textbooks)
+    if "exercises" in sets:
+        add("exercises", [], _exercises)
+    if "decontaminate" not in recipe.skip:
+        for name in sets:
+            needs = [data_folder(recipe, name), "problems"]
+            add(f"decontaminate/{name}", needs, _decontaminate(name))
+    add("tokenizer", [packed_from(recipe, name) for name in sets], _tokenizer)
+    for name in sets:
+        add(f"pack/{name}", [packed_from(recipe, name), "tokenizer"], _pack(name))
+    models = []
+    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+    runs = [(arm, config, seed) for seed in seeds for arm, config in recipe.arms.items()]
+    # Bases first: they are the long ones, and short finetunings then fill the gaps beside them.
+    for arm, config, seed in runs:
+        if config.data:
+            base = base_folder(arm, seed)
+            add(base, [f"pack/{name}" for name in config.data], _base(arm, seed), alone=False)
+            models.append(("base", base))
+    for arm, config, seed in runs:
+        if config.finetune:
+            tuned = tuned_folder(arm, seed)
+            needs = [base_folder(arm, seed), "pack/exercises"]
+            add(tuned, needs, _finetuned(arm, seed), alone=False)
+            models.append(("finetuned", tuned))
+    for stage, model in models:
+        if stage not in recipe.evaluate.stages:
+            continue
+        for label in benchmark_names(recipe):
+            name = f"evaluate/{model.removeprefix('train/')}/{label}"
+            add(name, [model, "problems"], _evaluate(model, label), alone=False)
+    done = [step.name for step in steps]
+    if recipe.study.contamination and recipe.evaluate.heldout and "study" not in recipe.skip:
+        add("study/contamination", done, _study)
+    if "report" not in recipe.skip:
+        add("report", [step.name for step in steps], _report)
+    return steps
