@@ -32,8 +32,8 @@ _VERDICT_GRACE_S = 1.0
 _PRELOADED = """
 abc array base64 bisect calendar cmath collections collections.abc contextlib copy ctypes
 dataclasses datetime decimal enum fractions functools hashlib heapq io itertools json keyword
-linecache math numbers operator os pprint queue random re statistics string struct sys textwrap threading time
-traceback types typing unicodedata uuid warnings
+linecache math numbers operator os pprint queue random re statistics string struct sys textwrap
+threading time traceback types typing unicodedata uuid warnings
 """
 _STATUS = {b"P": "passed", b"W": "wrong", b"E": "exception", b"M": "memory", b"H": "harness"}
 

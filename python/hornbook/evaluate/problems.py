@@ -204,11 +204,11 @@ _INDENTED_OR_EMPTY = re.compile(r"[ \t\f]*(?:\#|\r?\n|\Z)|[ \t\f]")
 def truncate(preamble: str, completion: str, entry_point: str) -> str:
     """Cuts an answer at the first top-level statement after the function that was asked for.
 
-    Functions right after it whose names it mentions stay: they are its helpers. If the answer does not
-    continue the preamble's function but writes it out again, that one counts; what stands before
-    it (imports, helpers) stays. An answer without the function stays whole. For text that parses
-    the cut is where the syntax tree puts it; being made by a lexer it also works for text that
-    does not, takes linear time and cannot be brought down by any input.
+    Functions right after it whose names it mentions stay: they are its helpers. If the answer does
+    not continue the preamble's function but writes it out again, that one counts; what stands
+    before it (imports, helpers) stays. An answer without the function stays whole. For text that
+    parses the cut is where the syntax tree puts it; being made by a lexer it also works for text
+    that does not, takes linear time and cannot be brought down by any input.
 
     Returns:
         The start of `completion`.

@@ -9,7 +9,8 @@ cannot be had nothing is run, unless the caller accepts that in so many words.
 
 CPU time decides, not the clock, so a busy machine changes no verdict; the wall is a backstop. A
 hang, a bomb or a flood in one program changes no other's outcome. All of a run's programs die with
-the caller. Measured on 2 cores: 150 to 250 programs a second; about 0.2 s to start.
+the caller. A HumanEval reference costs 4.7 ms of CPU. On 2 cores 220 trivial programs a second, and
+85 HumanEval references with eight other busy processes there; 0.2 s to start.
 
 Limits, honestly: tests in the program's text share the candidate's process, so a candidate that
 means to can forge a pass (walk the frames to the verdict, return objects that equal everything).
@@ -184,8 +185,8 @@ def _refusal(layers: dict[str, Any]) -> str | None:
     return (
         f"model-written code cannot be run safely here, a layer is missing ({reasons}). Use a "
         "Linux kernel from 5.13 with Landlock on (`lsm=landlock,...` at boot), on x86-64 or "
-        "aarch64, or a virtual machine or container with one. To run with resource limits alone, which does not "
-        "protect this machine: --i-accept-unsafe-execution (accept_unsafe=True)"
+        "aarch64, or a virtual machine or container with one. To run with resource limits alone, "
+        "which does not protect this machine: --i-accept-unsafe-execution (accept_unsafe=True)"
     )
 
 
