@@ -450,10 +450,12 @@ def test_annotation_against_the_server(server: Server, tmp_path: Path) -> None:
         complete = functools.partial(
             complete_all, ledger=ledger, model="m", base_url=server.url, budget_tokens=10**6
         )
-        annotate = annotator(complete)
+        annotate = annotator(complete, model="m")
         labels = list(annotate.batch([f"x = {index}" for index in range(30)]))
         assert annotate("x = 3") == labels[3]
     assert server.total == 30
+    assert annotate.annotator_id.startswith("llm/m/")
+    assert annotate.annotator_id != annotator(complete, model="m", longest=9).annotator_id
     assert all(score is not None and 0 <= score <= 10 for score, _ in labels)
     assert all(reason.startswith("clear ") for _, reason in labels)
 
@@ -468,7 +470,7 @@ def test_a_bad_label_is_asked_for_once_more_and_never_guessed() -> None:
             return "I give it an 8 out of 10."
         return '{"reason": "good", "score": 8}'
 
-    labels = list(annotator(fake(reply)).batch(["# fine", "# dim", "# bad"]))
+    labels = list(annotator(fake(reply), model="m").batch(["# fine", "# dim", "# bad"]))
     assert labels[:2] == [(8.0, "good"), (8.0, "good")]
     assert labels[2][0] is None
     assert labels[2][1].startswith("unscored")
@@ -476,7 +478,7 @@ def test_a_bad_label_is_asked_for_once_more_and_never_guessed() -> None:
 
 
 def test_code_cannot_leave_its_fence() -> None:
-    annotate = annotator(fake(lambda request: ""), longest=1000)
+    annotate = annotator(fake(lambda request: ""), model="m", longest=1000)
     plain = annotate.request("x = 1")
     fence = plain.messages[-1]["content"].split("\n\n")[2].split("\n")[0]
     assert fence.startswith("data-")
@@ -509,4 +511,4 @@ def test_an_answer_that_is_not_whole_is_no_label() -> None:
         for response in fake(lambda _: text)(requests):
             yield replace(response, verdict="truncated", answer=whole)
 
-    assert annotator(complete)("x")[0] is None
+    assert annotator(complete, model="m")("x")[0] is None

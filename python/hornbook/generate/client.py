@@ -4,7 +4,7 @@ Guarantees: answers come in the order of the requests; what the ledger holds is 
 greatest possible cost of a call is set aside before it is sent, so a budget is never passed by
 starting one more call; at most `concurrency` calls are under way and a few times that many answers
 wait in memory; the key reaches no ledger, message or answer. Retries and Retry-After are the
-`openai` package's (a wait of over two minutes gives up). Costs about 2 ms of one core a call.
+`openai` package's (a wait of over two minutes gives up). Costs about 3 ms of one core a call.
 
 What a budget cannot see: an endpoint that bills a try it then broke off and that was retried, or
 that returns more tokens than `max_tokens` allows. Both show in its usage page only.

@@ -427,13 +427,14 @@ class Annotator:
     """Asks a teacher for a file's educational value: `annotate(text) -> (score, reason)`."""
 
     def __init__(
-        self, complete: Complete, *, longest: int, params: Mapping[str, Any], model: str = ""
+        self, complete: Complete, *, model: str, longest: int, params: Mapping[str, Any]
     ) -> None:
         self._complete = complete
         self._longest = longest
         self._params = dict(params)
         self.prompt_id = prompts.ANNOTATION.id
-        self.annotator_id = f"llm/{self.prompt_id}/{model}"
+        asked = hash_json([self.prompt_id, longest, self._params])
+        self.annotator_id = f"llm/{model}/{asked[:12]}"
 
     def request(self, text: str, attempt: int = 0) -> Request:
         """The request about one text; a pure function of it."""
@@ -473,20 +474,20 @@ class Annotator:
 def annotator(
     complete: Complete,
     *,
+    model: str,
     longest: int = 12_000,
     params: Mapping[str, Any] | None = None,
-    model: str = "",
 ) -> Annotator:
     """A teacher as annotator for the quality filter (paper section 2.1).
 
     Args:
         complete: `functools.partial(complete_all, ledger=..., model=...)`.
+        model: The same model's name, for the labels' `annotator_id`.
         longest: Characters of a file that are shown.
         params: Sampling parameters (default: temperature 0, 300 tokens).
-        model: The teacher's name, for the labels' identity.
     """
     sampling = params or {"temperature": 0.0, "max_tokens": 300}
-    return Annotator(complete, longest=longest, params=sampling, model=model)
+    return Annotator(complete, model=model, longest=longest, params=sampling)
 
 
 def label(response: Response) -> tuple[float | None, str]:
