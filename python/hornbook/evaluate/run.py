@@ -168,7 +168,7 @@ def evaluate(
             details={"cpu_s": round(sum(outcome.cpu_s for outcome in outcomes), 3)},
         )
 
-    run_stage(
+    manifest = run_stage(
         "evaluate",
         out,
         inputs=[path for path in (chosen.path, given) if path is not None],
@@ -176,7 +176,7 @@ def evaluate(
         work=work,
         resumable=True,
     )
-    return Report(read_json(Path(out) / SUMMARY))
+    return Report(read_json(Path(out) / SUMMARY), reused=manifest.reused)
 
 
 def evaluate_model(
