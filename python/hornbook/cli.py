@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped early with resumab
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -641,6 +642,7 @@ def evaluate(
         "timeout_s": timeout_s,
         "workers": workers,
         "accept_unsafe": accept_unsafe,
+        "progress": partial(progress.advance, "programs"),
     }
     with progress.shown():
         if model is not None:
@@ -654,7 +656,8 @@ def evaluate(
                 **options,
             )
         else:
-            report = score(benchmark, samples_file, out, **options)
+            assert samples_file is not None
+            report = score(benchmark, None, out, samples=samples_file, **options)
     _show(report, as_json)
 
 

@@ -95,8 +95,8 @@ def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]
         )
         memory = cost["memory_bytes"]["total"] / 2**30
         lines.append(
-            f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {cost['flops']:.2g} FLOP each; "
-            f"about {memory:.3g} GiB a process without sharding; in all about {hours} (estimates)"
+            f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {cost['flops']:.2g} FLOP "
+            f"each; about {memory:.3g} GiB a process without sharding; in all {hours} (estimates)"
         )
     return lines
 

@@ -224,12 +224,11 @@ def run_stage(
         ResumeError: If `out` holds something that this stage did not make.
         InputError: If an input is missing.
     """
-    inputs = [Path(path) for path in inputs]
+    paths = [Path(path) for path in inputs]
     folder = Path(out)
-    for path in inputs:
-        if folder.resolve() == path.resolve():
-            raise ConfigError(f"{folder}: a stage cannot write into its own input")
-    hashes = [input_hash(path) for path in inputs]
+    if folder.resolve() in [path.resolve() for path in paths]:
+        raise ConfigError(f"{folder}: a stage cannot write into its own input")
+    hashes = [input_hash(path) for path in paths]
     key = _key(stage, config, hashes)
     done = completed(folder, stage, key)
     if done is not None:
@@ -243,7 +242,7 @@ def run_stage(
         "key": key,
         "config": json.loads(json.dumps(config, default=_plain)),
         "inputs": [
-            {"path": str(path), "hash": value} for path, value in zip(inputs, hashes, strict=True)
+            {"path": str(path), "hash": value} for path, value in zip(paths, hashes, strict=True)
         ],
         "seed": seed,
         "parts": outcome.parts,

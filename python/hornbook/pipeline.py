@@ -15,6 +15,7 @@ import queue
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -128,8 +129,9 @@ class _Log:
 
 
 def _execute(recipe: Recipe, root: Path, steps: list[Step], jobs: int) -> Iterator[dict[str, Any]]:
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    if context.get_start_method() == "forkserver":
+    method = "spawn" if sys.platform == "win32" else "forkserver"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
         context.set_forkserver_preload(["hornbook.pipeline"])
     messages = context.Queue()
     table = asdict(recipe)
@@ -229,14 +231,12 @@ def _child(table: dict[str, Any], root: str, name: str, messages: Any) -> None:
         messages.put(("failed", name, (error, {"seconds": time.monotonic() - start})))
         return
     except KeyboardInterrupt:
-        error = StoppedError(f"step {name} was stopped; the same command goes on from here")
-        messages.put(("failed", name, (error, {"seconds": time.monotonic() - start})))
+        stop = StoppedError(f"step {name} was stopped; the same command goes on from here")
+        messages.put(("failed", name, (stop, {"seconds": time.monotonic() - start})))
         return
-    except Exception as error:
-        import traceback
-
+    except Exception as crash:
         traceback.print_exc()
-        wrapped = HornbookError(f"step {name} failed: {type(error).__name__}: {error}")
+        wrapped = HornbookError(f"step {name} failed: {type(crash).__name__}: {crash}")
         messages.put(("failed", name, (wrapped, {"seconds": time.monotonic() - start})))
         return
     seconds = round(time.monotonic() - start, 3)

@@ -6,9 +6,11 @@ A step's work imports what it needs, so that planning loads nothing heavy.
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hornbook import progress
 from hornbook.errors import ConfigError
 from hornbook.manifest import Report
 from hornbook.recipe import Recipe
@@ -75,8 +77,6 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
     config = recipe.annotate
     annotator: Any = "rubric"
     if config.annotator == "openai":
-        from functools import partial
-
         from hornbook.generate.client import complete_all
         from hornbook.generate.llm import annotator as llm_annotator
 
@@ -287,6 +287,7 @@ def _evaluate(model: str, label: str) -> Work:
             timeout_s=config.timeout_s,
             workers=1,
             seed=recipe.seed,
+            progress=partial(progress.advance, "programs"),
         )
 
     return work

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from hornbook.errors import ConfigError, InputError, StorageError, need
 from hornbook.manifest import read_json, write_text
-from hornbook.model.phi import Phi, PhiConfig
+from hornbook.model.config import PhiConfig
+from hornbook.model.phi import Phi
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -1,7 +1,7 @@
 """The paper's split of test problems into similar and not similar to the exercises (Table 3).
 
 A problem is similar at tau when the best AST match rate between its solution and any function of
-the exercises is at least tau. Scores on both halves show what memory of the exercises could explain.
+the exercises is at least tau. Scores on both halves show what memory of the exercises explains.
 Retraining on pruned exercises is not part of this first version.
 
     hornbook study contamination runs/demo

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from hornbook.errors import ConfigError, HornbookError, InputError, ResumeError, StorageError
 from hornbook.manifest import Report, hash_json, read_json
-from hornbook.model.phi import Phi, PhiConfig
+from hornbook.model.config import PhiConfig
+from hornbook.model.phi import Phi
 from hornbook.train import checkpoint
 from hornbook.train.data import Data, Step, open_rows, steps
 from hornbook.train.metrics import MetricsLog, read_metrics

@@ -52,15 +52,16 @@ def train_stage(
         Interrupted: After Ctrl-C or SIGTERM; the same call goes on.
     """
     config = replace(config, seed=seed)
-    fresh = isinstance(start, PhiConfig)
-    inputs = [*data, *([] if fresh else [Path(str(start))])]
+    shape = start if isinstance(start, PhiConfig) else None
+    source = start if isinstance(start, PhiConfig) else Path(start)
+    inputs: list[StrPath] = [*data, *([source] if isinstance(source, Path) else [])]
     identity = {
         "train": asdict(config),
-        "model": asdict(start) if isinstance(start, PhiConfig) else "given",
+        "model": asdict(shape) if shape else "given",
         "weights": list(data.values()),
     }
     tokenizer = Tokenizer.from_file(Path(next(iter(data))) / "tokenizer.json")
-    label = "finetune" if not fresh else "pretrain"
+    label = "pretrain" if shape else "finetune"
 
     def on_step(record: Mapping[str, float]) -> None:
         rate = f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s"
@@ -71,16 +72,16 @@ def train_stage(
             config,
             data=dict(data),
             out=folder,
-            model=start if isinstance(start, PhiConfig) else str(start),
+            model=source,
             tokenizer=tokenizer,
             on_step=on_step,
         )
-        shape = config_from_json(read_json(result.final / "config.json"), result.final)
+        trained = config_from_json(read_json(result.final / "config.json"), result.final)
         names = sorted(f"final/{path.name}" for path in result.final.iterdir() if path.is_file())
         return Outcome(
             parts=[file_part(folder, name) for name in [*names, "metrics.jsonl"]],
             details={
-                "parameters": parameter_count(shape),
+                "parameters": parameter_count(trained),
                 "steps": result.step,
                 "tokens": result.tokens,
                 "loss": result.loss,
