@@ -86,9 +86,7 @@ pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
             let window = u128::from_le_bytes(window.try_into().expect("16 bytes"));
             window & ((1 << (8 * length)) - 1)
         }
-        None => {
-            text[start..end].iter().rev().fold(0, |key, &byte| key << 8 | u128::from(byte))
-        }
+        None => text[start..end].iter().rev().fold(0, |key, &byte| key << 8 | u128::from(byte)),
     };
     Some(bytes | (length as u128) << 120)
 }

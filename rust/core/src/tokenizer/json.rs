@@ -57,6 +57,7 @@ enum Merge {
 }
 
 #[derive(Deserialize, Serialize)]
+#[expect(clippy::struct_excessive_bools)] // the file's form, not ours
 struct AddedToken {
     id: u32,
     content: String,
@@ -105,11 +106,9 @@ pub fn read(text: &str) -> Result<Vocabulary, String> {
     }
     let mut added: Vec<Added> = Vec::with_capacity(file.added_tokens.len());
     for token in file.added_tokens {
-        for (set, flag) in [
-            (token.single_word, "single_word"),
-            (token.lstrip, "lstrip"),
-            (token.rstrip, "rstrip"),
-        ] {
+        for (set, flag) in
+            [(token.single_word, "single_word"), (token.lstrip, "lstrip"), (token.rstrip, "rstrip")]
+        {
             if set {
                 return Err(format!(
                     "added token `{}` has {flag} set, which is not supported",
@@ -157,7 +156,8 @@ fn place(tokens: &mut Vec<Option<String>>, id: u32, token: &str) -> Result<(), S
 
 fn check_pipeline(file: &File) -> Result<(), String> {
     let name = |part: &Value| {
-        part.as_object().map_or("none", |p| p.get("type").and_then(Value::as_str).unwrap_or("?"))
+        part.as_object()
+            .map_or("none", |p| p.get("type").and_then(Value::as_str).unwrap_or("?"))
             .to_owned()
     };
     for (part, what) in [
@@ -166,18 +166,26 @@ fn check_pipeline(file: &File) -> Result<(), String> {
         (&file.padding, "padding"),
     ] {
         if !part.is_null() {
-            return Err(format!("it has a {what} ({}); only tokenizers without are supported", name(part)));
+            return Err(format!(
+                "it has a {what} ({}); only tokenizers without are supported",
+                name(part)
+            ));
         }
     }
     let split = &file.pre_tokenizer;
     if split["type"] != "ByteLevel" {
-        return Err(format!("its pre-tokenizer is {}; only GPT-2's ByteLevel is supported", name(split)));
+        return Err(format!(
+            "its pre-tokenizer is {}; only GPT-2's ByteLevel is supported",
+            name(split)
+        ));
     }
     if split["add_prefix_space"] != false {
         return Err("its pre-tokenizer has add_prefix_space set, which is not supported".to_owned());
     }
     if split["use_regex"] == false {
-        return Err("its pre-tokenizer has use_regex = false; only GPT-2's pattern is supported".to_owned());
+        return Err(
+            "its pre-tokenizer has use_regex = false; only GPT-2's pattern is supported".to_owned()
+        );
     }
     if file.decoder["type"] != "ByteLevel" {
         return Err(format!("its decoder is {}; only ByteLevel is supported", name(&file.decoder)));
