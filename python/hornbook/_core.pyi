@@ -143,3 +143,43 @@ class Trainer:
     def __new__(cls) -> Trainer: ...
     def feed(self, texts: list[str]) -> None: ...
     def finish(self, vocab_size: int, special_tokens: list[str]) -> Tokenizer: ...
+
+@final
+class PackedFiles:
+    def __new__(
+        cls,
+        sources: list[
+            tuple[
+                list[tuple[PathLike[str], PathLike[str], PathLike[str] | None, int, int, str]], int
+            ]
+        ],
+        *,
+        length: int,
+        best_fit: bool,
+        seed: int,
+        eot_id: int,
+        vocab_size: int,
+    ) -> PackedFiles: ...
+    @property
+    def samples_per_epoch(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    def batch(
+        self, first: int, count: int
+    ) -> tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.bool_],
+        list[npt.NDArray[np.int32]],
+    ]: ...
+
+def pack_documents(
+    inputs: list[PathLike[str]],
+    extensions: list[str],
+    out: PathLike[str],
+    tokenizer: Tokenizer,
+    *,
+    dtype: str,
+    part_bytes: int,
+    threads: int | None,
+) -> dict[str, Any]: ...

@@ -1,7 +1,7 @@
 """Text to token ids and back: byte-level BPE, exact to HF tokenizers 0.23.
 
-Takes any `tokenizer.json` of byte-level BPE with GPT-2's pre-tokenizer (GPT-2, CodeGen, ours), gives
-the same ids as HF on any text, trains the same merges as HF's trainer. GPT-2's and CodeGen's
+Takes any `tokenizer.json` of byte-level BPE with GPT-2's pre-tokenizer (GPT-2, CodeGen, ours),
+gives the same ids as HF on any text, trains the same merges as HF's trainer. GPT-2's and CodeGen's
 vocabularies are built in. A tokenizer is immutable, picklable and safe to share between threads;
 output does not depend on the thread count; a forked child may go on using it. Each thread keeps a
 3 MiB cache of short pieces; a batch costs its texts and its ids.
@@ -68,7 +68,7 @@ class Tokenizer:
 
     @classmethod
     def codegen(cls) -> "Tokenizer":
-        """The tokenizer of codegen-350M-mono and phi-1 (paper, section 2): 50,295 tokens, offline."""
+        """codegen-350M-mono's and phi-1's (paper, section 2.3): 50,295 tokens, offline."""
         return cls(_core.Tokenizer.codegen())
 
     @classmethod
@@ -84,13 +84,13 @@ class Tokenizer:
         vocab_size: int,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
     ) -> "Tokenizer":
-        """Learns merges from texts; those of HF's `BpeTrainer` with ByteLevel and its full alphabet.
+        """Learns the merges that HF's `BpeTrainer` learns with ByteLevel and its full alphabet.
 
         Args:
             texts: Any iterable; about 16 million characters are held at a time, plus one count for
                 each distinct word.
-            vocab_size: Tokens in all: the special ones, 256 bytes, merges. Fewer if the texts run out
-                of pairs.
+            vocab_size: Tokens in all: the special ones, 256 bytes, merges. Fewer if the texts run
+                out of pairs.
             special_tokens: Come first, in this order.
 
         Raises:

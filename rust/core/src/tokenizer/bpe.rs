@@ -28,13 +28,13 @@ fn key(left: u32, right: u32) -> u64 {
 impl Merges {
     /// Merges in order of rank: left id, right id, merged id. A pair that stands twice has its last
     /// rank, as in HF.
-    pub fn new(bytes: [u32; 256], merges: impl IntoIterator<Item = (u32, u32, u32)>) -> Self {
+    pub fn new(bytes: &[u32; 256], merges: impl IntoIterator<Item = (u32, u32, u32)>) -> Self {
         let pairs = merges
             .into_iter()
             .enumerate()
             .map(|(rank, (left, right, id))| (key(left, right), (rank as u32, id)))
             .collect();
-        Self { bytes, pairs }
+        Self { bytes: *bytes, pairs }
     }
 
     /// The id of a single byte.
@@ -174,7 +174,7 @@ mod tests {
                 list.push((*left.get(&known), *right.get(&known), id));
                 known.push(id);
             }
-            let merges = Merges::new(std::array::from_fn(|b| b as u32), list.iter().copied());
+            let merges = Merges::new(&std::array::from_fn(|b| b as u32), list.iter().copied());
             let expected = reference(&list, &piece);
             let (mut scan, mut heap) = (Vec::new(), Vec::new());
             merges.encode_by_scan(&piece, |id| scan.push(id));

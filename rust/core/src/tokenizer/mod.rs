@@ -132,7 +132,7 @@ impl Tokenizer {
             bytes[token.id as usize] = builtin::token_bytes(&token.content, &letters);
         }
         Ok(Self {
-            merges: Merges::new(byte_ids, merges),
+            merges: Merges::new(&byte_ids, merges),
             tries: [false, true]
                 .map(|second| Trie::new(&vocabulary.added, |token| token.normalized == second)),
             bytes,

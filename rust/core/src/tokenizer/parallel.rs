@@ -9,7 +9,7 @@ use crate::{Error, Result};
 struct Pool {
     process: u32,
     threads: Option<usize>,
-    pool: Arc<ThreadPool>,
+    workers: Arc<ThreadPool>,
 }
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
@@ -24,7 +24,7 @@ pub fn run<R: Send>(threads: Option<usize>, work: impl FnOnce() -> R + Send) -> 
         let mut slot = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match &*slot {
             Some(known) if known.process == process && known.threads == threads => {
-                known.pool.clone()
+                known.workers.clone()
             }
             _ => {
                 let pool = ThreadPoolBuilder::new()
@@ -32,7 +32,7 @@ pub fn run<R: Send>(threads: Option<usize>, work: impl FnOnce() -> R + Send) -> 
                     .build()
                     .map_err(|error| Error::config(format!("cannot start threads: {error}")))?;
                 let pool = Arc::new(pool);
-                let old = slot.replace(Pool { process, threads, pool: pool.clone() });
+                let old = slot.replace(Pool { process, threads, workers: pool.clone() });
                 if let Some(old) = old.filter(|old| old.process != process) {
                     // Its threads live in the parent; there is nothing here to stop.
                     std::mem::forget(old);

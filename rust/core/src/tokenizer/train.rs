@@ -1,6 +1,6 @@
-//! Learning merges: HF's `BpeTrainer` with the ByteLevel pre-tokenizer and its full alphabet, result
-//! for result. Words are counted in parallel; merging is one thread and touches only the words that
-//! hold the merged pair.
+//! Learning merges: HF's `BpeTrainer` with the `ByteLevel` pre-tokenizer and its full alphabet,
+//! result for result. Words are counted in parallel; merging is one thread and touches only the words
+//! that hold the merged pair.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
