@@ -12,6 +12,7 @@ from hornbook.quality import embed, embedder_id, feature_names
 
 CODE = '"""Words."""\nimport os\n\n\ndef f(a, b):\n    """Say."""\n    return [a + x for x in b]\n'
 ODD = ["", "\0", "a\0b = 1\n", "größe = '\U0001f600'\n", "def f(:\n", "(" * 5000, "\r\n\t", CODE]
+ODD.append("def f():\n" + "    # was: x = 1\n" * 20_000 + "    pass\n")  # quadratic in the grammar
 
 
 def test_shape_names_and_unit_length() -> None:

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use tree_sitter::Node;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::features::{MAX_BYTES, docstring};
+use crate::features::{calm, docstring, head};
 use crate::syntax::parse;
 use crate::{Error, Result};
 
@@ -47,13 +47,10 @@ fn role(node: Node<'_>, above: &str) -> Role {
 
 /// Every function definition of a text in order, those inside others too; linear time.
 ///
-/// Only the first [`MAX_BYTES`] of the text are looked at.
+/// Only the first [`crate::features::MAX_BYTES`] of the text are looked at.
 pub fn functions(text: &str) -> Vec<Function> {
-    let mut end = text.len().min(MAX_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let text = &text[..end];
+    let (text, _) = calm(head(text));
+    let text = text.as_ref();
     let tree = parse(text);
     let mut found = Vec::new();
     let mut cursor = tree.walk();

@@ -7,12 +7,14 @@
 mod filter;
 mod forest;
 mod hashed;
+mod head;
 mod ratios;
 
 pub use filter::{Scored, score_corpus, write_scored};
 pub use forest::{Forest, ForestHeader, SourceTrees};
 pub(crate) use hashed::is_word_byte;
 pub use hashed::lexemes;
+pub(crate) use head::{calm, head};
 pub(crate) use ratios::docstring;
 pub use ratios::{DOCSTRING_SHARE, RATIO_NAMES};
 
@@ -57,15 +59,6 @@ pub fn embed<T: AsRef<str> + Sync>(texts: &[T], dimensions: usize) -> Result<Vec
     Ok(features)
 }
 
-/// The part of a text that is looked at, cut between characters.
-fn head(text: &str) -> &str {
-    let mut end = text.len().min(MAX_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,14 +72,6 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(all, pool.install(|| embed(&texts, 64)).unwrap());
         assert_eq!(all[5 * width(64)..6 * width(64)], embed(&texts[5..6], 64).unwrap());
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        let long = "é".repeat(MAX_BYTES);
-        let cut = head(&format!("x{long}")).len();
-        assert_eq!(cut, MAX_BYTES - 1);
-        assert_eq!(head("short"), "short");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use rustc_hash::FxHashSet;
 use tree_sitter::Node;
 
+use super::calm;
 use crate::syntax::parse;
 
 /// What the columns after the hashed ones hold, in order.
@@ -239,9 +240,10 @@ impl Counts {
 
 /// Fills `row` with the ratios named by [`RATIO_NAMES`].
 pub(super) fn fill(text: &str, row: &mut [f32]) {
-    let tree = parse(text);
+    let (calmed, blanked) = calm(text);
+    let tree = parse(&calmed);
     let root = tree.root_node();
-    let mut counts = Counts::default();
+    let mut counts = Counts { comment_bytes: blanked, ..Counts::default() };
     let mut names = FxHashSet::default();
     if let Some(doc) = docstring(root) {
         counts.docstring_bytes += doc.byte_range().len();
@@ -250,7 +252,7 @@ pub(super) fn fill(text: &str, row: &mut [f32]) {
     let mut path: Vec<Kind> = Vec::new();
     'walk: loop {
         let node = cursor.node();
-        counts.see(node, &path, text, &mut names);
+        counts.see(node, &path, &calmed, &mut names);
         counts.depth = counts.depth.max(path.len() as u32);
         if cursor.goto_first_child() {
             path.push(look_up(node).0);
