@@ -28,14 +28,16 @@ DATA = Group("Data", sort_key=2)
 MODEL = Group("Models", sort_key=3)
 LOOK = Group("Looking at results", sort_key=4)
 
-generate = App(name="generate", help="Make textbooks, exercises, problems and a practice pool.")
-tokenizer_app = App(name="tokenizer", help="Train and use byte-level BPE tokenizers.")
-export = App(name="export", help="Write a model for other software.")
-study = App(name="study", help="Studies on a finished run.")
-app.command(generate, group=DATA)
-app.command(tokenizer_app, group=DATA)
-app.command(export, group=MODEL)
-app.command(study, group=LOOK)
+generate = App(
+    name="generate", group=DATA, help="Make textbooks, exercises, problems and a practice pool."
+)
+tokenizer_app = App(name="tokenizer", group=DATA, help="Train and use byte-level BPE tokenizers.")
+export = App(name="export", group=MODEL, help="Write a model for other software.")
+study = App(name="study", group=LOOK, help="Studies on a finished run.")
+app.command(generate)
+app.command(tokenizer_app)
+app.command(export)
+app.command(study)
 
 Out = Annotated[Path, Parameter(name=["--out", "-o"], help="The stage's folder.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for machines.")]
