@@ -8,7 +8,7 @@ from typing import Any
 
 from hornbook.manifest import MANIFEST
 from hornbook.recipe import Recipe
-from hornbook.steps import Step, benchmarks, plan
+from hornbook.steps import Step, plan, rounds
 from hornbook.train.schedule import PEAK_TFLOPS, estimate
 
 TOKENS_PER_SECTION = 1100
@@ -53,7 +53,7 @@ def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
             for step in steps
         ],
         "training": training,
-        "notes": [*_training_notes(training, runs), *_teacher_notes(recipe), *_notes(recipe, root)],
+        "notes": [*_training_notes(training, runs), *_teacher_notes(recipe), *_notes(recipe)],
     }
 
 
@@ -120,8 +120,8 @@ def _teacher_notes(recipe: Recipe) -> list[str]:
     return [f"teacher {config.model or '(no generate.model)'}: about {parts} tokens; {price}"]
 
 
-def _notes(recipe: Recipe, root: Path) -> list[str]:
-    found = [str(name).rsplit("/", 1)[-1] for name in benchmarks(recipe, root)]
+def _notes(recipe: Recipe) -> list[str]:
+    found = [name for against in rounds(recipe).values() for name in against]
     missing = [name for name in recipe.decontaminate.if_present if name not in found]
     lines = [f"decontaminated against: {', '.join(found) or 'nothing'}"]
     if missing:

@@ -98,7 +98,13 @@ class DecontaminateConfig:
     if_present: tuple[str, ...] = ()
     """Like `benchmarks`, but left out where the data is not there."""
     ngram: int = 13
+    """Words in a row that must not be shared with a public benchmark."""
+    heldout_ngram: int = 30
+    """The same for held-out procedural problems. Their wording is made of few phrases, so short
+    runs of words are shared by unrelated problems: that no composition of theirs is ever generated
+    is the guarantee, and this finds whole copies."""
     ast_threshold: float | None = None
+    """Against public benchmarks: also remove functions whose syntax trees match at this rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,34 +163,37 @@ def data_folder(recipe: Recipe, name: str) -> str:
     return {"raw": _clean(recipe), "filtered": "filter"}.get(name, name)
 
 
+def rounds(recipe: Recipe) -> dict[str, list[str]]:
+    """What to decontaminate against, in turn: public benchmarks, then the held-out problems."""
+    if "decontaminate" in recipe.skip:
+        return {}
+    config = recipe.decontaminate
+    public = list(config.benchmarks)
+    if os.environ.get("HORNBOOK_DATA"):
+        public += [name for name in config.if_present if name not in public]
+    found = {"public": public, "heldout": [HELDOUT] if recipe.evaluate.heldout else []}
+    return {name: against for name, against in found.items() if against}
+
+
 def packed_from(recipe: Recipe, name: str) -> str:
     """Where a data set stands when it is packed."""
-    skipped = "decontaminate" in recipe.skip
-    return data_folder(recipe, name) if skipped else f"decontaminate/{name}"
+    last = next(reversed(rounds(recipe)), None)
+    return data_folder(recipe, name) if last is None else f"decontaminate/{last}/{name}"
 
 
-def benchmarks(recipe: Recipe, root: Path) -> list[str]:
-    """What to decontaminate against: the held-out problems, and public sets that are there."""
-    config = recipe.decontaminate
-    found = [*config.benchmarks]
-    if os.environ.get("HORNBOOK_DATA"):
-        found += [name for name in config.if_present if name not in found]
-    if recipe.evaluate.heldout:
-        found.append(str(root / HELDOUT))
-    return found
-
-
-def _decontaminate(name: str) -> Work:
+def _decontaminate(label: str, name: str, source: str) -> Work:
     def work(recipe: Recipe, root: Path) -> Report:
         from hornbook.decontaminate import decontaminate
 
         config = recipe.decontaminate
+        heldout = label == "heldout"
+        against = [str(root / HELDOUT)] if heldout else rounds(recipe)[label]
         return decontaminate(
-            [root / data_folder(recipe, name)],
-            root / "decontaminate" / name,
-            benchmarks=benchmarks(recipe, root),
-            ngram=config.ngram,
-            ast_threshold=config.ast_threshold,
+            [root / source],
+            root / "decontaminate" / label / name,
+            benchmarks=against,
+            ngram=config.heldout_ngram if heldout else config.ngram,
+            ast_threshold=None if heldout else config.ast_threshold,
         )
 
     return work
@@ -330,10 +333,12 @@ def plan(recipe: Recipe) -> list[Step]:
         add("textbooks", [], _textbooks)
     if "exercises" in sets:
         add("exercises", [], _exercises)
-    if "decontaminate" not in recipe.skip:
-        for name in sets:
-            needs = [data_folder(recipe, name), "problems"]
-            add(f"decontaminate/{name}", needs, _decontaminate(name))
+    for name in sets:
+        source = data_folder(recipe, name)
+        for label in rounds(recipe):
+            step = f"decontaminate/{label}/{name}"
+            add(step, [source, "problems"], _decontaminate(label, name, source))
+            source = step
     add("tokenizer", [packed_from(recipe, name) for name in sets], _tokenizer)
     for name in sets:
         add(f"pack/{name}", [packed_from(recipe, name), "tokenizer"], _pack(name))

@@ -26,7 +26,7 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
         InputError: If no stage of the run has or dropped such a document, or several match.
     """
     root = Path(run_folder)
-    stages = [root / name for name in _FLOW] + sorted((root / "decontaminate").glob("*"))
+    stages = [root / name for name in _FLOW] + sorted((root / "decontaminate").glob("*/*"))
     stages = [folder for folder in stages if (folder / MANIFEST).is_file()]
     if not stages:
         raise InputError(f"{root}: no finished data stage in it")

@@ -10,7 +10,7 @@ from typing import Any
 from hornbook import __version__, corpus
 from hornbook.manifest import MANIFEST, read_json
 from hornbook.recipe import Recipe
-from hornbook.steps import HELDOUT, data_sets, packed_from, plan
+from hornbook.steps import HELDOUT, data_sets, packed_from, plan, rounds
 
 LOSS_POINTS = 200
 """Points kept of each loss curve."""
@@ -165,12 +165,16 @@ def _pool_kinds(folder: Path, *, kept: bool) -> Counter[str]:
     return kinds
 
 
-def _decontamination(recipe: Recipe, root: Path) -> dict[str, Any]:
-    rows = {}
-    for name in data_sets(recipe):
-        manifest = _manifest(root / "decontaminate" / name)
-        if manifest:
-            rows[name] = {**manifest["counts"], "benchmarks": manifest["config"].get("benchmarks")}
+def _decontamination(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for label, against in rounds(recipe).items():
+        for name in data_sets(recipe):
+            manifest = _manifest(root / "decontaminate" / label / name)
+            if manifest:
+                counts = {key: manifest["counts"][key] for key in ("in", "kept", "dropped")}
+                ngram = manifest["config"]["ngram"]
+                names = [Path(str(name)).stem for name in against]
+                rows.append({"against": names, "ngram": ngram, "data": name, **counts})
     return rows
 
 

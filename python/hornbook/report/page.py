@@ -159,17 +159,17 @@ def _data_section(data: dict[str, Any]) -> str:
     rows = []
     for name, counts in data["tokens"].items():
         metrics = data["diversity"].get(name, {})
-        signature = metrics.get("signatures", {})
+        structure = metrics.get("structure", {})
         rows.append(
             [
                 name,
                 _number(counts["documents"]),
                 _million(counts["tokens"]),
-                _number(signature.get("functions")),
-                _number(signature.get("richness")),
-                _number(signature.get("shannon")),
-                _number(metrics.get("distinct_4"), 3),
-                _number(metrics.get("zstd_ratio"), 1),
+                _number(structure.get("functions")),
+                _number(structure.get("richness")),
+                _number(structure.get("exp_shannon")),
+                _number(metrics.get("words", {}).get("distinct_4"), 3),
+                _number(metrics.get("compression", {}).get("ratio"), 1),
             ]
         )
     text = "<h2>The data</h2>" + _table(
@@ -201,17 +201,17 @@ def _data_section(data: dict[str, Any]) -> str:
     if data["decontamination"]:
         rows = [
             [
-                name,
-                _number(c["in"]),
-                _number(c["kept"]),
-                ", ".join(f"{n:,} by {why}" for why, n in c["dropped"].items() if n) or "none",
+                ", ".join(row["against"]),
+                row["data"],
+                _number(row["ngram"]),
+                _number(row["in"]),
+                _number(row["kept"]),
+                ", ".join(f"{n:,} by {why}" for why, n in row["dropped"].items() if n) or "none",
             ]
-            for name, c in data["decontamination"].items()
+            for row in data["decontamination"]
         ]
-        text += "<h3>Decontamination</h3>" + _table(["data set", "in", "kept", "removed"], rows)
-        first = next(iter(data["decontamination"].values()))
-        against = [str(name).rsplit("/", 1)[-1] for name in first["benchmarks"] or []]
-        text += f"<p class=soft>Against: {escape(', '.join(against))}.</p>"
+        head = ["against", "data set", "words in a row", "in", "kept", "removed"]
+        text += "<h3>Decontamination</h3>" + _table(head, rows, left=2)
     coverage = data["coverage"]
     if coverage.get("topics"):
         cells = [n for row in coverage["sections"] for n in row]
@@ -233,7 +233,7 @@ def _filter_section(data: dict[str, Any]) -> str:
     info = data["filter"]
     if not info:
         return ""
-    held = info.get("heldout", {})
+    held = info.get("held_out", {})
     text = (
         "<h2>The quality filter</h2>"
         f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value "
