@@ -1,6 +1,6 @@
 """The Rust core. Every function releases the GIL; errors are those of `hornbook.errors`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -103,7 +103,7 @@ class PackedFiles:
     ]: ...
 
 def pack_documents(
-    inputs: list[PathLike[str]],
+    inputs: Sequence[PathLike[str]],
     extensions: list[str],
     out: PathLike[str],
     tokenizer: Tokenizer,
