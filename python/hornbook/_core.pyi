@@ -174,7 +174,7 @@ class PackedFiles:
     ]: ...
 
 def pack_documents(
-    inputs: list[PathLike[str]],
+    inputs: Sequence[PathLike[str]],
     extensions: list[str],
     out: PathLike[str],
     tokenizer: Tokenizer,

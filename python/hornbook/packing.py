@@ -6,9 +6,9 @@ version 1), `.bin.index` (datatrove: document ends in tokens, u64), and `.prompt
 `prompt_chars` how many characters of their text are prompt.
 
 `PackedDataset` maps those files. Sample number `g` is a pure function of files, options and seed:
-the loader's whole state is one integer, any number of ranks may go on from it, and every epoch holds
-every token once. Packing needs memory for one batch and 40 bytes a document of one part; reading
-16 bytes a document with `best_fit`, nothing otherwise.
+the loader's whole state is one integer, any number of ranks may go on from it, and every epoch
+holds every token once. Packing needs memory for one batch and 40 bytes a document of one part;
+reading 16 bytes a document with `best_fit`, nothing otherwise.
 
     hornbook pack runs/demo/filter --tokenizer codegen --out runs/demo/pack
 """
@@ -142,8 +142,8 @@ class PackedDataset:
 
     `concat` cuts one stream of all documents into windows (paper, section 2.3); labels run on over
     document ends, and only the last window has padding. `best_fit` puts whole documents into rows,
-    longest first; labels never cross documents, padding is the end token, and a document longer than
-    T is cut into pieces of T, none of whose labels is lost.
+    longest first; labels never cross documents, padding is the end token, and a document longer
+    than T is cut into pieces of T, none of whose labels is lost.
     """
 
     def __init__(
@@ -161,8 +161,8 @@ class PackedDataset:
 
         Args:
             paths_or_weights: One folder that `pack` made, a list of them (read as one), or a dict
-                from folder to weight: a mixture, in which each share of the samples is exact over at
-                most 65,536 samples, and each folder has its own epochs.
+                from folder to weight: a mixture, in which each share of the samples is exact over
+                at most 65,536 samples, and each folder has its own epochs.
             sequence_length: Tokens in a sample (T).
             method: How samples are cut.
             seed: Of the order; 0 to 2^64 - 1.

@@ -9,11 +9,11 @@ output does not depend on the thread count; a forked child may go on using it. E
     hornbook.Tokenizer.codegen().encode("def f(x):\\n    return x")
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 AllowedSpecial = Literal["all", "none"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _TRAIN_BATCH_CHARS = 16 << 20
 
@@ -246,10 +248,10 @@ def _tokens(allowed_special: str) -> bool:
     return allowed_special == "all"
 
 
-def _strings(function: Any, *args: Any) -> Any:
+def _strings(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Calls the core, which cannot take a `str` that has no UTF-8 form."""
     try:
-        return function(*args)
+        return function(*args, **kwargs)
     except UnicodeEncodeError as error:
         raise InputError(
             f"text: half a surrogate pair at character {error.start}; "

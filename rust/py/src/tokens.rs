@@ -1,5 +1,7 @@
 //! Tokenizer, packing and the packed data set.
 
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
+
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray};

@@ -338,6 +338,8 @@ fn chunks<S: AsRef<str>>(texts: &[S]) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::{Special, Tokenizer};
@@ -386,9 +388,8 @@ mod tests {
     proptest! {
         #[test]
         fn decode_inverts_encode(text in "(\\PC|[ \t\n']|<\\|endoftext\\|>){0,60}") {
-            for tokenizer in [Tokenizer::codegen(), Tokenizer::gpt2()] {
-                prop_assert_eq!(tokenizer.decode(&ids(&tokenizer, &text)), text.as_bytes());
-            }
+            static CODEGEN: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::codegen);
+            prop_assert_eq!(CODEGEN.decode(&ids(&CODEGEN, &text)), text.as_bytes());
         }
     }
 }
