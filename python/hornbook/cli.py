@@ -22,6 +22,7 @@ app = App(
     name="hornbook",
     help="Make textbook-quality data, train a small code model on it, measure what it learned.",
     version=hornbook.__version__,
+    suppress_keyboard_interrupt=False,  # `main` gives it the exit code for resumable stops
 )
 RUN = Group("The whole recipe", sort_key=1)
 DATA = Group("Data", sort_key=2)

@@ -1,6 +1,5 @@
 //! Dedup and decontamination.
 
-
 use std::path::PathBuf;
 
 use hornbook_core::corpus::{Corpus, Part};
@@ -31,14 +30,14 @@ fn stage_dict<'py>(
 #[pyfunction]
 #[pyo3(signature = (paths, extensions, out, near, threads))]
 #[allow(clippy::type_complexity)]
-fn dedup_corpus<'py>(
-    py: Python<'py>,
+fn dedup_corpus(
+    py: Python<'_>,
     paths: Vec<PathBuf>,
     extensions: Vec<String>,
     out: PathBuf,
     near: Option<(f64, usize, bool, usize, usize, u64)>,
     threads: Option<usize>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let near = near.map(|(threshold, ngram, longest, bands, rows, seed)| Near {
         threshold,
         ngram,
@@ -79,15 +78,15 @@ fn items_of(items: Vec<PyItem>) -> Vec<Item> {
 /// `rules` is `(ngram, ast_threshold, min_nodes, ignore)`.
 #[pyfunction]
 #[pyo3(signature = (paths, extensions, out, items, rules, threads))]
-fn decontaminate_corpus<'py>(
-    py: Python<'py>,
+fn decontaminate_corpus(
+    py: Python<'_>,
     paths: Vec<PathBuf>,
     extensions: Vec<String>,
     out: PathBuf,
     items: Vec<PyItem>,
     rules: (usize, Option<f64>, usize, Vec<String>),
     threads: Option<usize>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let items = items_of(items);
     let (ngram, ast_threshold, min_nodes, ignore) = rules;
     let options = Options { ngram, ast_threshold, min_nodes, ignore };

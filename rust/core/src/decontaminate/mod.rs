@@ -179,10 +179,10 @@ fn best_reference(text: &str, references: &[(u32, Shape)], floor: f64) -> Option
     for (item, reference) in references {
         for shape in &shapes {
             let floor = best.map_or(floor, |(_, rate)| rate);
-            if let Some(rate) = shape.match_at_least(reference, floor) {
-                if best.is_none_or(|(_, best)| rate > best) {
-                    best = Some((*item, rate));
-                }
+            if let Some(rate) = shape.match_at_least(reference, floor)
+                && best.is_none_or(|(_, best)| rate > best)
+            {
+                best = Some((*item, rate));
             }
         }
     }

@@ -336,7 +336,7 @@ impl Forest {
     /// Fails when the length is no whole number of rows, or a value is not finite.
     pub fn score(&self, features: &[f32]) -> Result<Vec<f64>> {
         let width = self.header.features;
-        if features.len() % width != 0 {
+        if !features.len().is_multiple_of(width) {
             return Err(Error::config(format!(
                 "{} feature values are no whole number of rows of {width}",
                 features.len()
