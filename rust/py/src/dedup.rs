@@ -11,6 +11,9 @@ use pyo3::types::PyDict;
 use crate::corpus::part_dict;
 use crate::error::IntoPyResult;
 
+/// Problem, rate, document (if any), nodes of the reference.
+type Match = (String, f64, Option<String>, usize);
+
 /// What both stages tell: files of kept rows, the evidence file, rows read.
 fn stage_dict<'py>(
     py: Python<'py>,
@@ -118,7 +121,7 @@ fn benchmark_similarity(
     extensions: Vec<String>,
     items: Vec<PyItem>,
     threads: Option<usize>,
-) -> PyResult<Vec<(String, f64, Option<String>, usize)>> {
+) -> PyResult<Vec<Match>> {
     let items = items_of(items);
     let found = py
         .detach(|| {

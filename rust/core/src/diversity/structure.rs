@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use tree_sitter::Node;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::features::{calm, docstring, head};
+use crate::features::{docstring, head};
 use crate::syntax::parse;
 use crate::{Error, Result};
 
@@ -49,8 +49,7 @@ fn role(node: Node<'_>, above: &str) -> Role {
 ///
 /// Only the first [`crate::features::MAX_BYTES`] of the text are looked at.
 pub fn functions(text: &str) -> Vec<Function> {
-    let (text, _) = calm(head(text));
-    let text = text.as_ref();
+    let text = head(text);
     let tree = parse(text);
     let mut found = Vec::new();
     let mut cursor = tree.walk();

@@ -14,7 +14,7 @@ pub use filter::{Scored, score_corpus, write_scored};
 pub use forest::{Forest, ForestHeader, SourceTrees};
 pub(crate) use hashed::is_word_byte;
 pub use hashed::lexemes;
-pub(crate) use head::{calm, head};
+pub(crate) use head::head;
 pub(crate) use ratios::docstring;
 pub use ratios::{DOCSTRING_SHARE, RATIO_NAMES};
 

@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 use rustc_hash::FxHashSet;
 use tree_sitter::Node;
 
-use super::calm;
-use crate::syntax::parse;
+use crate::syntax::{calm, parse};
 
 /// What the columns after the hashed ones hold, in order.
 pub const RATIO_NAMES: [&str; 28] = [
