@@ -5,7 +5,7 @@ tables (`constants`), wire objects together (`glue`), or repeat one tired subjec
 section 2 of the paper. A minority (`useful`) holds small functions of the procedural teacher, most
 of them documented. Junk carries docstrings and comments too, and some useful files carry imports,
 no docstrings, or boilerplate, so that no single feature tells them apart. The column `kind` is the
-truth for a report to score a filter by; no stage may train on it. About 10 MB a second.
+truth for a report to score a filter by; no stage may train on it. About 5 MB a second.
 
     from hornbook.generate import pool; pool("runs/pool", characters=4_000_000, seed=0)
 """
