@@ -85,6 +85,16 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(levels)))
 
 
+def check_share(name: str, value: float) -> None:
+    """Checks an option that is a share.
+
+    Raises:
+        ConfigError: If it is not between 0 and 1.
+    """
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}: {value}; it is a share, between 0 and 1")
+
+
 def sample(
     *,
     seed: int,
