@@ -61,6 +61,18 @@ def test_strict_tests_notice_a_dropped_step(seed, index, level):
 
 
 @settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, index=INDEXES, level=st.sampled_from((4, 6)))
+def test_strict_tests_notice_a_condition_turned_round(seed, index, level):
+    made = sample(seed=seed, index=index, level=level, strict=True)
+    assert "if " in made.solution
+    for match in re.finditer(r"if (.*):\n", made.solution):
+        place = len(made.prompt) + match.start()
+        end = len(made.prompt) + match.end()
+        mutant = f"{made.code[:place]}if not ({match[1]}):\n{made.code[end:]}"
+        assert not verify.passes(mutant, made.test, made.name)
+
+
+@settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, index=INDEXES, level=st.sampled_from(LEVELS))
 def test_doctest_examples_are_true(seed, index, level):
     made = sample(seed=seed, index=index, level=level, examples=1.0)

@@ -1,6 +1,7 @@
 """The stages: same seed same bytes, no held-out composition anywhere, unique and valid rows."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from hornbook import corpus
 from hornbook.errors import ConfigError, InputError
-from hornbook.generate import curriculum, verify
+from hornbook.generate import curriculum, stage, verify
 from hornbook.generate.exercises import exercises, heldout
 from hornbook.generate.pool import pool
 from hornbook.generate.procedural import LEVELS, is_held_out, sample, split_of
@@ -19,7 +20,7 @@ from hornbook.generate.textbooks import textbooks
 STAGES = {
     "exercises": lambda out, seed, levels: exercises(out, count=120, levels=levels, seed=seed),
     "textbooks": lambda out, seed, levels: textbooks(out, count=90, levels=levels, seed=seed),
-    "pool": lambda out, seed, levels: pool(out, files=300, levels=levels, useful=0.3, seed=seed),
+    "pool": lambda out, seed, levels: pool(out, count=300, levels=levels, useful=0.3, seed=seed),
 }
 
 
@@ -93,7 +94,7 @@ def test_no_training_text_holds_the_body_of_a_held_out_problem(made, bodies):
 def test_levels_are_those_asked_for(tmp_path):
     exercises(tmp_path / "e", count=30, levels=(2, 6))
     textbooks(tmp_path / "t", count=30, levels=(2, 6))
-    pool(tmp_path / "p", files=60, levels=(2, 6), useful=0.5)
+    pool(tmp_path / "p", count=60, levels=(2, 6), useful=0.5)
     for folder in "et":
         assert {row["level"] for row in corpus.read([tmp_path / folder])} == {2, 6}
     lines = [row["signatures"] for row in corpus.read([tmp_path / "p"])]
@@ -115,7 +116,7 @@ def test_exercises_are_prompt_and_solution_and_pass(tmp_path):
 
 
 def test_pool_files_compile_and_show_every_kind(tmp_path):
-    report = pool(tmp_path / "p", files=400, useful=0.1)
+    report = pool(tmp_path / "p", count=400, useful=0.1)
     rows = list(corpus.read([tmp_path / "p"]))
     for row in rows:
         ast.parse(row["text"], row["path"])
@@ -132,7 +133,7 @@ def test_pool_files_compile_and_show_every_kind(tmp_path):
 
 
 def test_no_single_feature_tells_useful_pool_files_apart(tmp_path):
-    pool(tmp_path / "p", files=600, useful=0.5)
+    pool(tmp_path / "p", count=600, useful=0.5)
     rows = list(corpus.read([tmp_path / "p"]))
     useful = [row["text"] for row in rows if row["kind"] == "useful"]
     junk = [row["text"] for row in rows if row["kind"] != "useful"]
@@ -228,31 +229,49 @@ def test_asking_for_more_compositions_than_there_are(tmp_path):
     assert not (tmp_path / "h" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("stage", [exercises, textbooks])
+@pytest.mark.parametrize("make", [exercises, pool, textbooks])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "either `count` or `characters`"),
         ({"count": 3, "characters": 3}, "only one"),
-        ({"count": 0}, "must be positive"),
+        ({"count": 0}, "`count` is 0"),
         ({"characters": -1}, "must be positive"),
         ({"count": 3, "levels": (9,)}, "choose among"),
         ({"count": 3, "levels": ()}, "at least one"),
     ],
 )
-def test_options_that_make_no_sense(tmp_path, stage, options, message):
+def test_options_that_make_no_sense(tmp_path, make, options, message):
     with pytest.raises(ConfigError, match=message):
-        stage(tmp_path / "x", **options)
+        make(tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()
 
 
 def test_other_options_that_make_no_sense(tmp_path):
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        pool(tmp_path / "x", files=3, useful=2)
+        pool(tmp_path / "x", count=3, useful=2)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         exercises(tmp_path / "x", count=3, examples=-0.1)
+    with pytest.raises(ConfigError, match="must be positive"):
+        heldout(tmp_path / "x", count=0)
     with pytest.raises(ConfigError, match="`dev` or `test`"):
         heldout(tmp_path / "x", count=3, split="train")
+
+
+def test_a_source_that_runs_dry_says_so(tmp_path):
+    row = {"text": "same\n"}
+    config = {"count": 2, "characters": None, "seed": 0}
+    with pytest.raises(ConfigError, match="only 1 different texts"):
+        stage.run(
+            "dry",
+            tmp_path / "x",
+            rows=lambda: itertools.repeat(row),
+            schema={},
+            config=config,
+            group=lambda row: "all",
+            groups="groups",
+        )
+    assert not (tmp_path / "x" / "manifest.json").exists()
 
 
 def test_the_shipped_curriculum_names_operations_that_exist():

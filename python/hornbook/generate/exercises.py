@@ -7,20 +7,25 @@ HumanEval's form, with a signature that no training source holds.
     from hornbook.generate import exercises; exercises("runs/exercises", count=4_000, seed=0)
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from hornbook import corpus
 from hornbook.errors import ConfigError
-from hornbook.generate.pool import size_of
-from hornbook.generate.procedural import LEVELS, Sample, Split, check_levels, sample
+from hornbook.generate.procedural import (
+    LEVELS,
+    Sample,
+    Split,
+    check_levels,
+    check_share,
+    sample,
+)
+from hornbook.generate.stage import REPEATS, Row, run
 from hornbook.manifest import Outcome, Report, StrPath, file_part, run_stage, write_text
 
 _SALT = 0x65786572
-_REPEATS = 1_000
 
 
 def exercises(
@@ -32,7 +37,7 @@ def exercises(
     examples: float = 0.0,
     seed: int = 0,
 ) -> Report:
-    """Writes exercises, each with its solution.
+    """Writes exercises, each with its solution (`text` up to `prompt_chars` is the prompt).
 
     Args:
         out: The stage's folder.
@@ -49,60 +54,34 @@ def exercises(
         ConfigError: If the sizes or levels make no sense or there are no more new exercises.
     """
     chosen = check_levels(levels)
-    size_of(count, characters)
-    check_share(examples)
-    config = {
-        "count": count,
-        "characters": characters,
-        "levels": chosen,
-        "examples": examples,
-        "seed": seed,
-    }
+    check_share("examples", examples)
 
-    def work(folder: Path) -> Outcome:
-        by_level: Counter[str] = Counter()
-        total = 0
-        repeats = 0
+    def rows() -> Iterator[Row]:
+        for slot in itertools.count():
+            made = sample(
+                seed=seed ^ _SALT,
+                index=slot,
+                level=chosen[slot % len(chosen)],
+                examples=examples,
+            )
+            yield {
+                "text": made.code,
+                "prompt_chars": len(made.prompt),
+                "entry_point": made.name,
+                "level": made.level,
+                "signature": made.signature,
+                "tests": made.test,
+                "source": "exercises",
+                "teacher": "procedural",
+                "slot": slot,
+                "seed": seed,
+            }
 
-        def rows() -> Iterator[dict[str, Any]]:
-            nonlocal total, repeats
-            seen: set[str] = set()
-            stale = slot = 0
-            while True:
-                made = sample(
-                    seed=seed ^ _SALT,
-                    index=slot,
-                    level=chosen[slot % len(chosen)],
-                    examples=examples,
-                )
-                slot += 1
-                if made.code in seen:
-                    repeats, stale = repeats + 1, stale + 1
-                    if stale >= _REPEATS:
-                        raise ConfigError("exercises: the grammar has no more new ones to give")
-                    continue
-                stale = 0
-                seen.add(made.code)
-                by_level[str(made.level)] += 1
-                total += len(made.code)
-                yield {
-                    "text": made.code,
-                    "prompt_chars": len(made.prompt),
-                    "entry_point": made.name,
-                    "level": made.level,
-                    "signature": made.signature,
-                    "tests": made.test,
-                    "source": "exercises",
-                    "teacher": "procedural",
-                    "slot": slot - 1,
-                    "seed": seed,
-                }
-                if (count is not None and by_level.total() >= count) or (
-                    characters is not None and total >= characters
-                ):
-                    return
-
-        schema = {
+    return run(
+        "exercises",
+        out,
+        rows=rows,
+        schema={
             "prompt_chars": "int64",
             "entry_point": "string",
             "level": "int64",
@@ -112,17 +91,17 @@ def exercises(
             "teacher": "string",
             "slot": "int64",
             "seed": "int64",
-        }
-        parts = corpus.write(folder, rows(), schema)
-        return Outcome(
-            parts=parts,
-            rows_in=by_level.total() + repeats,
-            kept=by_level.total(),
-            dropped={"repeated": repeats} if repeats else {},
-            details={"characters": total, "levels": dict(sorted(by_level.items()))},
-        )
-
-    return run_stage("exercises", out, inputs=[], config=config, work=work, seed=seed)
+        },
+        config={
+            "count": count,
+            "characters": characters,
+            "levels": chosen,
+            "examples": examples,
+            "seed": seed,
+        },
+        group=lambda row: str(row["level"]),
+        groups="levels",
+    )
 
 
 def heldout(
@@ -154,8 +133,9 @@ def heldout(
         ConfigError: If the options make no sense, or the levels have too few compositions.
     """
     chosen = check_levels(levels)
-    size_of(count, None)
-    check_share(examples)
+    check_share("examples", examples)
+    if count <= 0:
+        raise ConfigError(f"heldout: `count` is {count}; it must be positive")
     if split not in ("dev", "test"):
         raise ConfigError(f"split: `{split}`; held-out problems are of the split `dev` or `test`")
     config = {
@@ -185,7 +165,7 @@ def heldout(
                 seen.add(made.signature)
                 problems.append(made)
                 stale = 0
-            elif stale >= _REPEATS:
+            elif stale >= REPEATS:
                 raise ConfigError(
                     f"heldout: levels {list(chosen)} have only about {len(seen)} compositions in "
                     f"the split `{split}`; lower `count` from {count} or add levels"
@@ -215,13 +195,3 @@ def _problem(split: str, place: int, made: Sample) -> str:
         "signature": made.signature,
     }
     return json.dumps(problem) + "\n"
-
-
-def check_share(examples: float) -> None:
-    """Checks a share.
-
-    Raises:
-        ConfigError: If it is not between 0 and 1.
-    """
-    if not 0 <= examples <= 1:
-        raise ConfigError(f"examples: {examples}; it is a share, between 0 and 1")

@@ -324,17 +324,13 @@ STEPS: tuple[Operation, ...] = (
 RESULTS: tuple[Operation, ...] = (
     _step("list", "numbers>result", ("the list", "the numbers"), "{x}", "list"),
     _step("sum", "numbers>result", ("the sum", "the total"), "sum({x})", "sum"),
-    _step(
-        "max", "numbers>result", ("the largest, or 0 if none",), "max({x}, default=0)", "largest"
-    ),
-    _step(
-        "min", "numbers>result", ("the smallest, or 0 if none",), "min({x}, default=0)", "smallest"
-    ),
+    _step("max", "numbers>result", ("the largest or 0",), "max({x}, default=0)", "largest"),
+    _step("min", "numbers>result", ("the smallest or 0",), "min({x}, default=0)", "smallest"),
     _step("count", "numbers>result", ("the count", "how many there are"), "len({x})", "count"),
     _step(
         "distinct",
         "numbers>result",
-        ("the number of distinct values",),
+        ("how many differ",),
         "len(set({x}))",
         "distinct",
     ),

@@ -66,7 +66,7 @@ def _chain(
 
 def _pipeline(level: int, kind: str) -> Callable[[Random], Draft]:
     def build(rng: Random) -> Draft:
-        chosen, clauses, lines = _chain(rng, kind, rng.choice((1, 2, 2, 3, 3)))
+        chosen, clauses, lines = _chain(rng, kind, rng.choice((1, 2, 2, 3)))
         return Draft(
             level=level,
             operations=tuple(operation.name for operation in chosen),
@@ -114,9 +114,13 @@ _TERMS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def _condition(rng: Random, n: str, avoid: str = "") -> tuple[str, str, str, str]:
+_SIGNS = ("positive", "negative")
+"""Conditions that say nothing about a number counted from 1."""
+
+
+def _condition(rng: Random, n: str, avoid: Sequence[str] = ()) -> tuple[str, str, str, str]:
     """Name, adjective, test and word of a condition on the variable `n`."""
-    options = [condition for condition in CONDITIONS if condition[0] != avoid]
+    options = [condition for condition in CONDITIONS if condition[0] not in avoid]
     name, adjective, test, word, constants = rng.choice(options)
     k = rng.choice(constants) if constants else 0
     return name, adjective.format(k=k), test.format(n=n, k=k), word
@@ -132,7 +136,8 @@ def _term(rng: Random, n: str, avoid: str = "") -> tuple[str, str, str, str]:
 
 def _loop(rng: Random) -> Draft:
     over, into = rng.choice(("numbers", "limit")), rng.choice(("total", "result"))
-    name, adjective, test, word = _condition(rng, "n")
+    dull = _SIGNS if over == "limit" else ()
+    name, adjective, test, word = _condition(rng, "n", dull)
     then_name, then_phrase, then, then_word = _term(rng, "n")
     write = "total += {}" if into == "total" else "result.append({})"
     operations, clauses, body = [over, into], [], []
@@ -144,7 +149,7 @@ def _loop(rng: Random) -> Draft:
         body.append("for n in range(1, limit + 1):")
         clauses.append("count from 1 to the limit")
     if rng.random() < 0.4:
-        stop_name, stop_adjective, stop_test, _ = _condition(rng, "n", name)
+        stop_name, stop_adjective, stop_test, _ = _condition(rng, "n", (name, *dull))
         operations.append(f"until_{stop_name}")
         body += [f"    if {stop_test}:", "        break"]
         clauses.append(f"stop at the first number that is {stop_adjective}")
@@ -217,7 +222,7 @@ _SHRINK = (
 
 def _recursion_on_number(rng: Random) -> Draft:
     shrink_name, shrink_phrase, shrink = rng.choice(_SHRINK)
-    name, adjective, test, word = _condition(rng, "n", "negative")
+    name, adjective, test, word = _condition(rng, "n", _SIGNS)
     then_name, then_phrase, then, then_word = _term(rng, "n")
     operations = ["shrink", shrink_name, name, then_name]
     clause = f"if the number is {adjective}, add {then_phrase} to the answer for {shrink_phrase}"

@@ -5,20 +5,22 @@ tables (`constants`), wire objects together (`glue`), or repeat one tired subjec
 section 2 of the paper. A minority (`useful`) holds small functions of the procedural teacher, most
 of them documented. Junk carries docstrings and comments too, and some useful files carry imports,
 no docstrings, or boilerplate, so that no single feature tells them apart. The column `kind` is the
-truth for a report to score a filter by; no stage may train on it. About 10 MB a second.
+truth for a report to score a filter by; no stage may train on it. About 5 MB a second.
 
     from hornbook.generate import pool; pool("runs/pool", characters=4_000_000, seed=0)
 """
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Any
 
-from hornbook import corpus
-from hornbook.errors import ConfigError
-from hornbook.generate.procedural import LEVELS, Sample, check_levels, sample
-from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.generate.procedural import LEVELS, Sample, check_levels, check_share, sample
+from hornbook.generate.stage import Row, run
+from hornbook.manifest import Report, StrPath
+
+FAULTS = ("dependent", "constants", "glue", "skewed")
+"""Kinds of file that teach nothing; the other kind is `useful`."""
+_SALT = 0x706F6F6C
 
 NOUNS = (
     "account", "asset", "batch", "booking", "cart", "channel", "client", "device", "event",
@@ -273,42 +275,41 @@ def _useful(rng: Random, make: Callable[[], Sample]) -> tuple[list[str], list[st
     return lines, [made.signature for made in samples]
 
 
-def _files(
-    seed: int, levels: tuple[int, ...], useful: float
-) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Endless `(path, text, kind, signatures)`."""
-    index = 0
-    while True:
-        rng = Random(f"pool/{seed}/{index}")
-        drawn = Counter[str]()
+def _rows(seed: int, levels: tuple[int, ...], useful: float) -> Iterator[Row]:
+    for slot in itertools.count():
+        rng = Random(f"pool/{seed}/{slot}")
+        places = itertools.count(slot * 64)
 
-        def make(rng: Random = rng, index: int = index, drawn: Counter[str] = drawn) -> Sample:
-            drawn["samples"] += 1
-            place = index * 64 + drawn["samples"]
-            return sample(seed=seed ^ 0x706F6F6C, index=place, level=rng.choice(levels))
+        def make(rng: Random = rng, places: Iterator[int] = places) -> Sample:
+            return sample(seed=seed ^ _SALT, index=next(places), level=rng.choice(levels))
 
         signatures: list[str] = []
-        if rng.random() < useful:
-            kind, (lines, signatures) = "useful", _useful(rng, make)
+        kind = "useful" if rng.random() < useful else rng.choice(FAULTS)
+        if kind == "useful":
+            lines, signatures = _useful(rng, make)
+        elif kind == "dependent":
+            lines = _dependent(rng)
+        elif kind == "constants":
+            lines = rng.choice((_constants, _window))(rng)
+        elif kind == "glue":
+            lines = _buried(rng, make) if rng.random() < 0.3 else _getters(rng)
         else:
-            kind = rng.choice(("dependent", "constants", "glue", "skewed"))
-            if kind == "dependent":
-                lines = _dependent(rng)
-            elif kind == "constants":
-                lines = rng.choice((_constants, _window))(rng)
-            elif kind == "glue":
-                lines = _buried(rng, make) if rng.random() < 0.3 else _getters(rng)
-            else:
-                lines = _skewed(rng)
-        path = f"{rng.choice(AREAS)}/{rng.choice(NOUNS)}_{rng.choice(FIELDS)}_{index}.py"
-        yield path, "\n".join(lines).rstrip("\n") + "\n", kind, signatures
-        index += 1
+            lines = _skewed(rng)
+        yield {
+            "text": "\n".join(lines).rstrip("\n") + "\n",
+            "path": f"{rng.choice(AREAS)}/{rng.choice(NOUNS)}_{rng.choice(FIELDS)}_{slot}.py",
+            "kind": kind,
+            "signatures": "\n".join(signatures),
+            "source": "procedural pool",
+            "slot": slot,
+            "seed": seed,
+        }
 
 
 def pool(
     out: StrPath,
     *,
-    files: int | None = None,
+    count: int | None = None,
     characters: int | None = None,
     levels: Sequence[int] = LEVELS,
     useful: float = 0.08,
@@ -318,94 +319,40 @@ def pool(
 
     Args:
         out: The stage's folder.
-        files: How many files to write; or
+        count: How many files to write; or
         characters: how many characters at least.
         levels: Levels of the useful functions.
         useful: Share of files that hold useful functions.
         seed: Decides every byte.
 
     Returns:
-        The manifest; `details.kinds` counts files by kind, `details.useful_characters` their size.
+        The manifest; `details.kinds` counts files by kind, `details.kinds_characters` their sizes.
 
     Raises:
-        ConfigError: If not exactly one of `files` and `characters` is given, or it is not
+        ConfigError: If not exactly one of `count` and `characters` is given, or it is not
             positive, or `useful` is not a share.
     """
     chosen = check_levels(levels)
-    size_of(files, characters, "files")
-    if not 0 <= useful <= 1:
-        raise ConfigError(f"useful: {useful}; it is a share, between 0 and 1")
-    config = {
-        "files": files,
-        "characters": characters,
-        "levels": chosen,
-        "useful": useful,
-        "seed": seed,
-    }
-
-    def work(folder: Any) -> Outcome:
-        kinds: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        repeats = 0
-
-        def rows() -> Iterator[dict[str, Any]]:
-            nonlocal repeats
-            seen: set[str] = set()
-            for slot, (path, text, kind, signatures) in enumerate(_files(seed, chosen, useful)):
-                if text in seen:
-                    repeats += 1
-                    continue
-                seen.add(text)
-                kinds[kind] += 1
-                sizes[kind] += len(text)
-                yield {
-                    "text": text,
-                    "path": path,
-                    "kind": kind,
-                    "signatures": "\n".join(signatures),
-                    "source": "procedural pool",
-                    "slot": slot,
-                    "seed": seed,
-                }
-                if (files is not None and kinds.total() >= files) or (
-                    characters is not None and sizes.total() >= characters
-                ):
-                    return
-
-        schema = {
+    check_share("useful", useful)
+    return run(
+        "pool",
+        out,
+        rows=lambda: _rows(seed, chosen, useful),
+        schema={
             "path": "string",
             "kind": "string",
             "signatures": "string",
             "source": "string",
             "slot": "int64",
             "seed": "int64",
-        }
-        parts = corpus.write(folder, rows(), schema)
-        return Outcome(
-            parts=parts,
-            rows_in=kinds.total() + repeats,
-            kept=kinds.total(),
-            dropped={"repeated": repeats} if repeats else {},
-            details={
-                "kinds": dict(sorted(kinds.items())),
-                "characters": sizes.total(),
-                "useful_characters": sizes["useful"],
-            },
-        )
-
-    return run_stage("pool", out, inputs=[], config=config, work=work, seed=seed)
-
-
-def size_of(count: int | None, characters: int | None, unit: str = "count") -> None:
-    """Checks that exactly one size was given, and that it is positive.
-
-    Raises:
-        ConfigError: Otherwise.
-    """
-    if (count is None) == (characters is None):
-        raise ConfigError(f"give either `{unit}` or `characters`, and only one of them")
-    size = count if count is not None else characters
-    if size is not None and size <= 0:
-        raise ConfigError(
-            f"{unit if count is not None else 'characters'}: {size}; it must be positive"
-        )
+        },
+        config={
+            "count": count,
+            "characters": characters,
+            "levels": chosen,
+            "useful": useful,
+            "seed": seed,
+        },
+        group=lambda row: str(row["kind"]),
+        groups="kinds",
+    )

@@ -1,15 +1,15 @@
 """How a textbook section reads: prose around worked, executed steps and whole functions.
 
-A section is Markdown-free text: a heading as a comment-like line, sentences on the topic for the
-audience, a worked example whose intermediate values come from execution, and whole documented
-functions (at the demo's scale those are what teaches a model to follow a docstring).
+A section is a heading, sentences on the topic for the audience, a worked example whose values come
+from execution, and whole documented functions: at a small scale those are what teaches a model to
+follow a docstring.
 """
 
 from random import Random
 
 from hornbook.generate import verify
 from hornbook.generate.curriculum import Audience, Topic
-from hornbook.generate.procedural import Sample
+from hornbook.generate.procedural import Sample, capital
 
 
 def section(rng: Random, topic: Topic, audience: Audience, samples: list[Sample]) -> str:
@@ -31,7 +31,7 @@ def section(rng: Random, topic: Topic, audience: Audience, samples: list[Sample]
 
 
 def _steps(rng: Random, made: Sample) -> list[str]:
-    """`To do this, write that`, for each step of a pipeline; now and then with the values."""
+    """Each step of a pipeline and the line that does it; now and then with the values."""
     parameters = [parameter for parameter, _ in made.draft.parameters]
     arguments = made.calls[_short_call(made)]
     values = verify.trace(made.draft.body, parameters, arguments)
@@ -44,9 +44,9 @@ def _steps(rng: Random, made: Sample) -> list[str]:
         )
         blocks.append(f"We start with {given}.")
     for clause, line, value in zip(made.draft.clauses, made.draft.body, values, strict=True):
-        say = rng.choice(("To {}, write:", "How to {}:"))
+        say = f"To {clause}, write:" if rng.random() < 0.3 else f"{capital(clause)}."
         result = f"  # {value!r}" if shown else ""
-        blocks.append(f"{say.format(clause)}\n\n    {line}{result}")
+        blocks.append(f"{say}\n\n    {line}{result}")
     return blocks
 
 

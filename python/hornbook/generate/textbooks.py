@@ -7,22 +7,20 @@ balanced. Every function in a section passed its tests; none has a held-out sign
     from hornbook.generate import textbooks; textbooks("runs/textbooks", characters=10**6, seed=0)
 """
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from random import Random
-from typing import Any
 
-from hornbook import corpus
 from hornbook.errors import ConfigError
 from hornbook.generate.curriculum import load
-from hornbook.generate.pool import size_of
 from hornbook.generate.procedural import LEVELS, check_levels, sample
 from hornbook.generate.prose import section
-from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.generate.stage import Row, run
+from hornbook.manifest import Report, StrPath
 
 _SALT = 0x74657874
-_REPEATS = 1_000
+_MOST = 3
+"""Functions of a section, at most."""
 
 
 def textbooks(
@@ -52,70 +50,42 @@ def textbooks(
         InputError: If the curriculum cannot be read.
     """
     chosen = check_levels(levels)
-    size_of(count, characters)
     plan = load(curriculum)
     topics = [topic for topic in plan.topics if topic.level in chosen]
     if not topics:
         raise ConfigError(f"{plan.name}: no topic has one of the levels {list(chosen)}")
-    config = {
-        "characters": characters,
-        "count": count,
-        "levels": chosen,
-        "seed": seed,
-        "curriculum": plan,
-    }
 
-    def work(folder: Path) -> Outcome:
-        cells: Counter[str] = Counter()
-        total = 0
-        repeats = 0
+    def rows() -> Iterator[Row]:
+        for slot in itertools.count():
+            rng = Random(f"textbooks/{seed}/{slot}")
+            topic = topics[slot % len(topics)]
+            audience = plan.audiences[slot // len(topics) % len(plan.audiences)]
+            samples = [
+                sample(
+                    seed=seed ^ _SALT,
+                    index=slot * _MOST + place,
+                    level=topic.level,
+                    about=frozenset(topic.operations),
+                )
+                for place in range(rng.choice((1, 2, 2, _MOST)))
+            ]
+            yield {
+                "text": section(rng, topic, audience, samples),
+                "topic": topic.id,
+                "audience": audience.id,
+                "level": topic.level,
+                "signatures": "\n".join(made.signature for made in samples),
+                "source": f"textbooks: {plan.name}",
+                "teacher": "procedural",
+                "slot": slot,
+                "seed": seed,
+            }
 
-        def rows() -> Iterator[dict[str, Any]]:
-            nonlocal total, repeats
-            seen: set[str] = set()
-            slot = 0
-            stale = 0
-            while True:
-                rng = Random(f"textbooks/{seed}/{slot}")
-                topic = topics[slot % len(topics)]
-                audience = plan.audiences[slot // len(topics) % len(plan.audiences)]
-                samples = [
-                    sample(
-                        seed=seed ^ _SALT,
-                        index=slot * 8 + place,
-                        level=topic.level,
-                        about=frozenset(topic.operations),
-                    )
-                    for place in range(rng.choice((1, 2, 2, 3)))
-                ]
-                text = section(rng, topic, audience, samples)
-                slot += 1
-                if text in seen:
-                    repeats, stale = repeats + 1, stale + 1
-                    if stale >= _REPEATS:
-                        raise ConfigError("textbooks: the grammar has no more new sections to give")
-                    continue
-                stale = 0
-                seen.add(text)
-                cells[f"{topic.id} / {audience.id}"] += 1
-                total += len(text)
-                yield {
-                    "text": text,
-                    "topic": topic.id,
-                    "audience": audience.id,
-                    "level": topic.level,
-                    "signatures": "\n".join(made.signature for made in samples),
-                    "source": f"textbooks: {plan.name}",
-                    "teacher": "procedural",
-                    "slot": slot - 1,
-                    "seed": seed,
-                }
-                if (count is not None and cells.total() >= count) or (
-                    characters is not None and total >= characters
-                ):
-                    return
-
-        schema = {
+    return run(
+        "textbooks",
+        out,
+        rows=rows,
+        schema={
             "topic": "string",
             "audience": "string",
             "level": "int64",
@@ -124,14 +94,14 @@ def textbooks(
             "teacher": "string",
             "slot": "int64",
             "seed": "int64",
-        }
-        parts = corpus.write(folder, rows(), schema)
-        return Outcome(
-            parts=parts,
-            rows_in=cells.total() + repeats,
-            kept=cells.total(),
-            dropped={"repeated": repeats} if repeats else {},
-            details={"characters": total, "cells": dict(sorted(cells.items()))},
-        )
-
-    return run_stage("textbooks", out, inputs=[], config=config, work=work, seed=seed)
+        },
+        config={
+            "count": count,
+            "characters": characters,
+            "levels": chosen,
+            "seed": seed,
+            "curriculum": plan,
+        },
+        group=lambda row: f"{row['topic']} / {row['audience']}",
+        groups="cells",
+    )

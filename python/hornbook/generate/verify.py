@@ -5,7 +5,7 @@ code that a model wrote goes to the sandbox of `hornbook.evaluate` instead. Abou
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 LARGEST = 10**9
@@ -86,15 +86,10 @@ def trivial(calls: Sequence[Arguments], results: Sequence[Any]) -> bool:
     )
 
 
-def idle_line(code: str, name: str, calls: Sequence[Arguments], results: Sequence[Any]) -> bool:
-    """Whether some assignment can be left out without any test noticing: the tests are weak."""
-    lines = code.splitlines()
-    for place, line in enumerate(lines):
-        target, _, value = line.strip().partition(" = ")
-        if not value or not target.isidentifier() or target not in value:
-            continue
-        shorter = "\n".join([*lines[:place], *lines[place + 1 :], ""])
-        function = load(shorter, name)
+def unnoticed(code: str, name: str, calls: Sequence[Arguments], results: Sequence[Any]) -> bool:
+    """Whether some step can be left out, or a condition turned round, and the tests still pass."""
+    for mutant in _mutants(code.splitlines()):
+        function = load(mutant, name)
         try:
             found = [function(*copy.deepcopy(arguments)) for arguments in calls]
         except Exception:
@@ -102,6 +97,18 @@ def idle_line(code: str, name: str, calls: Sequence[Arguments], results: Sequenc
         if found == list(results):
             return True
     return False
+
+
+def _mutants(lines: list[str]) -> Iterator[str]:
+    for place, line in enumerate(lines):
+        indent, text = line[: len(line) - len(line.lstrip())], line.strip()
+        target, _, value = text.partition(" = ")
+        if text.startswith("if ") and text.endswith(":"):
+            yield "\n".join(
+                [*lines[:place], f"{indent}if not ({text[3:-1]}):", *lines[place + 1 :]]
+            )
+        elif target.isidentifier() and target in value:
+            yield "\n".join([*lines[:place], *lines[place + 1 :]])
 
 
 def check_source(calls: Sequence[Arguments], results: Sequence[Any]) -> str:
