@@ -462,7 +462,7 @@ def pool(*, out: Out, files: int = 2000, seed: int = 0, as_json: Json = False) -
     from hornbook.generate import pool as make
 
     with progress.shown():
-        report = make(out, files=files, seed=seed)
+        report = make(out, count=files, seed=seed)
     _summary(report, as_json)
 
 

@@ -28,6 +28,8 @@ class SourceConfig:
     """Source files to take from folders, without the dot."""
     pool_files: int = 2000
     """Files in the procedural pool, where `raw` names it."""
+    pool_levels: tuple[int, ...] = (1,)
+    """Levels of the functions hidden in it."""
 
 
 def standard_library() -> list[Path]:

@@ -38,7 +38,10 @@ class Step:
 def _pool(recipe: Recipe, root: Path) -> Report:
     from hornbook.generate import pool
 
-    return pool(root / "pool", files=recipe.source.pool_files, seed=recipe.seed)
+    config = recipe.source
+    return pool(
+        root / "pool", count=config.pool_files, levels=config.pool_levels, seed=recipe.seed
+    )
 
 
 def _source(recipe: Recipe, root: Path) -> Report:

@@ -9,7 +9,7 @@ no weight decay on biases, LayerNorms and the embedding.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hornbook.errors import ConfigError
 from hornbook.model.config import PhiConfig
@@ -59,7 +59,7 @@ class TrainConfig:
     """Of the products: "fp32", "bf16" or "fp16"; weights and optimizer stay in fp32."""
     seed: int = 0
     """Of fresh weights, data order and dropout."""
-    method: str = "concat"
+    method: Literal["concat", "best_fit"] = "concat"
     """How rows are cut from documents: "concat" (the paper) or "best_fit"."""
     prompt_loss_weight: float = 1.0
     """Factor on the loss of prompt tokens (the paper: 1)."""
