@@ -278,8 +278,13 @@ def benchmark_names(recipe: Recipe) -> dict[str, str]:
 
 def _evaluate(model: str, label: str) -> Work:
     def work(recipe: Recipe, root: Path) -> Report:
+        import torch
+
         from hornbook.evaluate import evaluate_model
 
+        if recipe.pretrain.threads is not None:
+            # Evaluations run side by side too; more threads than cores slow every one of them.
+            torch.set_num_threads(recipe.pretrain.threads)
         config = recipe.evaluate
         name = benchmark_names(recipe)[label]
         return evaluate_model(

@@ -238,10 +238,13 @@ def evaluate_model(
         from hornbook.model.sample import generate
         from hornbook.tokenizer import Tokenizer
 
+        # In training text the newline after a docstring is often one token with the indentation
+        # that follows; a prompt that ends in it would end in the middle of that token.
+        open_ended = [prompt.rstrip("\n") for prompt in prompts]
         texts: Sequence[str] = generate(
             Phi.from_pretrained(folder),
             Tokenizer.from_file(folder / "tokenizer.json"),
-            prompts,
+            open_ended,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -249,7 +252,8 @@ def evaluate_model(
             seed=seed,
             batch_size=batch_size,
         )
-        return texts
+        ends_of = [prompt[len(bare) :] for prompt, bare in zip(prompts, open_ended, strict=True)]
+        return [text.removeprefix(end) for text, end in zip(texts, ends_of, strict=True)]
 
     return evaluate(
         chosen,
@@ -264,6 +268,7 @@ def evaluate_model(
             "top_p": top_p,
             "seed": seed,
             "batch_size": batch_size,
+            "prompt": "without its last newlines, which the model writes",
         },
         stop=ends,
         timeout_s=timeout_s,
