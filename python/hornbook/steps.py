@@ -39,9 +39,7 @@ def _pool(recipe: Recipe, root: Path) -> Report:
     from hornbook.generate import pool
 
     config = recipe.source
-    return pool(
-        root / "pool", count=config.pool_files, levels=config.pool_levels, seed=recipe.seed
-    )
+    return pool(root / "pool", count=config.pool_files, levels=config.pool_levels, seed=recipe.seed)
 
 
 def _source(recipe: Recipe, root: Path) -> Report:

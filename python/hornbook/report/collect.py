@@ -139,10 +139,10 @@ def _filter(root: Path) -> dict[str, Any]:
     details = _details(root / "filter")
     if not details:
         return {}
-    before, after = (
-        _pool_kinds(root / "filter", kept=False),
-        _pool_kinds(root / "filter", kept=True),
-    )
+    # The first input is the pool that was scored; the labels come after it.
+    scored = Path(_manifest(root / "filter")["inputs"][0]["path"])
+    before, after = _values(scored, "kind"), _values(root / "filter", "kind")
+    sources = _values(scored, "source"), _values(root / "filter", "source")
     truth = None
     if before.get("useful"):
         kept = sum(after.values())
@@ -153,16 +153,21 @@ def _filter(root: Path) -> dict[str, Any]:
             "files_by_kind": dict(before),
         }
     counts = _manifest(root / "filter")["counts"]
-    return {**details, "in": counts["in"], "kept": counts["kept"], "pool_truth": truth}
+    return {
+        **details,
+        "in": counts["in"],
+        "kept": counts["kept"],
+        "pool_truth": truth,
+        "kept_by_source": {name: [sources[1][name], n] for name, n in sorted(sources[0].items())},
+    }
 
 
-def _pool_kinds(folder: Path, *, kept: bool) -> Counter[str]:
-    inputs = [Path(entry["path"]) for entry in _manifest(folder)["inputs"]]
-    kinds: Counter[str] = Counter()
-    # The first input is the pool that was scored; the labels come after it.
-    for batch in corpus.read([folder] if kept else inputs[:1]).batches():
-        kinds.update(kind for kind in batch.get("kind", []) if kind)
-    return kinds
+def _values(folder: Path, column: str) -> Counter[str]:
+    """How often each value stands in a column."""
+    found: Counter[str] = Counter()
+    for batch in corpus.read([folder]).batches():
+        found.update(value for value in batch.get(column, []) if value)
+    return found
 
 
 def _decontamination(recipe: Recipe, root: Path) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def _number(value: Any, digits: int = 0) -> str:
 
 
 def _percent(value: Any, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _table(head: list[str], rows: list[list[Any]], left: int = 1) -> str:
@@ -169,7 +169,7 @@ def _data_section(data: dict[str, Any]) -> str:
                 _number(structure.get("richness")),
                 _number(structure.get("exp_shannon")),
                 _number(metrics.get("words", {}).get("distinct_4"), 3),
-                _number(metrics.get("compression", {}).get("ratio"), 1),
+                _number(metrics.get("zstd", {}).get("ratio"), 1),
             ]
         )
     text = "<h2>The data</h2>" + _table(
@@ -178,18 +178,18 @@ def _data_section(data: dict[str, Any]) -> str:
             "documents",
             "tokens",
             "functions",
-            "distinct structures",
-            "effective structures",
-            "distinct 4-grams",
-            "compression",
+            "structures",
+            "effective",
+            "4-grams",
+            "zstd",
         ],
         rows,
     )
     text += (
-        "<p class=soft>A structure is a function's syntax tree without names, literals and "
-        "comments; the effective number is exp of their Shannon entropy, so a set that repeats a "
-        "few structures scores low however large it is. Distinct 4-grams: share of word 4-grams "
-        "that are unique. Compression: zstd ratio over long windows; higher is more repetition.</p>"
+        "<p class=soft>Structures: distinct syntax trees of functions, without names, literals and "
+        "comments; effective: exp of their Shannon entropy, so a set that repeats a few of them "
+        "scores low however large it is. 4-grams: share of word 4-grams that are distinct. zstd: "
+        "compression ratio over long windows; higher is more repetition.</p>"
     )
     dedup = next((s for s in data["stages"] if s["name"] == "dedup"), None)
     if dedup:
@@ -242,6 +242,12 @@ def _filter_section(data: dict[str, Any]) -> str:
     )
     rows = [[name, _percent(held.get(name))] for name in ("precision", "recall", "f1", "accuracy")]
     text += _table(["on labels it did not learn from", "value"], rows)
+    if info.get("kept_by_source"):
+        text += "<p>Kept by source: " + ", ".join(
+            f"{escape(source)} {kept:,} of {total:,}"
+            for source, (kept, total) in info["kept_by_source"].items()
+        )
+        text += ".</p>"
     truth = info.get("pool_truth")
     if truth:
         text += (
@@ -291,7 +297,9 @@ def _samples(data: dict[str, Any]) -> str:
         "<p class=soft>Chosen by position in the file, not by outcome.</p>"
     )
     for sample in data["samples"]:
-        text += f"<h3>{escape(sample['task_id'])}</h3><pre>{escape(sample['prompt'])}</pre>"
+        text += (
+            f"<h3>{escape(sample['task_id'])}</h3><pre>{escape(sample['prompt'].rstrip())}</pre>"
+        )
         boxes = []
         for answer in sample["answers"]:
             kind = "pass" if answer["passed"] else "fail"
@@ -299,11 +307,9 @@ def _samples(data: dict[str, Any]) -> str:
             boxes.append(
                 f"<div><span class={kind}>{label}</span> "
                 f"<span class=soft>{escape(answer['arm'])}, {escape(answer['stage'])}</span>"
-                f"<pre>{escape(answer['completion']) or ' '}</pre></div>"
+                f"<pre>{escape(answer['completion'].rstrip()) or ' '}</pre></div>"
             )
-        reference = (
-            f"<div><span class=soft>reference</span><pre>{escape(sample['reference'])}</pre></div>"
-        )
+        reference = f"<div><span class=soft>reference</span><pre>{escape(sample['reference'].rstrip())}</pre></div>"
         text += f"<div class=answers>{reference}{''.join(boxes)}</div>"
     return text
 
