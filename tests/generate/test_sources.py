@@ -132,6 +132,18 @@ def test_pool_files_compile_and_show_every_kind(tmp_path):
     assert all(bool(row["signatures"]) == (row["kind"] == "useful") for row in rows)
 
 
+def test_pool_holds_copies_of_earlier_files(tmp_path):
+    pool(tmp_path / "p", count=400, copies=0.2)
+    rows = {row["path"]: row for row in corpus.read([tmp_path / "p"])}
+    copied = [row for row in rows.values() if row["copy_of"]]
+    assert 50 < len(copied) < 110
+    for row in copied:
+        original = rows[row["copy_of"]]
+        assert original["text"] in row["text"]
+        assert original["kind"] == row["kind"]
+        assert original["slot"] < row["slot"]
+
+
 def test_no_single_feature_tells_useful_pool_files_apart(tmp_path):
     pool(tmp_path / "p", count=600, useful=0.5)
     rows = list(corpus.read([tmp_path / "p"]))

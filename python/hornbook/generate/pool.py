@@ -11,6 +11,7 @@ truth for a report to score a filter by; no stage may train on it. About 5 MB a 
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
@@ -275,9 +276,31 @@ def _useful(rng: Random, make: Callable[[], Sample]) -> tuple[list[str], list[st
     return lines, [made.signature for made in samples]
 
 
-def _rows(seed: int, levels: tuple[int, ...], useful: float) -> Iterator[Row]:
+def _copied(rng: Random, text: str) -> str:
+    """A file as another repository holds it: a notice on top, perhaps a line at the end."""
+    team = f"{rng.choice(AREAS)} {rng.choice(NOUNS)}"
+    text = f"# Copyright {rng.randint(2001, 2023)} the {team} team\n{text}"
+    if rng.random() < 0.5:
+        text += f"\n__version__ = {_literal(rng)}\n"
+    return text
+
+
+def _rows(seed: int, levels: tuple[int, ...], useful: float, copies: float) -> Iterator[Row]:
+    recent: deque[Row] = deque(maxlen=1_000)
     for slot in itertools.count():
         rng = Random(f"pool/{seed}/{slot}")
+        path = f"{rng.choice(AREAS)}/{rng.choice(NOUNS)}_{rng.choice(FIELDS)}_{slot}.py"
+        if recent and rng.random() < copies:
+            original = rng.choice(recent)
+            text = _copied(rng, original["text"])
+            yield {
+                **original,
+                "text": text,
+                "path": path,
+                "copy_of": original["path"],
+                "slot": slot,
+            }
+            continue
         places = itertools.count(slot * 64)
 
         def make(rng: Random = rng, places: Iterator[int] = places) -> Sample:
@@ -295,15 +318,18 @@ def _rows(seed: int, levels: tuple[int, ...], useful: float) -> Iterator[Row]:
             lines = _buried(rng, make) if rng.random() < 0.3 else _getters(rng)
         else:
             lines = _skewed(rng)
-        yield {
+        row: Row = {
             "text": "\n".join(lines).rstrip("\n") + "\n",
-            "path": f"{rng.choice(AREAS)}/{rng.choice(NOUNS)}_{rng.choice(FIELDS)}_{slot}.py",
+            "path": path,
+            "copy_of": None,
             "kind": kind,
             "signatures": "\n".join(signatures),
             "source": "procedural pool",
             "slot": slot,
             "seed": seed,
         }
+        recent.append(row)
+        yield row
 
 
 def pool(
@@ -313,6 +339,7 @@ def pool(
     characters: int | None = None,
     levels: Sequence[int] = LEVELS,
     useful: float = 0.08,
+    copies: float = 0.05,
     seed: int = 0,
 ) -> Report:
     """Writes a raw pool of repository-like Python files.
@@ -323,6 +350,8 @@ def pool(
         characters: how many characters at least.
         levels: Levels of the useful functions.
         useful: Share of files that hold useful functions.
+        copies: Share of files that repeat an earlier one with a few lines added, for deduplication
+            to find; `copy_of` names the original.
         seed: Decides every byte.
 
     Returns:
@@ -330,16 +359,18 @@ def pool(
 
     Raises:
         ConfigError: If not exactly one of `count` and `characters` is given, or it is not
-            positive, or `useful` is not a share.
+            positive, or `useful` or `copies` is not a share.
     """
     chosen = check_levels(levels)
     check_share("useful", useful)
+    check_share("copies", copies)
     return run(
         "pool",
         out,
-        rows=lambda: _rows(seed, chosen, useful),
+        rows=lambda: _rows(seed, chosen, useful, copies),
         schema={
             "path": "string",
+            "copy_of": "string",
             "kind": "string",
             "signatures": "string",
             "source": "string",
@@ -351,6 +382,7 @@ def pool(
             "characters": characters,
             "levels": chosen,
             "useful": useful,
+            "copies": copies,
             "seed": seed,
         },
         group=lambda row: str(row["kind"]),
