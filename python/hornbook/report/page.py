@@ -309,7 +309,8 @@ def _samples(data: dict[str, Any]) -> str:
                 f"<span class=soft>{escape(answer['arm'])}, {escape(answer['stage'])}</span>"
                 f"<pre>{escape(answer['completion'].rstrip()) or ' '}</pre></div>"
             )
-        reference = f"<div><span class=soft>reference</span><pre>{escape(sample['reference'].rstrip())}</pre></div>"
+        solution = escape(sample["reference"].rstrip())
+        reference = f"<div><span class=soft>reference</span><pre>{solution}</pre></div>"
         text += f"<div class=answers>{reference}{''.join(boxes)}</div>"
     return text
 

@@ -1,0 +1,169 @@
+"""Each stage alone, from the command line, on a user's own files; and what bad input gets."""
+
+import json
+
+import pytest
+
+from hornbook.cli import main
+
+
+def cli(*arguments: object) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A user's own JSON lines: useful functions, junk, a duplicate, and two bad rows."""
+    path = tmp_path / "mine.jsonl"
+    useful = [
+        f'def scale_{i}(numbers):\n    """Multiply each number by {i} and return the sum."""\n'
+        f"    total = 0\n    for number in numbers:\n        total += number * {i}\n    return total\n"
+        for i in range(60)
+    ]
+    junk = [
+        "from .settings import BASE\n"
+        + "".join(f"OPTION_{i}_{j} = {i * j}\nNAME_{j}_{i} = 'value {j}'\n" for j in range(8))
+        for i in range(60)
+    ]
+    lines = [json.dumps({"text": text, "stars": i}) for i, text in enumerate(useful + junk)]
+    lines += [lines[0], "{broken", '{"no_text": 1}']
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_data_stages_in_turn(tmp_path, rows, capsys):
+    out = {name: tmp_path / name for name in ("clean", "labels", "kept", "tok", "packed")}
+    assert cli("dedup", rows, "--out", out["clean"], "--method", "exact") == 0
+    assert "120 kept of 121" in capsys.readouterr().out
+    rejected = (out["clean"] / "rejected" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in rejected] == [122, 123]
+    assert cli("annotate", out["clean"], "--samples", 100, "--out", out["labels"]) == 0
+    assert cli("filter", out["clean"], "--labels", out["labels"], "--out", out["kept"]) == 0
+    assert "60 kept of 120" in capsys.readouterr().out
+    tokenizer = out["tok"] / "tokenizer.json"
+    assert cli("tokenizer", "train", out["kept"], "--vocab-size", 300, "--out", out["tok"]) == 0
+    assert cli("pack", out["kept"], "--tokenizer", tokenizer, "--out", out["packed"]) == 0
+    capsys.readouterr()
+    assert cli("verify", out["packed"], out["kept"], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert cli("diversity", out["kept"], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sample"]["documents"] == 60
+    assert cli("tokenizer", "encode", "def f(x):", "--tokenizer", tokenizer, "--json") == 0
+    ids = json.loads(capsys.readouterr().out)
+    assert cli("tokenizer", "decode", *ids, "--tokenizer", tokenizer) == 0
+    assert capsys.readouterr().out == "def f(x):\n"
+    # A user's other columns are still there.
+    from hornbook import corpus
+
+    assert {"stars", "quality_score"} <= set(next(iter(corpus.read([out["kept"]]))))
+
+
+def test_train_sample_and_evaluate(tmp_path, rows, capsys):
+    tok, packed, model = tmp_path / "tok", tmp_path / "packed", tmp_path / "model"
+    assert cli("tokenizer", "train", rows, "--vocab-size", 300, "--out", tok) == 0
+    assert cli("pack", rows, "--tokenizer", tok / "tokenizer.json", "--out", packed) == 0
+    small = ["pretrain.steps=3", "pretrain.warmup_steps=1", "model.hidden_size=32"]
+    small += ["model.num_attention_heads=2", "model.num_hidden_layers=1"]
+    options = [part for setting in small for part in ("--set", setting)]
+    assert cli("train", "demo", "--data", packed, "--out", model, *options) == 0
+    assert cli("train", "demo", "--data", packed, "--out", model, *options) == 0
+    capsys.readouterr()
+    final = model / "final"
+    assert cli("sample", "def f(", "--model", final, "--max-new-tokens", 4) == 0
+    assert capsys.readouterr().out.startswith("def f(")
+    problems = tmp_path / "problems.jsonl"
+    problem = {
+        "task_id": "mine/0",
+        "prompt": 'def one():\n    """Return 1."""\n',
+        "canonical_solution": "    return 1\n",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+        "entry_point": "one",
+    }
+    problems.write_text(json.dumps(problem) + "\n")
+    scores = tmp_path / "scores"
+    extra = ["--max-new-tokens", 4, "--json"]
+    assert cli("evaluate", problems, "--model", final, "--out", scores, *extra) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 1
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"task_id": "mine/0", "completion": "    return 1\n"}) + "\n")
+    again = tmp_path / "again"
+    assert cli("evaluate", problems, "--samples", samples, "--out", again, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pass@1"] == 1.0
+    assert cli("export", "hf", final, "--out", tmp_path / "hf") == 0
+    assert (tmp_path / "hf" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dedup", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
+        (["dedup", "empty", "--out", "x"], "no .parquet, .jsonl"),
+        (["dedup", "bad.parquet", "--out", "x"], "not a readable Parquet file"),
+        (["dedup", "good.jsonl", "--out", "taken"], "was not made by `dedup`"),
+        (["dedup", "good.jsonl", "--threshold", "7", "--out", "x"], "threshold"),
+        (["run", "demo", "--set", "dedup.tresh=1", "--dry-run"], "did you mean `threshold`"),
+        (["run", "phi-2", "--dry-run"], "no such recipe"),
+        (["run", "phi-1-small", "--out", "x"], "source.raw is empty"),
+        (["run", "demo", "--only", "nothing", "--out", "x"], "no step `nothing`"),
+        (["filter", "good.jsonl", "--labels", "good.jsonl", "--out", "x"], "score"),
+        (["pack", "good.jsonl", "--tokenizer", "none.json", "--out", "x"], "no tokenizer"),
+        (["decontaminate", "good.jsonl", "--out", "x"], "HORNBOOK_DATA"),
+        (["evaluate", "humaneval", "--out", "x"], "either --model or --samples"),
+        (["verify", "empty"], "no manifest.json"),
+        (["trace", "abc", "--run", "empty"], "no finished data stage"),
+        (["report", "empty"], "recipe.json: no such file"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HORNBOOK_DATA", raising=False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_text("no")
+    (tmp_path / "good.jsonl").write_text('{"text": "a b c d e f"}\n')
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("mine")
+    assert cli(*arguments) in (1, 2)
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "taken" / "thesis.tex").read_text() == "mine"
+
+
+def test_terminal_escapes_in_errors_are_shown_not_obeyed(capsys):
+    assert cli("run", "\x1b[31mred", "--dry-run") == 2
+    err = capsys.readouterr().err
+    assert "\x1b[31mred" not in err
+    assert "\\x1b" in err
+
+
+@pytest.mark.parametrize("name", ["demo", "phi-1-small", "phi-1"])
+def test_dry_run_says_what_it_takes_and_does_nothing(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert cli("run", name, "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert {step["state"] for step in plan["steps"]} == {"to do"}
+    assert not list(tmp_path.iterdir())
+    if name == "phi-1":
+        assert plan["training"]["pretrain"]["parameters"] == 1_418_270_720
+        assert plan["training"]["pretrain"]["tokens"] == 24_000 * 1024 * 2048
+        assert 300 < plan["training"]["pretrain"]["gpu_hours"]["A100"] < 1500
+
+
+def commands(app, path=()):
+    for name in app:
+        if name.startswith("-"):
+            continue
+        child = app[name]
+        yield (*path, name)
+        yield from commands(child, (*path, name))
+
+
+def test_every_command_has_help_with_an_example_or_subcommands(capsys):
+    from hornbook.cli import app
+
+    found = list(commands(app))
+    assert len(found) > 20
+    for path in found:
+        assert cli(*path, "--help") == 0
+        assert "Usage" in capsys.readouterr().out
