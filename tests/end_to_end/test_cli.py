@@ -20,7 +20,8 @@ def rows(tmp_path):
     path = tmp_path / "mine.jsonl"
     useful = [
         f'def scale_{i}(numbers):\n    """Multiply each number by {i} and return the sum."""\n'
-        f"    total = 0\n    for number in numbers:\n        total += number * {i}\n    return total\n"
+        "    total = 0\n    for number in numbers:\n"
+        f"        total += number * {i}\n    return total\n"
         for i in range(60)
     ]
     junk = [

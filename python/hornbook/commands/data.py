@@ -1,0 +1,313 @@
+"""Commands on data: one for each stage, on plain files."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from hornbook import progress
+from hornbook.commands.shared import DATA, Json, Out, app, show, summary
+
+generate = App(
+    name="generate", group=DATA, help="Make textbooks, exercises, problems and a practice pool."
+)
+tokenizer_app = App(name="tokenizer", group=DATA, help="Train and use byte-level BPE tokenizers.")
+app.command(generate)
+app.command(tokenizer_app)
+
+
+@app.command(group=DATA)
+def dedup(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    method: Literal["minhash", "exact"] = "minhash",
+    threshold: float = 0.7,
+    ngram: int = 5,
+    keep: Literal["longest", "first"] = "longest",
+    as_json: Json = False,
+) -> None:
+    """Remove exact and near duplicates; every removal is verified against a kept document.
+
+    Examples:
+        hornbook dedup data/*.parquet --out clean/
+    """
+    from hornbook.dedup import dedup as run_dedup
+
+    with progress.shown():
+        report = run_dedup(inputs, out, method=method, threshold=threshold, ngram=ngram, keep=keep)
+    summary(report, as_json)
+
+
+@app.command(group=DATA)
+def decontaminate(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval", "mbpp"],  # noqa: B006
+    ngram: int = 13,
+    ast_threshold: float | None = None,
+    as_json: Json = False,
+) -> None:
+    """Remove documents that resemble test problems.
+
+    Parameters
+    ----------
+    benchmarks
+        humaneval, mbpp (found through HORNBOOK_DATA), or problem files in HumanEval's form.
+    ast_threshold
+        Also remove code whose syntax tree matches a solution's at this rate or more.
+
+    Examples:
+        hornbook decontaminate exercises/ --benchmarks humaneval --ast-threshold 0.95 --out clean/
+    """
+    from hornbook.decontaminate import decontaminate as run_decontaminate
+
+    with progress.shown():
+        report = run_decontaminate(
+            inputs, out, benchmarks=benchmarks, ngram=ngram, ast_threshold=ast_threshold
+        )
+    summary(report, as_json)
+
+
+@app.command(group=DATA)
+def annotate(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    samples: int = 1000,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a sample of documents for educational value with the offline rubric.
+
+    Examples:
+        hornbook annotate clean/ --samples 1000 --out labels/
+    """
+    from hornbook.quality.annotate import annotate as run_annotate
+
+    with progress.shown():
+        report = run_annotate(inputs, out, samples=samples, seed=seed)
+    summary(report, as_json)
+
+
+@app.command(name="filter", group=DATA)
+def filter_(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    labels: Path,
+    min_score: float = 5.0,
+    threshold: float = 0.5,
+    keep_tokens: float | None = None,
+    trees: int = 100,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn the labels with a random forest, score every document, keep the best.
+
+    Parameters
+    ----------
+    labels
+        The folder that `hornbook annotate` made.
+    keep_tokens
+        Keep the best documents up to this share of the text, instead of a fixed threshold.
+
+    Examples:
+        hornbook filter clean/ --labels labels/ --keep-tokens 0.17 --out filtered/
+    """
+    from hornbook.quality.filter import filter_documents
+
+    with progress.shown():
+        report = filter_documents(
+            inputs,
+            out,
+            labels=labels,
+            min_score=min_score,
+            threshold=threshold,
+            keep_tokens=keep_tokens,
+            trees=trees,
+            seed=seed,
+        )
+    summary(report, as_json)
+
+
+@generate.command
+def textbooks(
+    *,
+    out: Out,
+    characters: int = 1_000_000,
+    levels: tuple[int, ...] = (1,),
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Make textbook sections with the built-in procedural teacher (no key, no network).
+
+    For an LLM as the teacher: `hornbook run RECIPE --only textbooks --set generate.teacher=openai`.
+
+    Examples:
+        hornbook generate textbooks --characters 2000000 --levels 1 --levels 2 --out textbooks/
+    """
+    from hornbook.generate import textbooks as make
+
+    with progress.shown():
+        report = make(out, characters=characters, levels=levels, seed=seed)
+    summary(report, as_json)
+
+
+@generate.command
+def exercises(
+    *,
+    out: Out,
+    count: int = 2000,
+    levels: tuple[int, ...] = (1,),
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Make exercises (signature, docstring, solution, tests) with the procedural teacher.
+
+    Examples:
+        hornbook generate exercises --count 5000 --out exercises/
+    """
+    from hornbook.generate import exercises as make
+
+    with progress.shown():
+        report = make(out, count=count, levels=levels, seed=seed)
+    summary(report, as_json)
+
+
+@generate.command
+def problems(
+    *,
+    out: Out,
+    count: int = 300,
+    levels: tuple[int, ...] = (1,),
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Make held-out problems, from compositions that no training source ever gets.
+
+    Examples:
+        hornbook generate problems --count 300 --out problems/
+    """
+    from hornbook.generate import heldout
+
+    with progress.shown():
+        report = heldout(out, count=count, levels=levels, seed=seed)
+    summary(report, as_json)
+
+
+@generate.command
+def pool(*, out: Out, files: int = 2000, seed: int = 0, as_json: Json = False) -> None:
+    """Make repository-like files with the paper's four defects, hiding some useful ones.
+
+    Examples:
+        hornbook generate pool --files 2000 --out pool/
+    """
+    from hornbook.generate import pool as make
+
+    with progress.shown():
+        report = make(out, count=files, seed=seed)
+    summary(report, as_json)
+
+
+@tokenizer_app.command(name="train")
+def tokenizer_train(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    vocab_size: int = 4096,
+    characters: int = 50_000_000,
+    as_json: Json = False,
+) -> None:
+    """Learn a byte-level BPE vocabulary; writes tokenizer.json.
+
+    Examples:
+        hornbook tokenizer train clean/ --vocab-size 8192 --out tokenizer/
+    """
+    from hornbook.vocabulary import build
+
+    with progress.shown():
+        report = build(out, "train", inputs=inputs, vocab_size=vocab_size, characters=characters)
+    summary(report, as_json)
+
+
+def _tokenizer(name: str) -> Any:
+    from hornbook.vocabulary import named
+
+    return named(name)
+
+
+@tokenizer_app.command(name="encode")
+def tokenizer_encode(text: str = "-", *, tokenizer: str = "codegen", as_json: Json = False) -> None:
+    """Print the token ids of a text (`-`: standard input).
+
+    Examples:
+        hornbook tokenizer encode "def f(x):" --tokenizer codegen
+    """
+    ids = _tokenizer(tokenizer).encode(sys.stdin.read() if text == "-" else text).tolist()
+    print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
+
+
+@tokenizer_app.command(name="decode")
+def tokenizer_decode(
+    ids: Annotated[list[int], Parameter(negative="")], *, tokenizer: str = "codegen"
+) -> None:
+    """Print the text of token ids.
+
+    Examples:
+        hornbook tokenizer decode 4299 277 7 --tokenizer codegen
+    """
+    print(_tokenizer(tokenizer).decode(ids))
+
+
+@tokenizer_app.command(name="info")
+def tokenizer_info(tokenizer: str = "codegen", *, as_json: Json = False) -> None:
+    """Say what a tokenizer is: codegen, gpt2, or a tokenizer.json.
+
+    Examples:
+        hornbook tokenizer info runs/demo/tokenizer/tokenizer.json
+    """
+    from hornbook.manifest import Report
+
+    tok = _tokenizer(tokenizer)
+    info = {"vocab_size": tok.vocab_size, "eot_id": tok.eot_id, "hash": tok.tokenizer_hash}
+    show(Report(info), as_json)
+
+
+@app.command(group=DATA)
+def pack(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    out: Out,
+    tokenizer: str = "codegen",
+    as_json: Json = False,
+) -> None:
+    """Tokenize documents into packed files that Megatron-LM, datatrove and memmaps read too.
+
+    Examples:
+        hornbook pack clean/ --tokenizer codegen --out packed/
+    """
+    from hornbook.packing import pack as run_pack
+
+    with progress.shown():
+        report = run_pack(inputs, out, tokenizer=_tokenizer(tokenizer))
+    summary(report, as_json)
+
+
+@app.command(group=DATA)
+def diversity(
+    inputs: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False
+) -> None:
+    """Measure how many different things a data set holds, and how often it repeats itself.
+
+    Examples:
+        hornbook diversity exercises/
+    """
+    from hornbook.diversity import diversity as measure
+
+    with progress.shown():
+        report = measure(inputs)
+    show(report, as_json)

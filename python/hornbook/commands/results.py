@@ -1,0 +1,206 @@
+"""Commands on models, and on the results of a run."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from hornbook import progress
+from hornbook.commands.shared import LOOK, MODEL, Accept, Json, Out, app, show
+from hornbook.errors import ConfigError, InputError
+
+export = App(name="export", group=MODEL, help="Write a model for other software.")
+study = App(name="study", group=LOOK, help="Studies on a finished run.")
+app.command(export)
+app.command(study)
+
+
+@app.command(group=MODEL)
+def sample(
+    prompt: str = "-",
+    *,
+    model: Path,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: list[str] | None = None,
+    seed: int = 0,
+) -> None:
+    """Complete a prompt (`-`: standard input).
+
+    Examples:
+        hornbook sample "def add(a, b):" --model runs/demo/train/filtered/seed-0/finetuned/final
+    """
+    from hornbook.model import Phi
+    from hornbook.model.sample import generate as complete
+    from hornbook.tokenizer import Tokenizer
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    opened = Phi.from_pretrained(model)
+    tok = Tokenizer.from_file(model / "tokenizer.json")
+    answer = complete(
+        opened,
+        tok,
+        [text],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )[0]
+    print(text + answer)
+
+
+@app.command(group=MODEL)
+def evaluate(
+    benchmark: str,
+    *,
+    out: Out,
+    model: Path | None = None,
+    samples_file: Annotated[Path | None, Parameter(name="--samples")] = None,
+    samples_per_problem: int = 1,
+    temperature: float = 0.0,
+    max_new_tokens: int = 512,
+    timeout_s: float = 10.0,
+    workers: int | None = None,
+    accept_unsafe: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model, or stored samples, by running its answers in a sandbox.
+
+    Parameters
+    ----------
+    benchmark
+        humaneval, mbpp, mbpp-sanitized (found through HORNBOOK_DATA), or a problem file.
+    model
+        A model's folder.
+    samples_file
+        Instead of a model: JSON lines with task_id and completion.
+
+    Examples:
+        hornbook evaluate humaneval --model runs/phi-1/final --out scores/
+
+        hornbook evaluate humaneval --samples samples.jsonl --out scores/
+    """
+    from hornbook.evaluate import evaluate as score
+    from hornbook.evaluate import evaluate_model
+
+    if (model is None) == (samples_file is None):
+        raise ConfigError("name either --model or --samples")
+    options: dict[str, Any] = {
+        "timeout_s": timeout_s,
+        "workers": workers,
+        "accept_unsafe": accept_unsafe,
+        "progress": partial(progress.advance, "programs"),
+    }
+    with progress.shown():
+        if model is not None:
+            report = evaluate_model(
+                benchmark,
+                model,
+                out,
+                samples=samples_per_problem,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+        else:
+            assert samples_file is not None
+            report = score(benchmark, None, out, samples=samples_file, **options)
+    show(report, as_json)
+
+
+@app.command(group=MODEL)
+def sandbox(*, as_json: Json = False) -> None:
+    """Say which layers of isolation this machine has for model-written code."""
+    from hornbook.evaluate.sandbox import status
+    from hornbook.manifest import Report
+
+    show(Report(status()), as_json)
+
+
+@export.command(name="hf")
+def export_hf(model: Path, *, out: Out) -> None:
+    """Write a model in the Hugging Face layout, for transformers and servers that know Phi.
+
+    Examples:
+        hornbook export hf runs/phi-1/train/phi-1/seed-0/finetuned/final --out phi-1/
+    """
+    from hornbook.model import Phi
+    from hornbook.tokenizer import Tokenizer
+
+    tok = Tokenizer.from_file(model / "tokenizer.json")
+    Phi.from_pretrained(model).save_pretrained(out, tokenizer=tok)
+    print(f"wrote {out}")
+
+
+@study.command(name="contamination")
+def study_contamination(run_folder: Path, *, as_json: Json = False) -> None:
+    """Split a run's held-out scores into problems similar and not similar to its exercises.
+
+    Examples:
+        hornbook study contamination runs/demo
+    """
+    from hornbook.study.contamination import split_study
+
+    show(split_study(_recipe_of(run_folder), run_folder), as_json)
+
+
+def _recipe_of(run_folder: Path) -> Any:
+    from hornbook.manifest import read_json
+    from hornbook.recipe import from_dict
+
+    return from_dict(read_json(run_folder / "recipe.json"))
+
+
+@app.command(group=LOOK)
+def report(run_folder: Path) -> None:
+    """Write report.html and report.json of a run.
+
+    Examples:
+        hornbook report runs/demo
+    """
+    from hornbook.report import build_report
+
+    build_report(_recipe_of(run_folder), run_folder.absolute())
+    print(run_folder / "report.html")
+
+
+@app.command(group=LOOK)
+def verify(
+    folders: Annotated[list[Path], Parameter(negative="")], *, as_json: Json = False
+) -> None:
+    """Check every file of a stage, or of a whole run, against its manifest.
+
+    Examples:
+        hornbook verify runs/demo
+    """
+    from hornbook.manifest import MANIFEST, Report
+    from hornbook.manifest import verify as check
+
+    found = [p.parent for folder in folders for p in sorted(folder.rglob(MANIFEST))]
+    if not found:
+        raise InputError(f"{', '.join(map(str, folders))}: no {MANIFEST} in it")
+    reports = [check(folder) for folder in found]
+    total = {
+        "stages": len(reports),
+        "files": sum(r["checked"] for r in reports),
+        "bytes": sum(r["bytes"] for r in reports),
+        "ok": True,
+    }
+    show(Report(total), as_json)
+
+
+@app.command(group=LOOK)
+def trace(row_id: str, *, run_folder: Annotated[Path, Parameter(name="--run")]) -> None:
+    """Print one document's way through a run: where it was kept or dropped, and why.
+
+    Examples:
+        hornbook trace 1f0c9d --run runs/demo
+    """
+    from hornbook.trace import trace as find
+
+    for line in find(row_id, run_folder):
+        print(line)
