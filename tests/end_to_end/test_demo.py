@@ -103,6 +103,12 @@ def test_page_stands_alone(run):
     assert 'href="http' not in page
 
 
+def test_page_says_every_number_of_the_data(run):
+    page = (run / "report.html").read_text()
+    table = page[page.index(">zstd<") : page.index("</table>", page.index(">zstd<"))]
+    assert "–" not in table
+
+
 def test_bad_file_was_set_aside(run):
     rejected = (run / "source" / "rejected" / "rows.jsonl").read_text()
     assert "broken.py" in rejected

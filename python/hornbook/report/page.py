@@ -111,10 +111,9 @@ def _result(data: dict[str, Any]) -> str:
         else f"Mean over {len(seeds)} training seeds; dots are the seeds."
     )
     text += " The form of the paper's Figure 2.1.</figcaption></figure>"
-    title = f"seed {seeds[0]['seed']}: " if len(seeds) > 1 else ""
-    text += _table(
-        ["arm", f"{title}pretrained on", "base, % ± s.e.", "finetuned, % ± s.e."], rows, left=2
-    )
+    which = f" (seed {seeds[0]['seed']})" if len(seeds) > 1 else ""
+    head = ["arm", "pretrained on", f"base{which}, % ± s.e.", f"finetuned{which}, % ± s.e."]
+    text += _table(head, rows, left=2)
     if len(seeds) > 1:
         head = ["arm", *(f"seed {s['seed']}: base → finetuned, %" for s in seeds)]
         body = [
@@ -169,7 +168,7 @@ def _data_section(data: dict[str, Any]) -> str:
                 _number(structure.get("richness")),
                 _number(structure.get("exp_shannon")),
                 _number(metrics.get("words", {}).get("distinct_4"), 3),
-                _number(metrics.get("zstd", {}).get("ratio"), 1),
+                _number(metrics.get("compression", {}).get("ratio"), 1),
             ]
         )
     text = "<h2>The data</h2>" + _table(
