@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hornbook.commands import data, results, runs
-from hornbook.commands.shared import app
+from hornbook.commands.shared import app, printable
 from hornbook.errors import HornbookError
 
 __all__ = ["app", "data", "main", "results", "runs"]
@@ -21,18 +21,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(argv)
     except HornbookError as error:
-        errors.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         errors.print("stopped; what is done is kept, the same command goes on", highlight=False)
         sys.exit(3)
     except BrokenPipeError:
         sys.exit(1)
-
-
-def _escape(text: str) -> str:
-    # Names and rows can hold control characters; a terminal must not obey them.
-    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))
 
 
 if __name__ == "__main__":

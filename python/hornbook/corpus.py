@@ -31,8 +31,9 @@ class Documents:
 
     @property
     def schema(self) -> list[tuple[str, str]]:
-        """`[(column, type)]`, `id` and `text` first."""
-        return self._reader.schema
+        """`[(column, type)]`, `id` and `text` first; types that rows cannot hold are `string`."""
+        known = ("string", "int64", "float64", "bool")
+        return [(name, kind if kind in known else "string") for name, kind in self._reader.schema]
 
     @property
     def rejected(self) -> list[tuple[Path, int, str]]:
@@ -76,7 +77,7 @@ def write(
         folder: Where the parts go; made if need be.
         rows: Each with a `text`; an absent `id` is the text's hash; absent columns are null.
         schema: Column -> `string`, `int64`, `float64` or `bool`. `id` and `text` are added.
-        batch_rows: Rows handed to the core at a time; has no effect on the bytes written.
+        batch_rows: Rows handed to the core at a time. The bytes are the same for the same value.
 
     Raises:
         StorageError: If the disk is full or not writable.

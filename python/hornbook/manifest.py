@@ -106,7 +106,7 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -159,11 +159,25 @@ def input_hash(path: StrPath) -> str:
         return _core.hash_file(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    if (path / MANIFEST).is_file():
-        parts = read_json(path / MANIFEST).get("parts", [])
-        return hash_json([[part["name"], part["xxh3"]] for part in parts])
+    made = _stage_parts(path)
+    if made is not None:
+        return hash_json(made)
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
     return hash_json([[str(file.relative_to(path)), _core.hash_file(file)] for file in files])
+
+
+def _stage_parts(folder: Path) -> list[list[str]] | None:
+    """Name and hash of a stage's parts; None for a folder that no stage made.
+
+    Other software keeps files of this name too, so it must look like ours in every respect.
+    """
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if data["schema"] == 1 and isinstance(data["stage"], str) and isinstance(data["key"], str):
+            return [[part["name"], part["xxh3"]] for part in data["parts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def file_part(folder: Path, name: str, rows: int = 0) -> dict[str, Any]:
@@ -205,8 +219,12 @@ def run_stage(
     work: Callable[[Path], Outcome],
     seed: int | None = None,
     resumable: bool = False,
+    precious: bool = False,
 ) -> Report:
     """Runs `work(folder)` unless its result is already there; writes the manifest last.
+
+    A result of the same stage with another key is replaced, but only once the new one is whole: if
+    `work` fails, it is put back.
 
     Args:
         stage: The stage's name.
@@ -216,26 +234,35 @@ def run_stage(
         work: Writes the parts into the folder it is given.
         seed: Recorded in the manifest (and part of `config` where it matters).
         resumable: `work` can go on from what an interrupted run of the same key left.
+        precious: Never replace what another key made, finished or not: that took too long.
 
     Returns:
         The manifest, as a report.
 
     Raises:
-        ResumeError: If `out` holds something that this stage did not make.
+        ResumeError: If `out` holds something that this stage did not make, or that is precious.
+        ConfigError: If an input lies inside `out`.
         InputError: If an input is missing.
     """
     paths = [Path(path) for path in inputs]
     folder = Path(out)
-    if folder.resolve() in [path.resolve() for path in paths]:
-        raise ConfigError(f"{folder}: a stage cannot write into its own input")
+    for path in paths:
+        if folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise ConfigError(f"{folder}: holds the input {path}; name another folder")
     hashes = [input_hash(path) for path in paths]
     key = _key(stage, config, hashes)
     done = completed(folder, stage, key)
     if done is not None:
         return done
-    _make_room(folder, stage, key, keep=resumable)
+    before = _make_room(folder, stage, key, keep=resumable, precious=precious)
     start, cpu = time.time(), time.process_time()
-    outcome = work(folder)
+    try:
+        outcome = work(folder)
+    except BaseException:
+        if before is not None:
+            shutil.rmtree(folder)
+            before.rename(folder)
+        raise
     data: dict[str, Any] = {
         "schema": 1,
         "stage": stage,
@@ -265,13 +292,24 @@ def run_stage(
     report = Report(data)
     report.save(folder / MANIFEST)
     (folder / STARTED).unlink(missing_ok=True)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
     return report
 
 
-def _make_room(folder: Path, stage: str, key: str, *, keep: bool) -> None:
-    """Prepares the folder of a stage that is about to run, refusing to touch anyone else's."""
+def _aside(folder: Path) -> Path:
+    """Where a stage's earlier result waits while the next one is made."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool) -> Path | None:
+    """Prepares the folder of a stage that is about to run, refusing to touch anyone else's.
+
+    Returns:
+        Where a finished result of another key was put aside, if there was one.
+    """
     if folder.exists() and not folder.is_dir():
         raise ResumeError(f"{folder}: is a file; name a folder for the output")
+    before = None
     marker = folder / STARTED
     if folder.is_dir() and any(folder.iterdir()):
         owner = folder / MANIFEST if (folder / MANIFEST).is_file() else marker
@@ -285,13 +323,23 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool) -> None:
                 f"{folder}: holds the output of `{found.get('stage')}`, not of `{stage}`; "
                 "name another folder or remove it"
             )
-        if not (keep and owner == marker and found.get("key") == key):
+        if precious and found.get("key") != key:
+            raise ResumeError(
+                f"{folder}: holds the result of `{stage}` with other settings, inputs or version; "
+                "move it away, or name another folder"
+            )
+        if owner != marker:
+            before = _aside(folder)
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)
+        elif not (keep and found.get("key") == key):
             shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from error
     write_text(marker, json.dumps({"stage": stage, "key": key}))
+    return before
 
 
 def verify(folder: StrPath) -> Report:

@@ -10,19 +10,23 @@ was killed goes on where it was.
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hornbook import progress
-from hornbook.errors import ConfigError, HornbookError, StorageError
+from hornbook.errors import ConfigError, HornbookError, ResumeError, StorageError
 from hornbook.manifest import Report, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
 from hornbook.steps import Step, plan
@@ -51,7 +55,8 @@ def run(
     Raises:
         ConfigError: If `only` names no step, or no raw code is named where some is needed.
         StorageError: If the disk has less than 1 GiB left.
-        HornbookError: The first error of a step, after the steps beside it came to an end.
+        ResumeError: If another run is at work in the folder.
+        StepError: The first error of a step, after the steps beside it came to an end.
         KeyboardInterrupt: After Ctrl-C; what is done stays, and the same command goes on.
     """
     root = Path(out).absolute()
@@ -69,18 +74,49 @@ def run(
     if free < 1 << 30:
         raise StorageError(f"{root}: {free / 2**20:,.0f} MiB left on this disk; 1 GiB is needed")
     _check_owner(recipe, root)
-    write_text(root / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
-    log = _Log(root / "log.jsonl", on_event)
-    start = time.monotonic()
-    log({"event": "run", "recipe": recipe.name, "steps": len(steps), "cpus": os.cpu_count()})
-    tally = {"done": 0, "skipped": 0}
-    for entry in _execute(recipe, root, steps, jobs or min(os.cpu_count() or 1, 8)):
-        log(entry)
-        if entry["event"] == "step":
-            tally["skipped" if entry["skipped"] else "done"] += 1
-    seconds = round(time.monotonic() - start, 2)
-    log({"event": "end", "seconds": seconds, **tally})
+    preflight(recipe, steps)
+    with _alone(root), _terminated_like_interrupted():
+        write_text(root / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
+        log = _Log(root / "log.jsonl", on_event)
+        start = time.monotonic()
+        log({"event": "run", "recipe": recipe.name, "steps": len(steps), "cpus": os.cpu_count()})
+        tally = {"done": 0, "skipped": 0}
+        for entry in _execute(recipe, root, steps, jobs or min(os.cpu_count() or 1, 8)):
+            log(entry)
+            if entry["event"] == "step":
+                tally["skipped" if entry["skipped"] else "done"] += 1
+        seconds = round(time.monotonic() - start, 2)
+        log({"event": "end", "seconds": seconds, **tally})
     return Report({"run": str(root), **tally, "seconds": seconds})
+
+
+def preflight(recipe: Recipe, steps: list[Step]) -> None:
+    """Finds, before anything runs, what would stop the run in the middle.
+
+    Raises:
+        ConfigError: If a benchmark's data, the teacher's name, prices or key is missing.
+    """
+    names = {step.name for step in steps}
+    config = recipe.generate
+    asks = (config.teacher == "openai" and names & {"textbooks", "exercises"}) or (
+        recipe.annotate.annotator == "openai" and "annotate" in names
+    )
+    if asks:
+        if not (config.model or recipe.annotate.model):
+            raise ConfigError("no teacher: --set generate.model=NAME (and generate.base_url)")
+        priced = config.price_in is not None and config.price_out is not None
+        if config.budget_usd is not None and not priced:
+            raise ConfigError(
+                "a budget in US dollars needs prices: --set generate.price_in=... and "
+                "generate.price_out=... (dollars per million tokens), or use generate.budget_tokens"
+            )
+        if not config.base_url and not os.environ.get(config.api_key_env):
+            raise ConfigError(f"the environment variable {config.api_key_env} holds no key")
+    from hornbook.evaluate.problems import load_problems
+
+    if any(name.startswith("evaluate/") for name in names):
+        for name in recipe.evaluate.benchmarks:
+            load_problems(name)
 
 
 def select_steps(steps: list[Step], only: tuple[str, ...]) -> list[Step]:
@@ -122,8 +158,13 @@ class _Log:
 
     def __call__(self, entry: dict[str, Any]) -> None:
         entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        # A line that a crash tore is ended first; readers skip what they cannot parse.
+        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
+        try:
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("\n" * torn + json.dumps(entry) + "\n")
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
         if self._on_event is not None:
             self._on_event(entry)
 
@@ -138,7 +179,7 @@ def _execute(recipe: Recipe, root: Path, steps: list[Step], jobs: int) -> Iterat
     pending = {step.name: step for step in steps}
     running: dict[str, Any] = {}
     finished: set[str] = set()
-    failure: HornbookError | None = None
+    failure: StepError | None = None
     with progress.bars() as display:
         shown = progress.Bars(display)
         try:
@@ -146,38 +187,55 @@ def _execute(recipe: Recipe, root: Path, steps: list[Step], jobs: int) -> Iterat
                 if failure is None:
                     for step in _startable(pending, running, finished, jobs):
                         del pending[step.name]
-                        child = context.Process(
-                            target=_child, args=(table, str(root), step.name, messages)
-                        )
+                        arguments = (table, str(root), step.name, messages)
+                        child = context.Process(target=_child, args=arguments)
                         child.start()
                         running[step.name] = (child, step)
                         shown(step.name, 0, None, "")
-                try:
-                    kind, name, payload = messages.get(timeout=0.5)
-                except queue.Empty:
-                    kind, name, payload = _find_crashed(running)
+                kind, name, payload = _next_message(messages, running)
                 if kind == "progress":
                     shown(name, *payload)
                 elif kind in ("done", "failed"):
-                    child, _ = running.pop(name)
-                    child.join()
+                    running.pop(name)[0].join()
                     shown.drop(name)
                     if kind == "failed":
-                        error, details = payload
-                        failure = failure or error
-                        yield {"event": "failed", "name": name, "error": str(error), **details}
+                        text, exit_code = payload
+                        failure = failure or StepError(text, exit_code)
+                        yield {"event": "failed", "name": name, "error": text}
                     else:
                         finished.add(name)
                         yield {"event": "step", "name": name, **payload}
         finally:
-            for child, _ in running.values():
-                child.join(timeout=60)
-                if child.is_alive():
-                    child.kill()
-                    child.join()
+            _end(running)
             messages.close()
     if failure is not None:
         raise failure
+
+
+def _next_message(messages: Any, running: dict[str, Any]) -> tuple[str, str, Any]:
+    """What a step says next; that it failed, if it ended without saying anything."""
+    ended = [name for name, (child, _) in running.items() if child.exitcode is not None]
+    try:
+        # What an ended child still said is in the queue before its end is seen.
+        message: tuple[str, str, Any] = messages.get(timeout=0.5)
+    except queue.Empty:
+        for name in ended:
+            code = running[name][0].exitcode
+            how = f"was ended by signal {-code} (out of memory?)" if code < 0 else "ended early"
+            return "failed", name, (f"step {name} {how}; the same command goes on from here", 1)
+        return "idle", "", None
+    return message
+
+
+def _end(running: dict[str, Any]) -> None:
+    """Ends steps that are still at work: asks first, so that a training saves itself."""
+    for child, _ in running.values():
+        child.terminate()
+    for child, _ in running.values():
+        child.join(timeout=60)
+        if child.is_alive():
+            child.kill()
+            child.join()
 
 
 def _startable(
@@ -200,19 +258,9 @@ def _startable(
     return chosen
 
 
-def _find_crashed(running: dict[str, Any]) -> tuple[str, str, Any]:
-    for name, (child, _) in running.items():
-        if child.exitcode is not None and child.exitcode != 0:
-            error = HornbookError(
-                f"step {name} was ended by signal {-child.exitcode} (out of memory?); "
-                "the same command goes on from here"
-            )
-            return "failed", name, (error, {"exit": child.exitcode})
-    return "idle", "", None
-
-
 def _child(table: dict[str, Any], root: str, name: str, messages: Any) -> None:
     """Runs one step in a process of its own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     recipe = from_dict(table)
     step = next(step for step in plan(recipe) if step.name == name)
     last = {"time": 0.0}
@@ -228,26 +276,70 @@ def _child(table: dict[str, Any], root: str, name: str, messages: Any) -> None:
         with progress.listen(listener):
             report = step.work(recipe, Path(root))
     except HornbookError as error:
-        messages.put(("failed", name, (error, {"seconds": time.monotonic() - start})))
-        return
+        messages.put(("failed", name, (str(error), error.exit_code)))
     except KeyboardInterrupt:
-        stop = StoppedError(f"step {name} was stopped; the same command goes on from here")
-        messages.put(("failed", name, (stop, {"seconds": time.monotonic() - start})))
-        return
-    except Exception as crash:
+        text = f"step {name} was stopped; the same command goes on from here"
+        messages.put(("failed", name, (text, 3)))
+    except BaseException as crash:
         traceback.print_exc()
-        wrapped = HornbookError(f"step {name} failed: {type(crash).__name__}: {crash}")
-        messages.put(("failed", name, (wrapped, {"seconds": time.monotonic() - start})))
+        text = f"step {name} failed: {type(crash).__name__}: {crash}"
+        messages.put(("failed", name, (text, 1)))
+    else:
+        payload = {
+            "seconds": round(time.monotonic() - start, 3),
+            "skipped": report.reused,
+            "peak_mb": _peak_mb(),
+        }
+        messages.put(("done", name, payload))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the run's process is gone: no one else may write its folders then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+class StepError(HornbookError):
+    """A step failed, or was stopped; `exit_code` is that of its own error."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: in order, with exit code 3."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    seconds = round(time.monotonic() - start, 3)
-    payload = {"seconds": seconds, "skipped": report.reused, "peak_mb": _peak_mb()}
-    messages.put(("done", name, payload))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-class StoppedError(HornbookError):
-    """Ended by Ctrl-C or a signal; the same command goes on."""
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keeps a second run off the same folder (where the system has `flock`)."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
 
-    exit_code = 3
+    with (root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ResumeError(f"{root}: another run is at work in this folder") from error
+        yield
 
 
 def _peak_mb() -> float:

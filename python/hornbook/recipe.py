@@ -8,6 +8,7 @@ nearest known one. Presets: `demo`, `phi-1-small`, `phi-1`.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -196,6 +197,10 @@ class Recipe:
             raise ConfigError("the recipe has no arms: add at least one [arms.NAME] section")
         if self.seeds < 1:
             raise ConfigError(f"seeds = {self.seeds}: at least one model must be trained")
+        for name in self.arms:
+            # An arm's name is a folder's.
+            if not re.fullmatch(r"\w[\w.+-]*", name):
+                raise ConfigError(f"arm `{name}`: use letters, digits, and any of _ . + -")
         optional = ("dedup", "annotate", "decontaminate", "study", "report")
         for name in self.skip:
             if name not in optional:
@@ -258,7 +263,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
+        # Arms are a list in all but form: a child's replace the parent's, so that it can drop some.
+        both = isinstance(old, dict) and isinstance(value, Mapping) and key != "arms"
         merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
 
@@ -269,7 +275,9 @@ def _apply(table: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting}: write it as section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip()[:1] in ("[", "{", '"', "'"):
+            raise ConfigError(f"--set {setting}: not a TOML value: {error}") from error
         value = text
     *path, last = key.strip().split(".")
     for name in path:

@@ -56,20 +56,32 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
     """
     inputs = [path for name in config.raw for path in _inputs(name, pool)]
     columns: dict[str, str] = {}
+    mixed: set[str] = set()
+    """Columns of several types, kept as text."""
     rejected: list[tuple[Path, int, str]] = []
 
     def rows(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         for name in names:
-            documents = corpus.read(_inputs(name, pool), config.extensions)
-            for row in documents:
-                if name == "stdlib":
-                    row["path"] = f"stdlib/{row['path']}"
-                yield {**row, "source": name if name in ("stdlib", "pool") else Path(name).name}
-            rejected.extend(documents.rejected)
+            for path, label in _labelled(name, pool):
+                documents = corpus.read([path], config.extensions)
+                for row in documents:
+                    if label:
+                        row["path"] = label
+                    for column in mixed:
+                        if row.get(column) is not None:
+                            row[column] = str(row[column])
+                    yield {**row, "source": name if name in ("stdlib", "pool") else path.name}
+                rejected.extend(documents.rejected)
 
     def work(folder: Path) -> Outcome:
         for name in config.raw:
-            columns.update(corpus.read(_inputs(name, pool), config.extensions).schema)
+            for column, kind in corpus.read(_inputs(name, pool), config.extensions).schema:
+                known = columns.setdefault(column, kind)
+                if known != kind:
+                    numbers = {known, kind} == {"int64", "float64"}
+                    columns[column] = "float64" if numbers else "string"
+                    if not numbers:
+                        mixed.add(column)
         extra = {name: kind for name, kind in columns.items() if name not in ("id", "text")}
         parts = corpus.write(folder, rows(config.raw), {**extra, "source": "string"})
         corpus.write_rejected(folder, rejected)
@@ -77,6 +89,13 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
         return Outcome(parts=parts, rows_in=count, kept=count, rejected=len(rejected))
 
     return run_stage("source", out, inputs=inputs, config=config, work=work, seed=seed)
+
+
+def _labelled(name: str, pool: StrPath) -> Iterator[tuple[Path, str]]:
+    """Inputs, and what their `path` column says where that is not up to the reader."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in _inputs(name, pool):
+        yield path, f"stdlib/{path.relative_to(root).as_posix()}" if name == "stdlib" else ""
 
 
 def _inputs(name: str, pool: StrPath) -> list[Path]:

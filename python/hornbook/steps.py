@@ -3,16 +3,15 @@
 A step's work imports what it needs, so that planning loads nothing heavy.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hornbook import progress
-from hornbook.errors import ConfigError
-from hornbook.manifest import Report
+from hornbook.errors import ConfigError, HornbookError
+from hornbook.manifest import MANIFEST, Report
 from hornbook.recipe import Recipe
 
 HELDOUT = "problems/problems.jsonl"
@@ -170,10 +169,18 @@ def rounds(recipe: Recipe) -> dict[str, list[str]]:
         return {}
     config = recipe.decontaminate
     public = list(config.benchmarks)
-    if os.environ.get("HORNBOOK_DATA"):
-        public += [name for name in config.if_present if name not in public]
+    public += [name for name in config.if_present if name not in public and _present(name)]
     found = {"public": public, "heldout": [HELDOUT] if recipe.evaluate.heldout else []}
     return {name: against for name, against in found.items() if against}
+
+
+def _present(benchmark: str) -> bool:
+    from hornbook.decontaminate import benchmark_path
+
+    try:
+        return benchmark_path(benchmark).is_file()
+    except HornbookError:
+        return False
 
 
 def packed_from(recipe: Recipe, name: str) -> str:
@@ -300,6 +307,16 @@ def _evaluate(model: str, label: str) -> Work:
         )
 
     return work
+
+
+def evaluations(recipe: Recipe, root: Path, label: str) -> Iterator[tuple[Path, str, str, str]]:
+    """Finished evaluations of this recipe's models: folder, arm, seed, stage."""
+    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+        for arm in recipe.arms:
+            for stage in recipe.evaluate.stages:
+                folder = root / "evaluate" / arm / f"seed-{seed}" / stage / label
+                if (folder / MANIFEST).is_file():
+                    yield folder, arm, f"seed-{seed}", stage
 
 
 def _study(recipe: Recipe, root: Path) -> Report:

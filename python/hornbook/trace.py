@@ -13,6 +13,7 @@ from hornbook.errors import InputError
 from hornbook.manifest import MANIFEST, StrPath, read_json
 
 _FLOW = ("pool", "source", "dedup", "annotate", "filter", "textbooks", "exercises")
+_ROUNDS = ("public", "heldout")
 
 
 def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
@@ -26,23 +27,30 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
         InputError: If no stage of the run has or dropped such a document, or several match.
     """
     root = Path(run_folder)
-    stages = [root / name for name in _FLOW] + sorted((root / "decontaminate").glob("*/*"))
+    stages = [root / name for name in _FLOW]
+    for name in _ROUNDS:
+        stages += sorted((root / "decontaminate" / name).glob("*"))
     stages = [folder for folder in stages if (folder / MANIFEST).is_file()]
     if not stages:
         raise InputError(f"{root}: no finished data stage in it")
     found: set[str] = set()
     lines: list[str] = []
+    in_pool = False
     for folder in stages:
         manifest = read_json(folder / MANIFEST)
         name = str(folder.relative_to(root))
         made = f"{name} ({manifest['started']}, key {manifest['key'][:12]})"
-        for row in corpus.read([folder]):
-            if str(row["id"]).startswith(row_id):
-                found.add(row["id"])
-                lines.append(f"{made}: kept")
-                lines.extend(f"    {line}" for line in _columns(row))
+        here = [row for row in corpus.read([folder]) if str(row["id"]).startswith(row_id)]
+        for row in here:
+            found.add(row["id"])
+            lines.append(f"{made}: kept")
+            lines.extend(f"    {line}" for line in _columns(row))
+        if name in ("source", "dedup"):
+            in_pool = bool(here)
+        elif name == "filter" and in_pool and not here:
+            lines.append(f"{made}: dropped: its score was below the threshold")
         for entry in _evidence(folder):
-            dropped = str(entry.pop("removed_id", ""))
+            dropped = str(entry.pop("removed_id", "") or entry.pop("id", ""))
             if dropped.startswith(row_id):
                 found.add(dropped)
                 why = ", ".join(f"{key}={value}" for key, value in entry.items())

@@ -53,9 +53,10 @@ def build(
         InputError: If the inputs hold no text.
     """
     learn = name == "train"
-    config = {"name": name}
     if learn:
-        config |= {"vocab_size": str(vocab_size), "characters": str(characters)}
+        config = {"name": name, "vocab_size": vocab_size, "characters": characters}
+    else:
+        config = {"tokenizer": named(name).tokenizer_hash}
 
     def work(folder: Path) -> Outcome:
         if learn:

@@ -163,3 +163,13 @@ def test_any_text_survives_a_round_trip(tmp_path_factory, texts):
     assert [row["text"] for row in corpus.read([folder / "parquet"])] == texts
     lines = write_jsonl(folder / "x.jsonl", [{"text": text} for text in texts])
     assert [row["text"] for row in corpus.read([lines])] == texts
+
+
+def test_test_data_does_not_hide_a_folder_of_code(tmp_path):
+    (tmp_path / "repo" / "tests").mkdir(parents=True)
+    (tmp_path / "repo" / "a.py").write_text("a = 1\n")
+    write_jsonl(tmp_path / "repo" / "tests" / "fixture.jsonl", [{"no": 1}])
+    assert [row["path"] for row in corpus.read([tmp_path])] == ["repo/a.py"]
+    write_jsonl(tmp_path / "data.jsonl", [{"text": "x"}])
+    with pytest.raises(InputError, match="both tables"):
+        corpus.read([tmp_path])

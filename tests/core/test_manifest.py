@@ -6,7 +6,15 @@ import pytest
 
 from hornbook import corpus
 from hornbook.errors import ConfigError, InputError, ResumeError
-from hornbook.manifest import MANIFEST, STARTED, Outcome, Report, run_stage, verify
+from hornbook.manifest import (
+    MANIFEST,
+    STARTED,
+    Outcome,
+    Report,
+    input_hash,
+    run_stage,
+    verify,
+)
 
 
 def make(out, source, config=1, stage="copy", **options):
@@ -55,7 +63,7 @@ def test_nothing_of_others_is_touched(tmp_path, source):
 
 def test_stage_cannot_write_into_its_input(tmp_path):
     corpus.write(tmp_path, [{"text": "a"}], {})
-    with pytest.raises(ConfigError, match="its own input"):
+    with pytest.raises(ConfigError, match="holds the input"):
         run_stage("x", tmp_path, inputs=[tmp_path], config=0, work=lambda f: Outcome())
 
 
@@ -138,3 +146,46 @@ def test_report_prints_and_saves(tmp_path):
     assert "[20 entries]" in str(report)
     report.save(tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == dict(report)
+
+
+def test_input_inside_the_output_is_refused(tmp_path, source):
+    out = tmp_path / "out"
+    make(out, source)
+    part = out / "part-00000.parquet"
+    with pytest.raises(ConfigError, match="holds the input"):
+        run_stage("copy", out, inputs=[part], config=2, work=lambda f: Outcome())
+    assert part.is_file()
+
+
+def test_failed_replacement_leaves_the_earlier_result(tmp_path, source):
+    out = tmp_path / "out"
+    first, _ = make(out, source)
+
+    def crash(folder):
+        (folder / "half").write_text("half")
+        raise InputError("bad row")
+
+    with pytest.raises(InputError):
+        run_stage("copy", out, inputs=[source], config=2, work=crash)
+    assert verify(out)["ok"]
+    again, made = make(out, source)
+    assert (made, dict(again)) == (0, dict(first))
+    assert make(out, source, config=2)[1] == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_precious_results_are_never_replaced(tmp_path, source):
+    make(tmp_path / "out", source, precious=True)
+    with pytest.raises(ResumeError, match="other settings"):
+        make(tmp_path / "out", source, config=2, precious=True)
+    assert make(tmp_path / "out", source, precious=True)[1] == 0
+
+
+def test_manifest_of_other_software_is_an_ordinary_file(tmp_path, source):
+    repository = tmp_path / "extension"
+    repository.mkdir()
+    (repository / MANIFEST).write_text('{"manifest_version": 3, "name": "x"}')
+    (repository / "a.py").write_text("a = 1")
+    before = input_hash(repository)
+    (repository / "a.py").write_text("a = 2")
+    assert input_hash(repository) != before

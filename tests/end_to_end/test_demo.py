@@ -129,6 +129,10 @@ def test_killed_run_goes_on_to_the_same_bytes(toy, run):
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    # Its steps ended with it: nobody writes there any more.
+    before = sorted((p, p.stat().st_mtime_ns) for p in (toy / "killed").rglob("*"))
+    time.sleep(2)
+    assert sorted((p, p.stat().st_mtime_ns) for p in (toy / "killed").rglob("*")) == before
     finish(hornbook(toy, "demo", "--out", "killed"))
     assert data_bytes(toy / "killed") == data_bytes(run)
 
@@ -152,6 +156,18 @@ def test_folder_of_another_recipe_is_refused(toy, run):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "holds a run of the recipe `demo`" in err
+
+
+def test_second_run_in_the_same_folder_is_refused(toy):
+    first = hornbook(toy, "demo", "--out", "busy")
+    time.sleep(3)
+    second = hornbook(toy, "demo", "--out", "busy")
+    _, err = second.communicate(timeout=60)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=90)
+    assert second.returncode == 1
+    assert "another run is at work" in err
+    assert first.returncode == 3
 
 
 def test_interrupt_exits_3_and_goes_on(toy):

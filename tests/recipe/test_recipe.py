@@ -70,6 +70,8 @@ def test_extends_and_set(tmp_path):
         ("pretrain.steps.x=1", "`steps` is a value, not a section"),
         ("skip=['pack']", "skip `pack`"),
         ("arms.x.data.wood=1", "arm data `wood`"),
+        ("arms={'../x'={}}", "arm `../x`"),
+        ("source.raw=[a, b]", "not a TOML value"),
     ],
 )
 def test_bad_settings_are_named(setting, message):
@@ -130,3 +132,28 @@ def test_raw_code_must_be_named_before_anything_runs(tmp_path):
     with pytest.raises(ConfigError, match=r"source\.raw is empty"):
         run(load("phi-1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_arms_of_a_child_replace_the_parents(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'extends = "phi-1"\nname = "mine"\n[arms.books]\ndata = { textbooks = 1 }\n'
+    )
+    assert {name: arm.data for name, arm in load(tmp_path / "mine.toml").arms.items()} == {
+        "books": {"textbooks": 1.0}
+    }
+
+
+def test_what_is_missing_is_said_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("HORNBOOK_DATA", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    raw = [f"source.raw={tmp_path}"]
+    with pytest.raises(ConfigError, match="no teacher"):
+        run(load("phi-1", raw), tmp_path / "run")
+    named = [*raw, "generate.model=m"]
+    with pytest.raises(ConfigError, match="needs prices"):
+        run(load("phi-1", [*named, "generate.budget_usd=5"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="HORNBOOK_DATA"):
+        run(load("phi-1", named), tmp_path / "run")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
+        run(load("phi-1", named), tmp_path / "run")

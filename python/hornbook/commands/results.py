@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from hornbook import progress
-from hornbook.commands.shared import LOOK, MODEL, Accept, Json, Out, app, show
+from hornbook.commands.shared import LOOK, MODEL, Accept, Json, Out, app, printable, show
 from hornbook.errors import ConfigError, InputError
 
 export = App(name="export", group=MODEL, help="Write a model for other software.")
@@ -203,4 +203,4 @@ def trace(row_id: str, *, run_folder: Annotated[Path, Parameter(name="--run")]) 
     from hornbook.trace import trace as find
 
     for line in find(row_id, run_folder):
-        print(line)
+        print(printable(line))

@@ -61,3 +61,8 @@ def summary(report: Mapping[str, Any], as_json: bool) -> None:
         parts.append(f"{counts['rejected']:,} unusable rows set aside in rejected/")
     parts.append(f"{report['seconds']:.1f} s")
     print(f"{report['stage']}: {'; '.join(parts)}")
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are shown: a terminal must not obey names and rows."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

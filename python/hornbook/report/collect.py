@@ -10,7 +10,15 @@ from typing import Any
 from hornbook import __version__, corpus
 from hornbook.manifest import MANIFEST, read_json
 from hornbook.recipe import Recipe
-from hornbook.steps import HELDOUT, data_sets, packed_from, plan, rounds
+from hornbook.steps import (
+    HELDOUT,
+    data_folder,
+    data_sets,
+    evaluations,
+    packed_from,
+    plan,
+    rounds,
+)
 
 LOSS_POINTS = 200
 """Points kept of each loss curve."""
@@ -35,7 +43,7 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "benchmarks": _benchmarks(recipe, root),
         "training": _training(recipe, root),
         "stages": _stages(recipe, root),
-        "filter": _filter(root),
+        "filter": _filter(recipe, root),
         "decontamination": _decontamination(recipe, root),
         "contamination": _details(root / "study" / "contamination"),
         "coverage": _coverage(root),
@@ -82,10 +90,9 @@ def _benchmarks(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     rows = []
     for name in recipe.evaluate.benchmarks:
         label = Path(name).stem
-        for path in sorted((root / "evaluate").glob(f"*/seed-*/*/{label}")):
+        for path, arm, seed, stage in evaluations(recipe, root, label):
             score = _score(path)
             if score:
-                arm, seed, stage, _ = path.relative_to(root / "evaluate").parts
                 rows.append({"benchmark": label, "arm": arm, "seed": seed, "stage": stage, **score})
     return rows
 
@@ -110,7 +117,10 @@ def _stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     measured: dict[str, dict[str, Any]] = {}
     log = root / "log.jsonl"
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # torn by a crash
         if entry["event"] == "step" and not entry["skipped"]:
             measured[entry["name"]] = entry
     rows = []
@@ -134,13 +144,12 @@ def _stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _filter(root: Path) -> dict[str, Any]:
+def _filter(recipe: Recipe, root: Path) -> dict[str, Any]:
     """The filter's own held-out report, and what it kept of the pool whose truth is known."""
     details = _details(root / "filter")
     if not details:
         return {}
-    # The first input is the pool that was scored; the labels come after it.
-    scored = Path(_manifest(root / "filter")["inputs"][0]["path"])
+    scored = root / data_folder(recipe, "raw")
     before, after = _values(scored, "kind"), _values(root / "filter", "kind")
     sources = _values(scored, "source"), _values(root / "filter", "source")
     truth = None

@@ -15,7 +15,7 @@ from hornbook.decontaminate import similarity
 from hornbook.evaluate.passk import mean_interval
 from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
 from hornbook.recipe import Recipe
-from hornbook.steps import HELDOUT, packed_from
+from hornbook.steps import HELDOUT, evaluations, packed_from
 
 
 def split_study(recipe: Recipe, run_folder: Path) -> Report:
@@ -31,14 +31,13 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
     root = Path(run_folder).absolute()
     problems = root / HELDOUT
     exercises = root / packed_from(recipe, "exercises")
-    results = sorted((root / "evaluate").glob("*/seed-*/*/heldout"))
+    results = list(evaluations(recipe, root, "heldout"))
 
     def work(folder: Path) -> Outcome:
         best = similarity([exercises], problems)
         rates = {entry["task_id"]: entry["rate"] for entry in best}
         rows: list[dict[str, Any]] = []
-        for result in results:
-            arm, seed, stage, _ = result.relative_to(root / "evaluate").parts
+        for result, arm, seed, stage in results:
             lines = (result / "results.jsonl").read_text(encoding="utf-8").splitlines()
             passed = [(e["task_id"], bool(e["passed"])) for e in map(json.loads, lines)]
             for tau in recipe.study.thresholds:
@@ -59,7 +58,7 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
             details={"rows": rows, "mean_rate": sum(rates.values()) / max(len(rates), 1)},
         )
 
-    inputs = [problems, exercises, *results]
+    inputs = [problems, exercises, *(folder for folder, *_ in results)]
     config = {"thresholds": recipe.study.thresholds}
     out = root / "study" / "contamination"
     return run_stage("study contamination", out, inputs=inputs, config=config, work=work)

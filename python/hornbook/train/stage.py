@@ -22,7 +22,7 @@ from hornbook.manifest import (
 from hornbook.model.config import PhiConfig
 from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
-from hornbook.train.loop import train
+from hornbook.train.loop import ADJUSTABLE, train
 from hornbook.train.schedule import TrainConfig, parameter_count
 
 STAGE = "train"
@@ -50,13 +50,18 @@ def train_stage(
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; the same call goes on.
+        ResumeError: If `out` holds a model of other settings or data. Options that do not change
+            the result (micro-batches, threads, device, how often to save) may differ.
     """
     config = replace(config, seed=seed)
     shape = start if isinstance(start, PhiConfig) else None
     source = start if isinstance(start, PhiConfig) else Path(start)
     inputs: list[StrPath] = [*data, *([source] if isinstance(source, Path) else [])]
+    if config.init_from and Path(config.init_from).exists():
+        inputs.append(Path(config.init_from))
+    fixed = {name: value for name, value in asdict(config).items() if name not in ADJUSTABLE}
     identity = {
-        "train": asdict(config),
+        "train": {**fixed, "stop_step": config.stop_step},
         "model": asdict(shape) if shape else "given",
         "weights": list(data.values()),
     }
@@ -97,5 +102,12 @@ def train_stage(
             work(Path(out))
         return done or Report({})
     return run_stage(
-        STAGE, out, inputs=inputs, config=identity, work=work, seed=seed, resumable=True
+        STAGE,
+        out,
+        inputs=inputs,
+        config=identity,
+        work=work,
+        seed=seed,
+        resumable=True,
+        precious=True,
     )

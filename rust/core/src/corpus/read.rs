@@ -65,10 +65,11 @@ pub struct Corpus {
 impl Corpus {
     /// Opens files and folders as one corpus.
     ///
-    /// A folder that holds Parquet or JSON-lines files is those files; any other is its source files
-    /// with one of `extensions` (without the dot), found recursively, hidden folders left out. Order:
-    /// inputs as given, files in a folder by path. Fails when an input is missing or holds no such
-    /// file, and when one column has two types that do not fit together.
+    /// A folder of source files is those with one of `extensions` (without the dot); any other is its
+    /// Parquet and JSON-lines files. Both are found recursively, hidden folders left out. Order:
+    /// inputs as given, files in a folder by path. Fails when an input is missing, holds no such
+    /// file, or holds tables on top beside source files, and when one column has two types that do
+    /// not fit together.
     pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
         let mut files = Vec::new();
         for input in inputs {
@@ -135,16 +136,25 @@ fn files_of_folder(folder: &Path, extensions: &[String]) -> Result<Vec<InputFile
         }
     }
     found.sort();
-    let is_table = |path: &PathBuf| Format::of(path) != Format::Source;
-    let tables = found.iter().any(is_table);
-    found.retain(|path| {
-        if tables {
-            is_table(path)
-        } else {
-            let extension = path.extension().unwrap_or_default().to_string_lossy();
-            extensions.iter().any(|wanted| *wanted == extension)
-        }
-    });
+    let is_table = |path: &Path| Format::of(path) != Format::Source;
+    let is_source = |path: &Path| {
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        extensions.iter().any(|wanted| *wanted == extension)
+    };
+    // Tables at the top are what the folder is for; deeper ones among source files are somebody's
+    // test data, which must not hide a folder of repositories.
+    let table_on_top = found.iter().find(|p| p.parent() == Some(folder) && is_table(p));
+    let source = found.iter().find(|path| is_source(path));
+    if let (Some(table), Some(source)) = (table_on_top, source) {
+        let message = format!(
+            "holds both tables ({}) and source files ({}): name the files or a folder of one kind",
+            table.strip_prefix(folder).unwrap_or(table).display(),
+            source.strip_prefix(folder).unwrap_or(source).display(),
+        );
+        return Err(Error::input(folder, message));
+    }
+    let tables = source.is_none();
+    found.retain(|path| if tables { is_table(path) } else { is_source(path) });
     if found.is_empty() {
         return Err(Error::input(
             folder,
