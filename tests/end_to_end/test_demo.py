@@ -176,4 +176,4 @@ def test_interrupt_exits_3_and_goes_on(toy):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=90)
     assert process.returncode == 3
-    finish(hornbook(toy, "demo", "--out", "stopped", "--only", "dedup"))
+    finish(hornbook(toy, "run", "demo", "--out", "stopped", "--only", "dedup"))
