@@ -17,6 +17,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hornbook.dedup import DedupConfig
 from hornbook.errors import ConfigError, InputError
 from hornbook.model.config import PhiConfig
 from hornbook.quality.filter import FilterConfig
@@ -26,17 +27,6 @@ from hornbook.train.schedule import TrainConfig
 PRESETS = ("demo", "phi-1-small", "phi-1")
 DATA_SETS = ("raw", "filtered", "textbooks", "exercises")
 """Names an arm may mix: the deduplicated pool, what the filter kept, and what was generated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DedupConfig:
-    """Near-duplicate removal."""
-
-    method: Literal["minhash", "exact"] = "minhash"
-    threshold: float = 0.7
-    """Jaccard similarity of word shingles from which a document counts as a duplicate."""
-    ngram: int = 5
-    keep: Literal["longest", "first"] = "longest"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
         table.add_row(step["name"], needs, step["state"], step["estimate"])
     console.print(table)
     for line in plan["notes"]:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command(group=RUN)
