@@ -57,6 +57,9 @@ class ExercisesConfig:
 
     count: int = 2000
     levels: tuple[int, ...] = (1,)
+    examples: float = 0.0
+    """Share of docstrings with a doctest line, printed from execution. Its digits cost a tiny model
+    capacity, so the demo has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

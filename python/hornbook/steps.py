@@ -154,7 +154,11 @@ def _exercises(recipe: Recipe, root: Path) -> Report:
     from hornbook.generate import exercises
 
     return exercises(
-        root / "exercises", count=options.count, levels=options.levels, seed=recipe.seed
+        root / "exercises",
+        count=options.count,
+        levels=options.levels,
+        examples=options.examples,
+        seed=recipe.seed,
     )
 
 

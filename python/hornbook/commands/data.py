@@ -163,10 +163,16 @@ def exercises(
     out: Out,
     count: int = 2000,
     levels: tuple[int, ...] = (1,),
+    examples: float = 0.0,
     seed: int = 0,
     as_json: Json = False,
 ) -> None:
     """Make exercises (signature, docstring, solution, tests) with the procedural teacher.
+
+    Parameters
+    ----------
+    examples
+        Share of docstrings with a doctest line, printed from execution.
 
     Examples:
         hornbook generate exercises --count 5000 --out exercises/
@@ -174,7 +180,7 @@ def exercises(
     from hornbook.generate import exercises as make
 
     with progress.shown():
-        report = make(out, count=count, levels=levels, seed=seed)
+        report = make(out, count=count, levels=levels, examples=examples, seed=seed)
     summary(report, as_json)
 
 
