@@ -142,8 +142,8 @@ def main() -> None:
         dedup = table(
             "dedup, file to file", size, bench_dedup(texts, options.rounds, folder), "hornbook"
         )
-    versions = {}
-    for package in ("hornbook", "tokenizers", "datasketch"):
+    versions: dict[str, str | None] = {"hornbook": hb.__version__}
+    for package in ("tokenizers", "datasketch"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

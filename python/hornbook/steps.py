@@ -3,6 +3,7 @@
 A step's work imports what it needs, so that planning loads nothing heavy.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -287,13 +288,12 @@ def benchmark_names(recipe: Recipe) -> dict[str, str]:
 
 def _evaluate(model: str, label: str) -> Work:
     def work(recipe: Recipe, root: Path) -> Report:
-        import torch
-
         from hornbook.evaluate import evaluate_model
 
         if recipe.pretrain.threads is not None:
             # Evaluations run side by side too; more threads than cores slow every one of them.
-            torch.set_num_threads(recipe.pretrain.threads)
+            # By variable, so that torch is loaded only if there is something to evaluate.
+            os.environ["OMP_NUM_THREADS"] = str(recipe.pretrain.threads)
         config = recipe.evaluate
         name = benchmark_names(recipe)[label]
         return evaluate_model(
