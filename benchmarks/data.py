@@ -151,7 +151,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     data = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": {"platform": platform.platform(terse=True), "processor": processor()},
+        "machine": {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "processor": processor(),
+        },
         "versions": versions,
         "megabytes": round(size, 3),
         "documents": len(texts),

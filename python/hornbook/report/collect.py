@@ -51,7 +51,7 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "loss": _losses(recipe, root),
         "samples": _samples(recipe, root),
         "machine": {
-            "platform": platform.platform(terse=True),
+            "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
             "hornbook": __version__,
