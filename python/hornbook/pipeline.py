@@ -29,7 +29,7 @@ from hornbook import progress
 from hornbook.errors import ConfigError, HornbookError, ResumeError, StorageError
 from hornbook.manifest import Report, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
-from hornbook.steps import Step, plan
+from hornbook.steps import Step, plan, teacher
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
     if free < 1 << 30:
         raise StorageError(f"{root}: {free / 2**20:,.0f} MiB left on this disk; 1 GiB is needed")
     _check_owner(recipe, root)
-    preflight(recipe, steps)
+    preflight(recipe, root, steps)
     with _alone(root), _terminated_like_interrupted():
         write_text(root / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
         log = _Log(root / "log.jsonl", on_event)
@@ -90,28 +90,17 @@ def run(
     return Report({"run": str(root), **tally, "seconds": seconds})
 
 
-def preflight(recipe: Recipe, steps: list[Step]) -> None:
+def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
     """Finds, before anything runs, what would stop the run in the middle.
 
     Raises:
         ConfigError: If a benchmark's data, the teacher's name, prices or key is missing.
     """
     names = {step.name for step in steps}
-    config = recipe.generate
-    asks = (config.teacher == "openai" and names & {"textbooks", "exercises"}) or (
-        recipe.annotate.annotator == "openai" and "annotate" in names
-    )
-    if asks:
-        if not (config.model or recipe.annotate.model):
-            raise ConfigError("no teacher: --set generate.model=NAME (and generate.base_url)")
-        priced = config.price_in is not None and config.price_out is not None
-        if config.budget_usd is not None and not priced:
-            raise ConfigError(
-                "a budget in US dollars needs prices: --set generate.price_in=... and "
-                "generate.price_out=... (dollars per million tokens), or use generate.budget_tokens"
-            )
-        if not config.base_url and not os.environ.get(config.api_key_env):
-            raise ConfigError(f"the environment variable {config.api_key_env} holds no key")
+    if recipe.annotate.annotator == "openai" and "annotate" in names:
+        teacher(recipe, root, recipe.annotate.model)
+    if recipe.generate.teacher == "openai" and names & {"textbooks", "exercises"}:
+        teacher(recipe, root)
     from hornbook.evaluate.problems import load_problems
 
     if any(name.startswith("evaluate/") for name in names):
@@ -155,18 +144,22 @@ class _Log:
     def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None] | None) -> None:
         self._path = path
         self._on_event = on_event
+        # A line that a crash tore is ended first; readers skip what they cannot parse.
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):
+            self._append("\n")
 
     def __call__(self, entry: dict[str, Any]) -> None:
         entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}
-        # A line that a crash tore is ended first; readers skip what they cannot parse.
-        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
-        try:
-            with self._path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write("\n" * torn + json.dumps(entry) + "\n")
-        except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror}") from error
+        self._append(json.dumps(entry) + "\n")
         if self._on_event is not None:
             self._on_event(entry)
+
+    def _append(self, text: str) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
 
 
 def _execute(recipe: Recipe, root: Path, steps: list[Step], jobs: int) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ and `pool`, procedural repository-like files. Everything else is a file or folde
 """
 
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,16 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
     Returns:
         The manifest; unusable files are in `rejected/`.
     """
-    inputs = [path for name in config.raw for path in _inputs(name, pool)]
+    found = {name: _inputs(name, pool) for name in config.raw}
+    inputs = [path for name in config.raw for path, _ in found[name]]
     columns: dict[str, str] = {}
     mixed: set[str] = set()
     """Columns of several types, kept as text."""
     rejected: list[tuple[Path, int, str]] = []
 
-    def rows(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for name in names:
-            for path, label in _labelled(name, pool):
+    def rows() -> Iterator[dict[str, Any]]:
+        for name in config.raw:
+            for path, label in found[name]:
                 documents = corpus.read([path], config.extensions)
                 for row in documents:
                     if label:
@@ -75,7 +76,8 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
 
     def work(folder: Path) -> Outcome:
         for name in config.raw:
-            for column, kind in corpus.read(_inputs(name, pool), config.extensions).schema:
+            paths = [path for path, _ in found[name]]
+            for column, kind in corpus.read(paths, config.extensions).schema:
                 known = columns.setdefault(column, kind)
                 if known != kind:
                     numbers = {known, kind} == {"int64", "float64"}
@@ -83,7 +85,7 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
                     if not numbers:
                         mixed.add(column)
         extra = {name: kind for name, kind in columns.items() if name not in ("id", "text")}
-        parts = corpus.write(folder, rows(config.raw), {**extra, "source": "string"})
+        parts = corpus.write(folder, rows(), {**extra, "source": "string"})
         corpus.write_rejected(folder, rejected)
         count = sum(part["rows"] for part in parts)
         return Outcome(parts=parts, rows_in=count, kept=count, rejected=len(rejected))
@@ -91,14 +93,10 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
     return run_stage("source", out, inputs=inputs, config=config, work=work, seed=seed)
 
 
-def _labelled(name: str, pool: StrPath) -> Iterator[tuple[Path, str]]:
+def _inputs(name: str, pool: StrPath) -> list[tuple[Path, str]]:
     """Inputs, and what their `path` column says where that is not up to the reader."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in _inputs(name, pool):
-        yield path, f"stdlib/{path.relative_to(root).as_posix()}" if name == "stdlib" else ""
-
-
-def _inputs(name: str, pool: StrPath) -> list[Path]:
     if name == "stdlib":
-        return standard_library()
-    return [Path(pool) if name == "pool" else Path(name)]
+        root = Path(sysconfig.get_paths()["stdlib"])
+        files = standard_library()
+        return [(path, f"stdlib/{path.relative_to(root).as_posix()}") for path in files]
+    return [(Path(pool) if name == "pool" else Path(name), "")]

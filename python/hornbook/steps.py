@@ -81,7 +81,7 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
         from hornbook.generate.client import complete_all
         from hornbook.generate.llm import annotator as llm_annotator
 
-        options = _teacher(recipe, root, config.model)
+        options = teacher(recipe, root, config.model)
         annotator = llm_annotator(partial(complete_all, **options), model=options["model"])
     return annotate(
         [root / _clean(recipe)],
@@ -103,8 +103,12 @@ def _filter(recipe: Recipe, root: Path) -> Report:
     )
 
 
-def _teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
-    """How to ask the LLM; all calls of a run share one ledger, and so one budget."""
+def teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
+    """How to ask the LLM; all calls of a run share one ledger, and so one budget.
+
+    Raises:
+        ConfigError: If its name, a price that the budget needs, or its key is missing.
+    """
     config = recipe.generate
     model = model or config.model
     if not model:
@@ -112,6 +116,13 @@ def _teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
     prices = None
     if config.price_in is not None and config.price_out is not None:
         prices = {model: (config.price_in, config.price_out)}
+    elif config.budget_usd is not None:
+        raise ConfigError(
+            "a budget in US dollars needs prices: --set generate.price_in=... and "
+            "generate.price_out=... (dollars per million tokens), or use generate.budget_tokens"
+        )
+    if not config.base_url and not os.environ.get(config.api_key_env):
+        raise ConfigError(f"the environment variable {config.api_key_env} holds no key")
     return {
         "model": model,
         "base_url": config.base_url or None,
@@ -128,7 +139,7 @@ def _from_llm(kind: Any, count: int, recipe: Recipe, root: Path) -> Report:
     from hornbook.evaluate import run_programs
     from hornbook.generate.llm import generate_llm
 
-    options = _teacher(recipe, root)
+    options = teacher(recipe, root)
     return generate_llm(
         kind, root / kind, count=count, seed=recipe.seed, verify=run_programs, **options
     )

@@ -150,8 +150,8 @@ def _filter(recipe: Recipe, root: Path) -> dict[str, Any]:
     if not details:
         return {}
     scored = root / data_folder(recipe, "raw")
-    before, after = _values(scored, "kind"), _values(root / "filter", "kind")
-    sources = _values(scored, "source"), _values(root / "filter", "source")
+    before, sources = _values(scored, "kind", "source")
+    after, kept_sources = _values(root / "filter", "kind", "source")
     truth = None
     if before.get("useful"):
         kept = sum(after.values())
@@ -167,15 +167,16 @@ def _filter(recipe: Recipe, root: Path) -> dict[str, Any]:
         "in": counts["in"],
         "kept": counts["kept"],
         "pool_truth": truth,
-        "kept_by_source": {name: [sources[1][name], n] for name, n in sorted(sources[0].items())},
+        "kept_by_source": {name: [kept_sources[name], n] for name, n in sorted(sources.items())},
     }
 
 
-def _values(folder: Path, column: str) -> Counter[str]:
-    """How often each value stands in a column."""
-    found: Counter[str] = Counter()
+def _values(folder: Path, *columns: str) -> list[Counter[str]]:
+    """How often each value stands in each column, in one pass."""
+    found: list[Counter[str]] = [Counter() for _ in columns]
     for batch in corpus.read([folder]).batches():
-        found.update(value for value in batch.get(column, []) if value)
+        for counter, column in zip(found, columns, strict=True):
+            counter.update(value for value in batch.get(column, []) if value)
     return found
 
 

@@ -22,7 +22,11 @@ const IDLE_LINES: usize = 64;
 ///
 /// Offsets are those of `source`, of which long runs of comment lines are not looked at ([`calm`]).
 pub fn parse(source: &str) -> Tree {
-    let (calmed, _) = calm(source);
+    parse_calm(&calm(source).0)
+}
+
+/// As [`parse`], for text that [`calm`] has been over already.
+pub(crate) fn parse_calm(calmed: &str) -> Tree {
     PARSER.with_borrow_mut(|parser| {
         parser.reset();
         parser.parse(calmed.as_bytes(), None).expect("no timeout and no cancellation is set")

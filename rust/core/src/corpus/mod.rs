@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::{AsArray, RecordBatch, StringArray};
 
 use crate::{Error, Result};
 
@@ -53,19 +53,6 @@ fn strings<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
         .column_by_name(name)
         .and_then(|column| column.as_string_opt::<i32>())
         .expect("batches of a corpus have string columns `id` and `text`")
-}
-
-/// Every text of a corpus in order, for algorithms that need them all at once.
-///
-/// Memory: the whole corpus.
-pub fn all_texts(corpus: &Corpus) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for batch in corpus.batches() {
-        let batch = batch?;
-        let column = texts(&batch);
-        all.extend((0..column.len()).map(|i| column.value(i).to_owned()));
-    }
-    Ok(all)
 }
 
 /// The id of a document that has none: the hash of its text.

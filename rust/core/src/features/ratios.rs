@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use rustc_hash::FxHashSet;
 use tree_sitter::Node;
 
-use crate::syntax::{calm, parse};
+use crate::syntax::{calm, parse_calm};
 
 /// What the columns after the hashed ones hold, in order.
 pub const RATIO_NAMES: [&str; 28] = [
@@ -240,7 +240,7 @@ impl Counts {
 /// Fills `row` with the ratios named by [`RATIO_NAMES`].
 pub(super) fn fill(text: &str, row: &mut [f32]) {
     let (calmed, blanked) = calm(text);
-    let tree = parse(&calmed);
+    let tree = parse_calm(&calmed);
     let root = tree.root_node();
     let mut counts = Counts { comment_bytes: blanked, ..Counts::default() };
     let mut names = FxHashSet::default();
