@@ -1,6 +1,6 @@
 """The Rust core. Every function releases the GIL; errors are those of `hornbook.errors`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -183,3 +183,14 @@ def pack_documents(
     part_bytes: int,
     threads: int | None,
 ) -> dict[str, Any]: ...
+
+def sandbox_describe(argv: list[str]) -> bytes: ...
+def sandbox_run(
+    jobs: list[tuple[bytes, bytes | None]],
+    argv: list[str],
+    *,
+    cpu_s: float,
+    wall_s: float,
+    workers: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[tuple[str, bool, float, float, int, int | None, bytes]]: ...

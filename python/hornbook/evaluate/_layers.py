@@ -8,13 +8,13 @@ privileges. Linux on x86-64 and aarch64; elsewhere `seccomp_available` and `land
 import ctypes
 import os
 import platform
-import signal
 import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_GET_SECCOMP = 21
@@ -23,6 +23,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_SIGKILL, _FILTER, _ZERO = ctypes.c_ulong(9), ctypes.c_ulong(2), ctypes.c_ulong(0)
 
 
 def _checked(result: int, what: str) -> int:
@@ -41,8 +42,12 @@ def die_with_parent(parent: int) -> None:
     """Has the kernel kill this process when its parent ends.
 
     A change of user or capabilities clears this, so it is asked for again after each.
+
+    Args:
+        parent: Its number; 0 if it is outside this process's pid namespace.
     """
-    _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, _ZERO, _ZERO, _ZERO) < 0:
+        _checked(-1, "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os._exit(1)  # the parent ended before the kernel was told
 
@@ -52,24 +57,64 @@ def no_new_privileges() -> None:
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1))
 
 
-def drop_capabilities() -> None:
-    """Gives up every capability: a root user keeps only what its files' owner may do."""
+def drop_ambient_capabilities() -> None:
+    """Gives up what an exec would keep."""
     with suppress(OSError):  # a kernel without ambient capabilities has none to clear
         _prctl("PR_CAP_AMBIENT", _PR_CAP_AMBIENT, ctypes.c_ulong(4))
-    header = struct.pack("=Ii", 0x20080522, 0)
-    _checked(_libc.capset(header, bytes(24)), "capset")
+
+
+_NO_CAPABILITIES = (struct.pack("=Ii", 0x20080522, 0), bytes(24))
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability: a root user keeps only what its files' owner may do."""
+    if _libc.capset(*_NO_CAPABILITIES) < 0:
+        _checked(-1, "capset")
+
+
+_fork = ctypes.PyDLL(None).fork
+_SINGLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def fork() -> int:
+    """As `os.fork`, for a process of one thread whose child needs none of Python's own set-up.
+
+    What libraries registered to run after a fork (a new seed for `random`, `threading`'s locks) is
+    a third of what a small program costs.
+    """
+    return _fork() if _SINGLE else os.fork()
+
+
+_NEW_PID = 0x20000000
+_NEW_OTHERS = {"user": 0x10000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
+_NEW_MOUNT = 0x00020000
 
 
 def unshare_namespaces() -> list[str]:
-    """Moves this process into namespaces of its own, as far as the kernel permits.
+    """Moves this process into namespaces of its own, and its children into a pid namespace too.
 
     The user namespace gets no id mapping: nothing in it has rights over anything outside. The
-    network namespace holds one loopback device, which is down.
+    network namespace holds one loopback device, which is down. All or none.
     """
-    new_user, new_net, new_ipc, new_uts = 0x10000000, 0x40000000, 0x08000000, 0x04000000
-    if _libc.unshare(new_user | new_net | new_ipc | new_uts) == 0:
-        return ["user", "net", "ipc", "uts"]
+    flags = sum(_NEW_OTHERS.values()) | _NEW_MOUNT | _NEW_PID
+    if _libc.unshare(flags) == 0:
+        return [*_NEW_OTHERS, "mount", "pid"]
     return []
+
+
+def own_pid_namespace() -> int:
+    """A descriptor of the pid namespace this process is in."""
+    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def next_child_apart() -> None:
+    """The next process forked here is the first of a pid namespace: all in it end with it."""
+    _checked(_libc.unshare(_NEW_PID), "unshare")
+
+
+def next_child_here(namespace: int) -> None:
+    """Undoes `next_child_apart`, which the kernel permits once otherwise."""
+    _checked(_libc.setns(namespace, _NEW_PID), "setns")
 
 
 # Landlock: which files may be opened.
@@ -164,8 +209,7 @@ close_range:436:436
 # No program for a problem makes these by accident.
 _KILLED = """
 ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 mount:165:40 umount2:166:39
-pivot_root:155:41 chroot:161:51 unshare:272:97 setns:308:268 bpf:321:280 perf_event_open:298:241
-io_uring_setup:425:425 userfaultfd:323:282 add_key:248:217 request_key:249:218 keyctl:250:219
+pivot_root:155:41 chroot:161:51 bpf:321:280 perf_event_open:298:241 io_uring_setup:425:425 userfaultfd:323:282 add_key:248:217 request_key:249:218 keyctl:250:219
 pidfd_getfd:438:438 open_by_handle_at:304:265 init_module:175:105 finit_module:313:273
 kexec_load:246:104
 """
@@ -184,7 +228,7 @@ _CLONE3 = "clone3:435:435"  # hides its flags behind a pointer; ENOSYS makes lib
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _KILL, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
-_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN, _JUMP = 0x20, 0x15, 0x35, 0x54, 0x06, 0x05
 
 
 def _number(entry: str, column: int) -> int | None:
@@ -200,25 +244,57 @@ def seccomp_available() -> bool:
     return ctypes.sizeof(ctypes.c_void_p) == 8 and _libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
 
 
-def seccomp_filter(machine: str, pid: int) -> bytes:
-    """The filter program: a list of what is allowed, some that kills, EPERM for the rest.
+# What the worker needs and its programs must not have. The second filter takes it away: with
+# EPERM, or by killing where a program has no business at all.
+_WORKERS = """
+sendmsg:46:211 recvmsg:47:212 sendto:44:206 recvfrom:45:207 socketpair:53:199 wait4:61:260
+pidfd_open:434:434 setsid:112:157 capset:126:91 landlock_restrict_self:446:446
+setrlimit:160:164 fork:57:- vfork:58:-
+"""
+_WORKERS_KILL = "unshare:272:97 setns:308:268"
+_WORKERS_PRCTL = "prctl:157:167"
+
+
+def _instructions(machine: str) -> list[tuple[int, int, int, int]]:
+    """The start of a filter: other tables of system calls than the machine's own are killed."""
+    code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine][1]), (_RETURN, 0, 0, _KILL)]
+    code.append((_LOAD, 0, 0, 0))
+    if machine == "x86_64":  # the x32 table: other numbers for the same calls
+        code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
+    return code
+
+
+def _list(names: str, machine: str, verdict: int) -> list[tuple[int, int, int, int]]:
+    """Instructions that give one verdict on each of some calls and go on for others."""
+    column = _ARCHITECTURES[machine][0]
+    numbers = [n for e in names.split() if (n := _number(e, column)) is not None]
+    code = [(_EQUAL, len(numbers) - i, 0, n) for i, n in enumerate(numbers)]
+    return [*code, (_JUMP, 0, 0, 1), (_RETURN, 0, 0, verdict)]  # past the verdict
+
+
+def seccomp_worker_filter(machine: str) -> bytes:
+    """The worker's filter: a list of what is allowed, some that kills, EPERM for the rest.
+
+    It holds the long lists, so that they are taken in once and not for each program.
+    """
+    partly = " ".join(entry for entry, *_ in _PARTLY)
+    own = f"{_WORKERS} {_WORKERS_KILL} {_WORKERS_PRCTL}"
+    code = _instructions(machine)
+    code += _list(_CLONE3, machine, _ERRNO | _ENOSYS)
+    code += _list(f"{_ALLOWED} {partly} {own}", machine, _ALLOW)
+    code += _list(_KILLED, machine, _KILL)
+    return _bytes([*code, (_RETURN, 0, 0, _ERRNO | _EPERM)])
+
+
+def seccomp_program_filter(machine: str, pid: int) -> bytes:
+    """The filter a program adds to the worker's: the stricter of the two decides.
 
     Args:
         machine: `x86_64` or `aarch64`.
         pid: The process it is for: the only one it may send signals to.
     """
-    column, architecture = _ARCHITECTURES[machine]
-    code: list[tuple[int, int, int, int]] = [
-        (_LOAD, 0, 0, 4),
-        (_EQUAL, 1, 0, architecture),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),
-    ]
-    if machine == "x86_64":  # the x32 table: other numbers for the same calls
-        code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
-    clone3 = _number(_CLONE3, column)
-    assert clone3 is not None
-    code += [(_EQUAL, 0, 1, clone3), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
+    column = _ARCHITECTURES[machine][0]
+    code = _instructions(machine)
     for entry, argument, mask, values in _PARTLY:
         number = _number(entry, column)
         assert number is not None
@@ -227,17 +303,23 @@ def seccomp_filter(machine: str, pid: int) -> bytes:
         block += [(_EQUAL, len(allowed) - i, 0, value) for i, value in enumerate(allowed)]
         block += [(_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)]
         code += [(_EQUAL, 0, len(block), number), *block]
-    for names, verdict in ((_KILLED, _KILL), (_ALLOWED, _ALLOW)):
-        numbers = [n for e in names.split() if (n := _number(e, column)) is not None]
-        # Each equal number jumps to the verdict at the list's end; else past it.
-        code += [(_EQUAL, len(numbers) - i, 0, n) for i, n in enumerate(numbers)]
-        code += [(0x05, 0, 0, 1), (_RETURN, 0, 0, verdict)]  # a plain jump over the verdict
-    code.append((_RETURN, 0, 0, _ERRNO | _EPERM))
+    code += _list(_WORKERS_KILL, machine, _KILL)
+    code += _list(f"{_WORKERS} {_WORKERS_PRCTL}", machine, _ERRNO | _EPERM)
+    return _bytes([*code, (_RETURN, 0, 0, _ALLOW)])
+
+
+def _bytes(code: list[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def seccomp_install(program: bytes) -> None:
-    """Puts a filter on this process and all it will start, for good."""
+def seccomp_prepare(program: bytes) -> Any:
+    """A filter as the kernel takes it, so that installing it costs one call."""
     buffer = ctypes.create_string_buffer(program, len(program))
     pointed = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
-    _prctl("PR_SET_SECCOMP", _PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.c_char_p(pointed))
+    return ctypes.c_char_p(pointed), buffer  # the address is the buffer's: it has to live on
+
+
+def seccomp_install(prepared: Any) -> None:
+    """Puts a filter on this process and all it will start, for good."""
+    if _libc.prctl(_PR_SET_SECCOMP, _FILTER, prepared[0], _ZERO, _ZERO) < 0:
+        _checked(-1, "PR_SET_SECCOMP")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import ConfigError, InputError
+from hornbook.evaluate.sandbox import Program
 from hornbook.manifest import StrPath
 
 DATA_VARIABLE = "HORNBOOK_DATA"
@@ -46,6 +47,15 @@ class Problem:
     def program(self, completion: str) -> str:
         """The program that passes if the completion does."""
         return f"{self.preamble}{completion}\n{self.test}\n"
+
+    def split(self, completion: str) -> Program:
+        """The completion and its tests, for processes of their own."""
+        return Program(
+            source=f"{self.preamble}{completion}",
+            tests=self.test,
+            entry_point=self.entry_point,
+            preamble=self.preamble,
+        )
 
     def truncated(self, completion: str) -> str:
         """The completion without what follows the function that was asked for."""

@@ -20,24 +20,20 @@ it. A program can also see whether a path exists, and this is one kernel, not a 
     python -c "from hornbook.evaluate import run_programs; print(run_programs(['assert 1 < 2']))"
 """
 
-import atexit
 import json
 import os
-import queue
-import select
-import struct
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hornbook.errors import ConfigError, SandboxError
+
+if TYPE_CHECKING:
+    from hornbook.evaluate.problems import Problem
 
 Status = Literal[
     "passed",
@@ -53,8 +49,6 @@ Status = Literal[
 ]
 WALL_FLOOR_S = 60.0
 WALL_FACTOR = 6.0
-_START_S = 60.0
-_SLACK_S = 30.0
 _WITHOUT: tuple[str, ...] = ()
 """Layers to do without: `landlock`, `seccomp`, `namespaces`. For tests of the refusal only."""
 
@@ -71,15 +65,23 @@ class Outcome:
     status: Status
     """`passed`; `wrong`: an AssertionError; `exception`: any other, SystemExit too; `cpu`, `wall`,
     `memory`, `output`: that limit was reached; `syscall`: killed for a forbidden system call;
-    `crash`: ended without a verdict; `harness`: not the program's doing."""
+    `crash`: ended without a verdict, or answered its tests with something else than data;
+    `harness`: not the program's doing."""
     cpu_s: float
-    """User and system time, with the sandbox's own 2 to 4 ms."""
+    """User and system time of its processes, with the sandbox's own 2 to 4 ms."""
     output: str
     """The first 64 KiB of its standard output and error, and the exception."""
     isolation: str
     """`landlock+seccomp+namespaces`, `landlock+seccomp`, or `none` (accepted as unsafe)."""
     tamper_proof: bool = False
-    """False: the tests share the candidate's process, so one that means to can forge a pass."""
+    """Whether the tests ran in another process and saw nothing but plain data of the candidate's.
+    Where False, a candidate that means to may have forged a pass."""
+    wall_s: float = 0.0
+    """From handing it over to its end."""
+    memory_mb: float = 0.0
+    """Largest resident memory of its processes."""
+    signal: int | None = None
+    """The signal that ended the candidate, if one did."""
 
     @property
     def passed(self) -> bool:
@@ -87,89 +89,82 @@ class Outcome:
         return self.status == "passed"
 
 
-class _WorkerDiedError(Exception):
-    pass
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A candidate and the tests that it must not reach: they run in another process."""
+
+    source: str
+    """The candidate's text, which defines `entry_point`."""
+    tests: str
+    """What runs on it; it fails by raising."""
+    entry_point: str
+    """The function that is asked for."""
+    preamble: str = ""
+    """Trusted text at the start of `source` (imports, helpers, a signature) that the tests use."""
+
+    @property
+    def whole(self) -> str:
+        """As one text, for a process that does both."""
+        return f"{self.source}\n{self.tests}\n"
 
 
-class _Worker:
-    """One worker process and the frames to and from it."""
+def _argv(cpu_s: float = 10.0, memory_mb: int = 1024) -> list[str]:
+    """The command of a worker."""
+    config = {
+        "parent": os.getpid(),
+        "without": _WITHOUT,
+        "cpu_s": cpu_s,
+        "memory_mb": memory_mb,
+    }
+    root = str(Path(__file__).resolve().parents[2])
+    # As -I, but for a fixed hash seed: the order of a set must not decide a verdict.
+    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
+    return [sys.executable, *flags, "-c", _BOOT, json.dumps(config), root]
 
-    def __init__(self) -> None:
-        config = {"parent": os.getpid(), "without": _WITHOUT}
-        root = str(Path(__file__).resolve().parents[2])
-        # As -I, but for a fixed hash seed: the order of a set must not decide a verdict.
-        flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-        self._process = subprocess.Popen(
-            [sys.executable, *flags, "-c", _BOOT, json.dumps(config), root],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PYTHONHASHSEED": "0"},
-            cwd="/",
-            start_new_session=True,
+
+def _run(
+    programs: Sequence[str | Program],
+    *,
+    timeout_s: float,
+    wall_s: float,
+    memory_mb: int,
+    workers: int,
+    isolation: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Runs programs once, without asking whether it is safe."""
+    from hornbook import _core
+
+    rows = _core.sandbox_run(
+        [_payloads(program) for program in programs],
+        _argv(timeout_s, memory_mb),
+        cpu_s=timeout_s,
+        wall_s=wall_s,
+        workers=workers,
+        progress=progress,
+    )
+    return [
+        Outcome(
+            status=cast("Status", status),
+            tamper_proof=proof,
+            cpu_s=cpu,
+            wall_s=wall,
+            memory_mb=rss / 1024,
+            signal=signal,
+            output=output.decode("utf-8", "replace"),
+            isolation=isolation,
         )
-        try:
-            self.layers = self._receive(time.monotonic() + _START_S)
-            problem = self.layers.get("error")
-        except _WorkerDiedError:
-            self.kill()
-            assert self._process.stderr is not None
-            problem = self._process.stderr.read().decode("utf-8", "replace").strip()[-500:]
-        if problem is not None:
-            self.close()
-            raise SandboxError(
-                f"the sandbox's worker cannot start with {sys.executable}: {problem or 'no reason'}"
-            )
+        for status, proof, cpu, wall, rss, signal, output in rows
+    ]
 
-    def run(self, program: str, cpu_s: float, wall_s: float, memory_mb: int) -> dict[str, Any]:
-        """Has one program run.
 
-        Raises:
-            _WorkerDiedError: If the worker ended or stopped answering.
-        """
-        request = {"program": program, "cpu_s": cpu_s, "wall_s": wall_s, "memory_mb": memory_mb}
-        body = json.dumps(request).encode()
-        assert self._process.stdin is not None
-        view = memoryview(struct.pack(">I", len(body)) + body)
-        try:
-            while view:
-                view = view[os.write(self._process.stdin.fileno(), view) :]
-        except OSError as error:
-            raise _WorkerDiedError from error
-        return self._receive(time.monotonic() + wall_s + _SLACK_S)
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        body = self._read(struct.unpack(">I", self._read(4, deadline))[0], deadline)
-        data = json.loads(body)
-        assert isinstance(data, dict)
-        return data
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        data = bytearray()
-        while len(data) < size:
-            left = deadline - time.monotonic()
-            chunk = os.read(fd, size - len(data)) if left > 0 and poll.poll(left * 1000) else b""
-            if not chunk:
-                raise _WorkerDiedError
-            data += chunk
-        return bytes(data)
-
-    def kill(self) -> None:
-        """Ends the worker; the kernel ends its program with it."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Ends the worker and frees its descriptors."""
-        self.kill()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
+def _payloads(program: str | Program) -> tuple[bytes, bytes | None]:
+    """What the processes of a program read. JSON in ASCII: lone surrogates survive."""
+    if isinstance(program, str):
+        return json.dumps({"source": program}).encode(), None
+    names = ("tests", "preamble", "entry_point")
+    tests = {name: getattr(program, name) for name in names}
+    return json.dumps({"source": program.source}).encode(), json.dumps(tests).encode()
 
 
 def _isolation(layers: dict[str, Any]) -> str:
@@ -218,9 +213,11 @@ def require(accept_unsafe: bool = False) -> dict[str, Any]:
 
 @cache
 def _describe(without: tuple[str, ...]) -> dict[str, Any]:
-    worker = _Worker()
-    worker.close()
-    return worker.layers
+    from hornbook import _core
+
+    layers = json.loads(_core.sandbox_describe(_argv()))
+    assert isinstance(layers, dict)
+    return layers
 
 
 # Each passes, or prints ESCAPED, if it gets out.
@@ -242,22 +239,18 @@ def _self_test(without: tuple[str, ...]) -> str | None:
         Path(folder).chmod(0o777)
         secret, target = Path(folder, "secret"), Path(folder, "target")
         secret.write_text("secret")
-        worker = _Worker()
-        try:
-            control = worker.run(_CONTROL, 10.0, WALL_FLOOR_S, 1024)
-            if control["status"] != "passed":
-                return f"the sandbox cannot run a harmless program: {control['output'].strip()}"
-            for name, text in _CANARIES.items():
-                program = text.format(secret=str(secret), target=str(target))
-                result = worker.run(program, 10.0, WALL_FLOOR_S, 1024)
-                if result["status"] in ("passed", "harness") or "ESCAPED" in result["output"]:
-                    return f"the sandbox's self-test failed: a program could {name}"
-            if target.exists():
-                return "the sandbox's self-test failed: a program could write a file"
-        except _WorkerDiedError:
-            return "the sandbox's self-test failed: its worker ended"
-        finally:
-            worker.close()
+        texts = [
+            text.format(secret=str(secret), target=str(target)) for text in _CANARIES.values()
+        ]
+        limits = {"timeout_s": 10.0, "wall_s": WALL_FLOOR_S, "memory_mb": 1024, "workers": 1}
+        control, *results = _run([_CONTROL, *texts], isolation="none", **limits)
+        if not control.passed:
+            return f"the sandbox cannot run a harmless program: {control.output.strip()}"
+        for name, result in zip(_CANARIES, results, strict=True):
+            if result.status in ("passed", "harness") or "ESCAPED" in result.output:
+                return f"the sandbox's self-test failed: a program could {name}"
+        if target.exists():
+            return "the sandbox's self-test failed: a program could write a file"
     return None
 
 
@@ -278,7 +271,7 @@ def status() -> dict[str, Any]:
 
 
 def run_programs(
-    programs: Sequence[str],
+    programs: Sequence[str | Program],
     *,
     timeout_s: float = 10.0,
     memory_mb: int = 1024,
@@ -313,97 +306,50 @@ def run_programs(
         raise ConfigError(f"workers is {workers}: at least 1 is needed")
     wall_s = max(WALL_FLOOR_S, WALL_FACTOR * timeout_s) if wall_s is None else wall_s
     isolation = _isolation(require(accept_unsafe))
-    crew = _Crew(programs, isolation, (timeout_s, wall_s, memory_mb))
-    outcomes: list[Outcome | None] = [None] * len(programs)
-    try:
-        crew.start(min(workers or _cores(), len(programs)))
-        for done in range(1, len(programs) + 1):
-            item = crew.results.get()
-            if isinstance(item, BaseException):
-                raise item
-            outcomes[item[0]] = item[1]
-            if progress is not None:
-                progress(done, len(programs))
-    finally:
-        crew.stop()
-    return [outcome for outcome in outcomes if outcome is not None]
+    limits = {"timeout_s": timeout_s, "wall_s": wall_s, "memory_mb": memory_mb}
+    outcomes = _run(
+        programs, workers=workers or _cores(), isolation=isolation, progress=progress, **limits
+    )
+    # The tests, not the candidate, ask for what cannot cross: they have to share a process.
+    unsplit = [i for i, outcome in enumerate(outcomes) if outcome.status == "unsplit"]
+    whole = [program.whole for i in unsplit if isinstance(program := programs[i], Program)]
+    again = _run(whole, workers=workers or _cores(), isolation=isolation, **limits)
+    # The wall is not the program's fault on a busy machine: once more, alone.
+    for i, outcome in zip(unsplit, again, strict=True):
+        outcomes[i] = outcome
+    for i, outcome in enumerate(outcomes):
+        if outcome.status == "wall":
+            program = programs[i]
+            if i in unsplit and isinstance(program, Program):
+                program = program.whole
+            [outcomes[i]] = _run([program], workers=1, isolation=isolation, **limits)
+    return outcomes
+
+
+def grade(
+    problems: Sequence["Problem"], completions: Sequence[str], **options: Any
+) -> list[Outcome]:
+    """Runs each completion on its problem's tests, in processes of their own.
+
+    Args:
+        problems: What was asked, one a completion.
+        completions: What was answered.
+        options: As for `run_programs`.
+
+    Returns:
+        One outcome a completion, in order.
+
+    Raises:
+        ConfigError: If there is not one problem a completion.
+        SandboxError: If it cannot be done safely here; nothing was run.
+    """
+    if len(problems) != len(completions):
+        raise ConfigError(f"{len(problems)} problems for {len(completions)} completions")
+    pairs = zip(problems, completions, strict=True)
+    return run_programs([problem.split(answer) for problem, answer in pairs], **options)
 
 
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class _Crew:
-    """A thread for each worker; each starts its own, because the worker ends with that thread."""
-
-    def __init__(
-        self, programs: Sequence[str], isolation: str, limits: tuple[float, float, int]
-    ) -> None:
-        self.results: queue.SimpleQueue[tuple[int, Outcome] | BaseException] = queue.SimpleQueue()
-        self._programs = programs
-        self._isolation = isolation
-        self._limits = limits
-        self._next = iter(range(len(programs)))
-        self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
-        self._threads: list[threading.Thread] = []
-        self._stopped = False
-
-    def start(self, count: int) -> None:
-        atexit.register(self.stop)
-        for _ in range(count):
-            thread = threading.Thread(target=self._serve, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for worker in self._workers:
-                worker.kill()
-        for thread in self._threads:
-            thread.join()
-        atexit.unregister(self.stop)
-
-    def _hire(self) -> _Worker:
-        worker = _Worker()
-        with self._lock:
-            self._workers.append(worker)
-            if self._stopped:
-                worker.kill()
-        return worker
-
-    def _dismiss(self, worker: _Worker) -> None:
-        with self._lock:
-            self._workers.remove(worker)
-        worker.close()
-
-    def _serve(self) -> None:
-        worker: _Worker | None = None
-        try:
-            while (index := self._take()) is not None:
-                result: dict[str, Any] = {
-                    "status": "harness",
-                    "cpu_s": 0.0,
-                    "output": "the sandbox's worker ended twice on this program",
-                }
-                for _ in range(2):  # a worker may have been killed from outside
-                    worker = worker or self._hire()
-                    try:
-                        result = worker.run(self._programs[index], *self._limits)
-                        break
-                    except _WorkerDiedError:
-                        self._dismiss(worker)
-                        worker = None
-                self.results.put((index, Outcome(**result, isolation=self._isolation)))
-        except BaseException as error:
-            self.results.put(error)
-        finally:
-            if worker is not None:
-                self._dismiss(worker)
-
-    def _take(self) -> int | None:
-        with self._lock:
-            return None if self._stopped else next(self._next, None)

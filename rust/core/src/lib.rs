@@ -10,6 +10,8 @@ pub mod diversity;
 pub mod error;
 pub mod features;
 pub mod pack;
+#[cfg(unix)]
+pub mod sandbox;
 pub mod syntax;
 pub mod tokenizer;
 

@@ -9,6 +9,8 @@ mod corpus;
 mod dedup;
 mod error;
 mod quality;
+#[cfg(unix)]
+mod sandbox;
 mod tokens;
 
 #[pymodule]
@@ -17,5 +19,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     corpus::register(module)?;
     dedup::register(module)?;
     quality::register(module)?;
+    #[cfg(unix)]
+    sandbox::register(module)?;
     tokens::register(module)
 }

@@ -1,0 +1,264 @@
+"""The two ends of split grading: the candidate answers, its tests ask, in processes of their own.
+
+`serve` runs in the candidate's process: whatever it does there, all that leaves it are frames.
+`judge` runs the tests. For them the candidate's functions are stand-ins that send the arguments
+over and bring the result back as plain data (see `_codec`), with what the call changed in its
+arguments. Each request carries 8 random bytes that its answer must repeat, so nothing can be
+answered before it is asked. Only the tests' process can report a verdict.
+"""
+
+import importlib
+import os
+import symtable
+import sys
+from collections.abc import Callable, Iterable
+from types import CodeType, ModuleType
+from typing import Any
+
+from hornbook.evaluate import _codec
+
+_MUTABLE = (list, dict, set, bytearray)
+
+
+def run_in(module: ModuleType, text: str) -> None:
+    """Runs a program's text as that module."""
+    exec(compile(text, "<program>", "exec", dont_inherit=True), module.__dict__)
+
+
+def serve(module: ModuleType, source: str, channel: int) -> None:
+    """Runs a candidate, then answers until nobody asks any more."""
+    failure: list[Any] | None = None
+    try:
+        run_in(module, source)
+    except BaseException as error:
+        failure = _codec.pack_exception(error)
+    while (frame := _codec.read_frame(channel)) is not None:
+        nonce, body = frame
+        try:
+            answer = ["e", failure, []] if failure else _answer(module, _codec.load(body))
+            reply = _codec.dump(nonce, answer)
+        except BaseException as error:  # such as a value that cannot cross
+            reply = _codec.dump(nonce, ["e", _codec.pack_exception(error), []])
+        _codec.write_all(channel, reply)
+
+
+def _answer(module: ModuleType, request: list[Any]) -> list[Any]:
+    match request:
+        case ["names"]:
+            found = [[str(k), callable(v)] for k, v in module.__dict__.items()]
+            return ["v", found, []]
+        case ["get", name]:
+            return ["v", _codec.pack(module.__dict__[name], opaque=True), []]
+        case ["call", name, before, before_named]:
+            arguments = [_codec.unpack(node) for node in before]
+            named = {key: _codec.unpack(node) for key, node in before_named}
+            try:
+                result = module.__dict__[name](*arguments, **named)
+                answer = ["v", _codec.pack(result, opaque=True)]
+            except BaseException as error:
+                answer = ["e", _codec.pack_exception(error)]
+            pairs = [*zip(enumerate(arguments), before, strict=True)]
+            pairs += [*zip(named.items(), (node for _, node in before_named), strict=True)]
+            return [*answer, _changes(pairs)]
+    raise _codec.ProtocolError(f"no such request: {request[:1]}")
+
+
+def _changes(pairs: Iterable[tuple[tuple[Any, Any], Any]]) -> list[Any]:
+    """Arguments that the call changed, each by its place or name, packed."""
+    found = []
+    for (key, value), before in pairs:
+        if type(value) in _MUTABLE:
+            after = _codec.pack(value, opaque=True)
+            if after != before:
+                found.append([key, after])
+    return found
+
+
+class Gone(BaseException):
+    """There is no answer to be had: not for a test to catch. `Remote.fault` says why."""
+
+
+class Remote:
+    """A candidate in another process.
+
+    Attributes:
+        fault: Why the tests cannot go on: `G` the candidate ended, `X` it broke the protocol,
+            `F` the tests need what cannot cross. None while they can.
+        plain: Whether all that came was plain data.
+    """
+
+    def __init__(self, channel: int, entry_point: str) -> None:
+        self.fault: bytes | None = None
+        self.reason = ""
+        self.plain = True
+        self._channel = channel
+        self._entry_point = entry_point
+
+    def stop(self, fault: bytes, reason: str) -> Gone:
+        """Notes why the tests cannot go on; what to raise."""
+        if self.fault is None:
+            self.fault, self.reason = fault, reason
+        return Gone(reason)
+
+    def _ask(self, request: list[Any]) -> tuple[Any, list[Any]]:
+        """The value of an answer and the changes to the arguments.
+
+        Raises:
+            Gone: If there is none.
+            BaseException: What the candidate raised, as the builtin nearest to it.
+        """
+        if self.fault is not None:
+            raise Gone(self.reason)
+        nonce = os.urandom(_codec.NONCE)
+        try:
+            _codec.write_all(self._channel, _codec.dump(nonce, request))
+            frame = _codec.read_frame(self._channel)
+            if frame is None:
+                raise self.stop(b"G", "the candidate ended")
+            if frame[0] != nonce:
+                raise _codec.ProtocolError("an answer to another question")
+            return self._understand(_codec.load(frame[1]))
+        except _codec.UnfitError as error:
+            raise self.stop(b"F", f"the tests pass {error}") from None
+        except _codec.ProtocolError as error:
+            raise self.stop(b"X", f"the candidate's answer is {error}") from None
+        except OSError:
+            raise self.stop(b"G", "the candidate ended") from None
+
+    def _understand(self, answer: Any) -> tuple[Any, list[Any]]:
+        match answer:
+            case ["v", node, list(changes)]:
+                return node, changes
+            case ["e", node, list(changes)]:
+                return _Raised(_codec.unpack_exception(node)), changes
+        raise _codec.ProtocolError("neither a value nor an exception")
+
+    def names(self) -> dict[str, bool]:
+        """Waits for the candidate to have run; its global names, and whether each can be called."""
+        node, _ = self._ask(["names"])
+        if isinstance(node, _Raised):
+            raise node.error
+        try:
+            return {name: can is True for name, can in node if type(name) is str}
+        except (TypeError, ValueError):
+            raise self.stop(b"X", "the candidate's answer is no list of names") from None
+
+    def _value(self, node: Any) -> Any:
+        opaque: list[_codec.Opaque] = []
+        try:
+            value = _codec.unpack(node, opaque)
+        except _codec.ProtocolError as error:
+            raise self.stop(b"X", f"the candidate's answer is {error}") from None
+        self.plain = self.plain and not opaque
+        return value
+
+    def get(self, name: str) -> Any:
+        """A global that is not a function."""
+        node, _ = self._ask(["get", name])
+        if isinstance(node, _Raised):
+            raise node.error
+        return self._value(node)
+
+    def call(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What the candidate's function returns or raises; its arguments are changed as it did.
+
+        Raises:
+            BaseException: What it raised, as the nearest builtin.
+            TypeError: If the tests pass on an object of the candidate's own.
+            Gone: If the tests cannot go on.
+        """
+        try:
+            packed = [_codec.pack(value) for value in arguments]
+            packed_named = [[key, _codec.pack(value)] for key, value in named.items()]
+        except _codec.UnfitError as error:
+            raise self.stop(b"F", f"the tests pass {error}") from None
+        node, changes = self._ask(["call", name, packed, packed_named])
+        given: dict[Any, Any] = {**dict(enumerate(arguments)), **named}
+        for change in changes:
+            match change:
+                case [int() | str() as key, after] if type(given.get(key)) in _MUTABLE:
+                    _replace(given[key], self._value(after), self.stop)
+                case _:
+                    raise self.stop(b"X", "the candidate changed what it was not given")
+        if isinstance(node, _Raised):
+            raise node.error
+        plain = self.plain
+        value = self._value(node)
+        if name != self._entry_point and plain and not self.plain:
+            # Only tests that build the candidate's own objects get here: no candidate leads them.
+            raise self.stop(b"F", f"the tests use {value!r}")
+        return value
+
+
+class _Raised:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _replace(old: Any, new: Any, stop: Callable[[bytes, str], Gone]) -> None:
+    """Makes a container hold what another of its kind holds."""
+    if type(old) is not type(new):
+        raise stop(b"X", "the candidate changed the kind of an argument")
+    if type(old) in (list, bytearray):
+        old[:] = new
+    else:
+        old.clear()
+        old.update(new)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Every name that code, and what it defines, mentions."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _names(constant)
+    return found
+
+
+def _bound(tests: str) -> set[str]:
+    """The names that tests define themselves."""
+    symbols = symtable.symtable(tests, "<tests>", "exec").get_symbols()
+    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
+
+
+def judge(module: ModuleType, task: dict[str, Any], remote: Remote) -> None:
+    """Runs tests on a candidate. They pass if this returns and `remote.fault` is None.
+
+    Args:
+        module: Where they run.
+        task: `tests`; `preamble`, trusted text that stands before the candidate's (imports,
+            helpers); `entry_point`, the candidate's even if the preamble has begun it.
+        remote: The candidate.
+
+    Raises:
+        BaseException: What the tests raise, or the candidate as it loads.
+    """
+    known = remote.names()
+    tests = compile(task["tests"], "<tests>", "exec", dont_inherit=True)
+    space = module.__dict__
+    try:
+        try:
+            run_in(module, task["preamble"])
+        except SyntaxError:  # it ends in a function's signature
+            run_in(module, f"{task['preamble']}\n    pass\n")
+    except Exception as error:
+        raise remote.stop(b"F", f"the preamble cannot run alone: {error}") from None
+    there = space.keys() | space["__builtins__"].keys() | _bound(task["tests"])
+    for name in sorted(_names(tests) & known.keys() - (there - {task["entry_point"]})):
+        if known[name]:
+            space[name] = _stand_in(remote, name)
+        elif name in sys.stdlib_module_names:  # the tests lean on what the candidate imports
+            space[name] = importlib.import_module(name)
+        else:
+            space[name] = remote.get(name)
+    if task["entry_point"] not in known:
+        space.pop(task["entry_point"], None)  # the preamble's is empty
+    exec(tests, space)
+
+
+def _stand_in(remote: Remote, name: str) -> Callable[..., Any]:
+    def stand_in(*arguments: Any, **named: Any) -> Any:
+        return remote.call(name, arguments, named)
+
+    stand_in.__name__ = stand_in.__qualname__ = name
+    return stand_in

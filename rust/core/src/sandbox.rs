@@ -1,0 +1,696 @@
+//! Supervises model-written programs: deadlines, output caps, kills, verdicts.
+//!
+//! A worker is a warm interpreter, a process of its own, that forks one process for each program
+//! (two where tests run apart from the candidate) and reaps it. This side starts the workers, one
+//! a thread, hands each program over as descriptors that the worker itself never reads, watches
+//! the clock, the CPU time and the output, kills through pidfds, and names the outcome. What runs
+//! inside the worker is the Python package's (`hornbook.evaluate._worker`).
+//!
+//! A request is one byte with descriptors beside it. Answers are a big-endian length and JSON.
+
+use std::io::{self, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::Deserialize;
+
+/// Bytes of a program's output that are kept.
+pub const OUTPUT_KEPT: usize = 64 * 1024;
+/// Bytes of output after which a program is killed.
+pub const OUTPUT_KILLS: usize = 4 * 1024 * 1024;
+const START: Duration = Duration::from_secs(60);
+/// How long a worker may take for what it does itself: fork, reap, answer.
+const SLACK: Duration = Duration::from_secs(30);
+/// How long a process may live on after the verdict is known.
+const GRACE: Duration = Duration::from_secs(1);
+const CANDIDATE_GRACE: Duration = Duration::from_millis(250);
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+const FRAME_LIMIT: usize = 1 << 20;
+
+/// One program: what the worker's children read. The worker never does.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The candidate's text, as the child expects it.
+    pub source: Vec<u8>,
+    /// Tests for a process of their own; none if the text tests itself.
+    pub tests: Option<Vec<u8>>,
+}
+
+/// What one program may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// CPU time of each process, its threads together.
+    pub cpu: Duration,
+    /// Real time for everything.
+    pub wall: Duration,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Reached its end.
+    Passed,
+    /// An assertion failed.
+    Wrong,
+    /// Any other exception.
+    Exception,
+    /// Used up its CPU time.
+    Cpu,
+    /// Used up its real time.
+    Wall,
+    /// Used up its memory.
+    Memory,
+    /// Printed too much.
+    Output,
+    /// Killed for a forbidden system call.
+    Syscall,
+    /// Ended without a verdict, or broke the protocol.
+    Crash,
+    /// Not the program's doing.
+    Harness,
+    /// The tests need something that cannot cross between processes.
+    Unsplit,
+}
+
+impl Status {
+    /// The name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Wrong => "wrong",
+            Self::Exception => "exception",
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::Output => "output",
+            Self::Syscall => "syscall",
+            Self::Crash => "crash",
+            Self::Harness => "harness",
+            Self::Unsplit => "unsplit",
+        }
+    }
+}
+
+/// What came of one program.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Status,
+    /// Whether the verdict was out of the candidate's reach.
+    pub tamper_proof: bool,
+    /// User and system time of its processes.
+    pub cpu: Duration,
+    /// From handing it over to its end.
+    pub wall: Duration,
+    /// Largest resident memory of its processes, in KiB.
+    pub rss_kb: u64,
+    /// The signal that ended the candidate.
+    pub signal: Option<i32>,
+    /// The first bytes of what it printed, and how it died.
+    pub output: Vec<u8>,
+}
+
+/// Why there are no outcomes.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A worker could not start: what it, or the system, said.
+    #[error("{0}")]
+    Start(String),
+    /// The caller asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+enum Lost {
+    Died,
+    Stopped,
+}
+
+impl From<io::Error> for Lost {
+    fn from(_: io::Error) -> Self {
+        Self::Died
+    }
+}
+
+/// The command that starts a worker: an executable and its arguments.
+pub type Argv = [String];
+
+/// Runs every job, some at a time, each once.
+///
+/// `tick` is called about 20 times a second, and after each outcome, with the number done; it
+/// returns whether to go on. A worker that dies is replaced, and its job tried once more.
+pub fn run(
+    jobs: &[Job],
+    argv: &Argv,
+    limits: Limits,
+    workers: usize,
+    mut tick: impl FnMut(usize) -> bool,
+) -> Result<Vec<Outcome>, Failure> {
+    let next = AtomicUsize::new(0);
+    let (stop, stopper) = io::pipe().map_err(|error| Failure::Start(error.to_string()))?;
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..workers.clamp(1, jobs.len().max(1)) {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || serve(jobs, argv, limits, next, stop, &sender));
+        }
+        drop(sender);
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; jobs.len()];
+        let mut done = 0;
+        let mut failure = None;
+        while done < jobs.len() && failure.is_none() {
+            match results.recv_timeout(Duration::from_millis(50)) {
+                Ok(Ok((index, outcome))) => {
+                    outcomes[index] = Some(outcome);
+                    done += 1;
+                }
+                Ok(Err(found)) => failure = Some(found),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    failure = Some(Failure::Start("the sandbox's threads ended".into()));
+                }
+            }
+            if failure.is_none() && !tick(done) {
+                failure = Some(Failure::Stopped);
+            }
+        }
+        drop(stopper); // every thread that still waits sees it
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(outcomes.into_iter().flatten().collect()),
+        }
+    })
+}
+
+type Sent = Result<(usize, Outcome), Failure>;
+
+/// One thread: a worker of its own, because the worker ends with the thread that started it.
+fn serve(
+    jobs: &[Job],
+    argv: &Argv,
+    limits: Limits,
+    next: &AtomicUsize,
+    stop: &PipeReader,
+    sender: &mpsc::Sender<Sent>,
+) {
+    let mut worker: Option<Worker> = None;
+    while let Some((index, job)) = {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        jobs.get(index).map(|job| (index, job))
+    } {
+        let mut said = String::new();
+        let mut outcome = None;
+        for _ in 0..2 {
+            let mut current = match worker.take().map_or_else(|| Worker::start(argv, stop), Ok) {
+                Ok(current) => current,
+                Err(failure) => {
+                    let _ = sender.send(Err(failure));
+                    return;
+                }
+            };
+            match current.run(job, limits, stop) {
+                Ok(found) => {
+                    outcome = Some(found);
+                    worker = Some(current);
+                    break;
+                }
+                Err(Lost::Stopped) => return,
+                Err(Lost::Died) => said = current.last_words(),
+            }
+        }
+        let outcome = outcome.unwrap_or_else(|| Outcome {
+            status: Status::Harness,
+            tamper_proof: false,
+            cpu: Duration::ZERO,
+            wall: Duration::ZERO,
+            rss_kb: 0,
+            signal: None,
+            output: format!("the sandbox's worker ended twice on this program. {said}").into(),
+        });
+        if sender.send(Ok((index, outcome))).is_err() {
+            return;
+        }
+    }
+}
+
+/// Starts a worker and returns what it says of itself, as JSON.
+pub fn describe(argv: &Argv) -> Result<Vec<u8>, Failure> {
+    let (stop, _stopper) = io::pipe().map_err(|error| Failure::Start(error.to_string()))?;
+    Worker::start(argv, &stop).map(|mut worker| std::mem::take(&mut worker.hello))
+}
+
+/// A worker process and the socket to it.
+struct Worker {
+    process: Child,
+    socket: UnixStream,
+    hello: Vec<u8>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The kernel ends everything below it: see `_worker`.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[derive(Deserialize)]
+struct Hello {
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    token: String,
+    #[cfg_attr(target_os = "linux", allow(dead_code))]
+    pids: Vec<i32>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+struct Ended {
+    code: i32,
+    cpu_s: f64,
+    rss_kb: u64,
+}
+
+impl Worker {
+    fn start(argv: &Argv, stop: &PipeReader) -> Result<Self, Failure> {
+        let failed = |what: String| Failure::Start(what);
+        let (program, arguments) =
+            argv.split_first().ok_or_else(|| failed("no command for a worker".into()))?;
+        let (socket, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
+        let process = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env("PYTHONHASHSEED", "0") // the order of a set must not decide a verdict
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(format!("{program}: {error}")))?;
+        let mut worker = Self { process, socket, hello: Vec::new() };
+        match worker.receive(Instant::now() + START, stop) {
+            Ok((hello, _)) => worker.hello = hello,
+            Err(Lost::Stopped) => return Err(Failure::Stopped),
+            Err(Lost::Died) => return Err(failed(worker.last_words())),
+        }
+        match serde_json::from_slice::<Hello>(&worker.hello) {
+            Ok(Hello { error: None }) => Ok(worker),
+            Ok(Hello { error: Some(error) }) => Err(failed(error)),
+            Err(error) => Err(failed(format!("the worker's first words: {error}"))),
+        }
+    }
+
+    /// Ends the worker; the end of what it wrote on its standard error.
+    fn last_words(&mut self) -> String {
+        let _ = self.process.kill();
+        let mut text = Vec::new();
+        if let Some(stderr) = self.process.stderr.take() {
+            let _ = rustix::io::ioctl_fionbio(&stderr, true);
+            let _ = stderr.take(1 << 16).read_to_end(&mut text);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let start = text.char_indices().rev().nth(500).map_or(0, |(at, _)| at);
+        text[start..].trim().to_owned()
+    }
+
+    /// Waits until the worker or the stop says something, or the deadline is over.
+    fn wait(&self, deadline: Instant, stop: &PipeReader) -> Result<(), Lost> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        if wait_for(&mut fds, deadline.saturating_duration_since(Instant::now()))? == 0 {
+            return Err(Lost::Died);
+        }
+        if fds[1].revents().is_empty() { Ok(()) } else { Err(Lost::Stopped) }
+    }
+
+    /// One frame and the descriptors beside it.
+    fn receive(
+        &mut self,
+        deadline: Instant,
+        stop: &PipeReader,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Lost> {
+        let mut head = [0; 4];
+        self.wait(deadline, stop)?;
+        let (got, fds) = receive_with_fds(&self.socket, &mut head)?;
+        let mut body = Vec::new();
+        self.fill(&mut head[got..], deadline, stop)?;
+        let size = u32::from_be_bytes(head) as usize;
+        if size > FRAME_LIMIT {
+            return Err(Lost::Died);
+        }
+        body.resize(size, 0);
+        self.fill(&mut body, deadline, stop)?;
+        Ok((body, fds))
+    }
+
+    fn fill(&mut self, mut rest: &mut [u8], end: Instant, stop: &PipeReader) -> Result<(), Lost> {
+        while !rest.is_empty() {
+            self.wait(end, stop)?;
+            let got = self.socket.read(rest)?;
+            if got == 0 {
+                return Err(Lost::Died);
+            }
+            rest = &mut rest[got..];
+        }
+        Ok(())
+    }
+
+    /// Has one program run, and watches it to its end.
+    fn run(&mut self, job: &Job, limits: Limits, stop: &PipeReader) -> Result<Outcome, Lost> {
+        let start = Instant::now();
+        let (out, out_theirs) = io::pipe()?;
+        let (report, report_theirs) = io::pipe()?;
+        let mut fds: Vec<OwnedFd> = vec![out_theirs.into(), report_theirs.into()];
+        for text in [Some(&job.source), job.tests.as_ref()].into_iter().flatten() {
+            fds.push(carrier(text)?);
+        }
+        self.send(&fds)?;
+        drop(fds); // ours: the ends of the pipes must show
+        let (body, pidfds) = self.receive(start + SLACK, stop)?;
+        let started: Started = serde_json::from_slice(&body).map_err(|_| Lost::Died)?;
+        for pipe in [out.as_fd(), report.as_fd()] {
+            rustix::io::ioctl_fionbio(pipe, true).map_err(io::Error::from)?;
+        }
+        let mut watch = Watch {
+            processes: Process::all(pidfds, &started.pids),
+            out,
+            report,
+            kept: Vec::new(),
+            verdict: Vec::new(),
+            total: 0,
+            killed: None,
+        };
+        let ended = self.watch(&mut watch, started.token.len(), start, limits, stop)?;
+        watch.drain(started.token.len());
+        Ok(watch.outcome(&started.token, &ended, limits, start.elapsed()))
+    }
+
+    /// Asks for a program: where it prints and reports, its text, and its tests if they are apart.
+    fn send(&mut self, fds: &[OwnedFd]) -> Result<(), Lost> {
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        assert!(beside.push(SendAncillaryMessage::ScmRights(&borrowed)), "room for 4");
+        sendmsg(&self.socket, &[io::IoSlice::new(b"!")], &mut beside, SendFlags::empty())
+            .map_err(io::Error::from)?;
+        Ok(())
+    }
+
+    fn watch(
+        &mut self,
+        watch: &mut Watch,
+        token: usize,
+        start: Instant,
+        limits: Limits,
+        stop: &PipeReader,
+    ) -> Result<Vec<Ended>, Lost> {
+        let mut deadline = start + limits.wall;
+        let mut decided = None;
+        let (mut out_open, mut report_open) = (true, true);
+        loop {
+            let now = Instant::now();
+            let mut pause = SLACK;
+            if watch.killed.is_none() {
+                let used = watch.processes.iter().map(Process::cpu).max().unwrap_or_default();
+                if watch.total > OUTPUT_KILLS {
+                    watch.killed = Some(Status::Output);
+                } else if used > limits.cpu {
+                    watch.killed = Some(Status::Cpu);
+                } else if now >= deadline {
+                    watch.killed = Some(Status::Wall);
+                }
+                if watch.killed.is_some() {
+                    watch.processes.iter().for_each(Process::kill);
+                } else {
+                    let left = limits.cpu.saturating_sub(used).max(SHORTEST_WAIT);
+                    pause = left.min(deadline.saturating_duration_since(now));
+                }
+            }
+            let socket = self.socket.as_fd();
+            let mut fds = vec![
+                PollFd::from_borrowed_fd(socket, PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            // A pipe at its end is always readable: it is left out then.
+            if out_open {
+                fds.push(PollFd::new(&watch.out, PollFlags::IN));
+            }
+            if report_open {
+                fds.push(PollFd::new(&watch.report, PollFlags::IN));
+            }
+            let ready = wait_for(&mut fds, pause)?;
+            let (answered, stopped) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+            if stopped {
+                watch.processes.iter().for_each(Process::kill);
+                return Err(Lost::Stopped);
+            }
+            if ready == 0 && watch.killed.is_some() {
+                return Err(Lost::Died); // killed, and yet the worker does not answer
+            }
+            (out_open, report_open) = watch.drain(token);
+            if watch.verdict.len() >= token + 2 && decided.is_none() {
+                // Where tests run apart the candidate may go now; it flushes and does.
+                let grace = if watch.processes.len() > 1 { CANDIDATE_GRACE } else { GRACE };
+                decided = Some(());
+                deadline = deadline.min(Instant::now() + grace);
+            }
+            if answered {
+                let (body, _) = self.receive(Instant::now() + SLACK, stop)?;
+                return serde_json::from_slice(&body).map_err(|_| Lost::Died);
+            }
+        }
+    }
+}
+
+/// One program while it runs.
+struct Watch {
+    /// The candidate first; where tests run apart, they are second.
+    processes: Vec<Process>,
+    out: PipeReader,
+    report: PipeReader,
+    kept: Vec<u8>,
+    verdict: Vec<u8>,
+    total: usize,
+    killed: Option<Status>,
+}
+
+impl Watch {
+    /// Takes what is in the pipes; whether each is still open.
+    fn drain(&mut self, token: usize) -> (bool, bool) {
+        let Self { out, report, kept, verdict, total, .. } = self;
+        let out = drain(out, total, kept, OUTPUT_KEPT);
+        (out, drain(report, total, verdict, token + 3))
+    }
+
+    fn outcome(mut self, token: &str, ended: &[Ended], limits: Limits, wall: Duration) -> Outcome {
+        let said = self.verdict.strip_prefix(token.as_bytes());
+        let (kind, proof) = match said {
+            Some([kind, proof]) => (*kind, *proof == b'1'),
+            _ => (0, false),
+        };
+        let mut status = match kind {
+            b'P' => Some(Status::Passed),
+            b'W' => Some(Status::Wrong),
+            b'E' => Some(Status::Exception),
+            b'M' => Some(Status::Memory),
+            b'H' => Some(Status::Harness),
+            b'F' => Some(Status::Unsplit),
+            b'X' => Some(Status::Crash),
+            _ => None,
+        };
+        let candidate = ended.first().map_or(0, |end| end.code);
+        let overrun = ended.iter().any(|end| end.cpu_s > limits.cpu.as_secs_f64());
+        if self.total > OUTPUT_KILLS {
+            status = Some(Status::Output);
+        } else if matches!(status, None | Some(Status::Passed))
+            && (self.killed == Some(Status::Cpu) || overrun)
+        {
+            status = Some(Status::Cpu);
+        }
+        let status = status.or(self.killed).unwrap_or_else(|| {
+            // `G`: the tests found the candidate gone. Else whoever was to judge ended first.
+            let judge = ended.last().map_or(0, |end| end.code);
+            let code = if kind == b'G' { candidate } else { judge };
+            self.kept.truncate(OUTPUT_KEPT - 200);
+            self.kept.extend_from_slice(how(code).as_bytes());
+            death(code)
+        });
+        Outcome {
+            status,
+            tamper_proof: self.processes.len() > 1 && (kind == 0 || proof),
+            cpu: ended.iter().map(|end| Duration::from_secs_f64(end.cpu_s)).sum(),
+            wall,
+            rss_kb: ended.iter().map(|end| end.rss_kb).max().unwrap_or(0),
+            signal: (candidate < 0).then_some(-candidate),
+            output: self.kept,
+        }
+    }
+}
+
+/// Exit codes are as in Python's `subprocess`: negative for a signal.
+fn death(code: i32) -> Status {
+    match signal(code) {
+        Some(nix::sys::signal::Signal::SIGSYS) => Status::Syscall,
+        Some(nix::sys::signal::Signal::SIGXCPU) => Status::Cpu,
+        _ => Status::Crash,
+    }
+}
+
+fn signal(code: i32) -> Option<nix::sys::signal::Signal> {
+    nix::sys::signal::Signal::try_from(-code).ok()
+}
+
+fn how(code: i32) -> String {
+    match signal(code) {
+        Some(signal) => format!("\nended by signal {} ({})\n", -code, signal.as_str()),
+        None => format!("\nended without a verdict (exit code {code})\n"),
+    }
+}
+
+/// A process of a program.
+struct Process {
+    #[cfg(target_os = "linux")]
+    pidfd: OwnedFd,
+    #[cfg(target_os = "linux")]
+    clock: Option<nix::time::ClockId>,
+    #[cfg(not(target_os = "linux"))]
+    pid: rustix::process::Pid,
+}
+
+#[cfg(target_os = "linux")]
+impl Process {
+    fn all(pidfds: Vec<OwnedFd>, _pids: &[i32]) -> Vec<Self> {
+        let clock = |pidfd: &OwnedFd| nix::time::clock_getcpuclockid(pid_of(pidfd)?).ok();
+        pidfds.into_iter().map(|pidfd| Self { clock: clock(&pidfd), pidfd }).collect()
+    }
+
+    fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+    }
+
+    /// Zero once it has ended: its worker then says what it used.
+    fn cpu(&self) -> Duration {
+        self.clock
+            .and_then(|clock| nix::time::clock_gettime(clock).ok())
+            .map_or(Duration::ZERO, Duration::from)
+    }
+}
+
+/// The number, in our namespace, of the process behind a pidfd from another.
+#[cfg(target_os = "linux")]
+fn pid_of(pidfd: &OwnedFd) -> Option<nix::unistd::Pid> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let pid: i32 = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then(|| nix::unistd::Pid::from_raw(pid))
+}
+
+/// Where there are no pidfds, programs are not isolated either: they run only if the user insists.
+#[cfg(not(target_os = "linux"))]
+impl Process {
+    fn all(_pidfds: Vec<OwnedFd>, pids: &[i32]) -> Vec<Self> {
+        pids.iter()
+            .filter_map(|&pid| rustix::process::Pid::from_raw(pid))
+            .map(|pid| Self { pid })
+            .collect()
+    }
+
+    fn kill(&self) {
+        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::KILL);
+    }
+
+    fn cpu(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Polls, going on after a signal's interruption with what is left; the number that are ready.
+fn wait_for(fds: &mut [PollFd<'_>], pause: Duration) -> io::Result<usize> {
+    let end = Instant::now() + pause;
+    loop {
+        // One millisecond more, so that a deadline is over when it is looked at.
+        let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let left = Timespec::try_from(left).expect("waits are far below a century");
+        match poll(fds, Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return Ok(ready?),
+        }
+    }
+}
+
+/// Reads what is there into `kept`, up to `most` bytes; whether more may come.
+fn drain(pipe: &mut PipeReader, total: &mut usize, kept: &mut Vec<u8>, most: usize) -> bool {
+    let mut buffer = [0; 65536];
+    while *total <= OUTPUT_KILLS {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(got) => {
+                *total += got; // of both pipes: neither may be flooded
+                kept.extend_from_slice(&buffer[..got.min(most - kept.len())]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return true,
+        }
+    }
+    true
+}
+
+/// A descriptor to read these bytes from, which have no name anywhere.
+fn carrier(bytes: &[u8]) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    let mut file =
+        std::fs::File::from(rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC)?);
+    #[cfg(not(target_os = "linux"))]
+    let mut file = {
+        let path = std::env::temp_dir().join(format!(
+            "hornbook-{}-{:?}-{:p}",
+            std::process::id(),
+            std::thread::current().id(),
+            bytes
+        ));
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path)?;
+        std::fs::remove_file(&path)?;
+        file
+    };
+    file.write_all(bytes)?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}
+
+/// Up to 4 bytes of a frame's head, with the descriptors sent beside them.
+fn receive_with_fds(
+    socket: &UnixStream,
+    head: &mut [u8; 4],
+) -> Result<(usize, Vec<OwnedFd>), Lost> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    #[cfg(target_os = "linux")]
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    let flags = RecvFlags::empty();
+    let got = recvmsg(socket, &mut [io::IoSliceMut::new(head)], &mut beside, flags)
+        .map_err(io::Error::from)?
+        .bytes;
+    if got == 0 {
+        return Err(Lost::Died);
+    }
+    let mut fds = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(found) = message {
+            fds.extend(found);
+        }
+    }
+    Ok((got, fds))
+}
