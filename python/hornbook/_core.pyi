@@ -183,7 +183,6 @@ def pack_documents(
     part_bytes: int,
     threads: int | None,
 ) -> dict[str, Any]: ...
-
 def sandbox_describe(argv: list[str]) -> bytes: ...
 def sandbox_run(
     jobs: list[tuple[bytes, bytes | None]],

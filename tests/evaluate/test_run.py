@@ -64,7 +64,7 @@ def test_a_perfect_model(tmp_path):
     assert report["low"] < 1 == report["high"]
     assert report["groups"]["whole"]["n"] == 2
     assert report["isolation"] == SAFE["isolation"]
-    assert report["tamper_proof"] is False
+    assert report["tamper_proof"] is True
     assert report["model_id"] == "perfect"
     rows = lines(tmp_path / "out" / "results.jsonl")
     assert [row["task_id"] for row in rows] == ["toy/double", "toy/triple", "toy/half"]
@@ -296,16 +296,3 @@ def test_humanevals_solutions_pass_and_mutants_fail(tmp_path):
         for mutant in mutants(problem.canonical_solution)
     ]
     assert all(not outcome.passed for outcome in run_programs(programs, timeout_s=5.0))
-
-
-@needs_data
-@pytest.mark.parametrize("name", ["mbpp", "mbpp-sanitized"])
-def test_mbpps_references_pass(name):
-    problems = load_problems(name, split="all")
-    outcomes = run_programs([problem.program(problem.canonical_solution) for problem in problems])
-    failed = [
-        p.task_id for p, outcome in zip(problems, outcomes, strict=True) if not outcome.passed
-    ]
-    assert not failed
-    wrong = [problem.program("def nothing(): pass") for problem in list(problems)[::10]]
-    assert {outcome.status for outcome in run_programs(wrong)} == {"exception"}

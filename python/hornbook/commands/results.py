@@ -1,6 +1,7 @@
 """Commands on models, and on the results of a run."""
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,9 @@ from hornbook.errors import ConfigError, InputError
 
 export = App(name="export", group=MODEL, help="Write a model for other software.")
 study = App(name="study", group=LOOK, help="Studies on a finished run.")
+sandbox = App(name="sandbox", group=MODEL, help="Where model-written code is run.")
 app.command(export)
+app.command(sandbox)
 app.command(study)
 
 
@@ -112,13 +115,62 @@ def evaluate(
     show(report, as_json)
 
 
-@app.command(group=MODEL)
-def sandbox(*, as_json: Json = False) -> None:
-    """Say which layers of isolation this machine has for model-written code."""
+@sandbox.command(name="status")
+def sandbox_status(*, as_json: Json = False) -> None:
+    """Say which layers of isolation this machine has for model-written code.
+
+    Examples:
+        hornbook sandbox status
+    """
     from hornbook.evaluate.sandbox import status
     from hornbook.manifest import Report
 
     show(Report(status()), as_json)
+
+
+@sandbox.command(name="run")
+def sandbox_run(
+    file: str = "-",
+    *,
+    timeout_s: float = 10.0,
+    memory_mb: int = 1024,
+    accept_unsafe: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Run a Python file (`-`: standard input) as a model's program, and say how it ended.
+
+    Exits with 1 if the program did not pass.
+
+    Parameters
+    ----------
+    timeout_s
+        CPU seconds; the wall allows six times as much, at least 60 s.
+    memory_mb
+        Address space.
+
+    Examples:
+        hornbook sandbox run answer.py
+
+        echo "assert 1 + 1 == 2" | hornbook sandbox run
+    """
+    from hornbook.evaluate import run_programs
+    from hornbook.evaluate.problems import read_bytes
+    from hornbook.manifest import Report
+
+    data = sys.stdin.buffer.read() if file == "-" else read_bytes(Path(file))
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 at byte {error.start}") from error
+    [outcome] = run_programs(
+        [text], timeout_s=timeout_s, memory_mb=memory_mb, accept_unsafe=accept_unsafe
+    )
+    found = asdict(outcome)
+    if not as_json:
+        print(printable(found.pop("output")), end="")
+    show(Report(found), as_json)
+    if not outcome.passed:
+        sys.exit(1)
 
 
 @export.command(name="hf")

@@ -244,8 +244,9 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-# Exceptions cross as the names of their classes, the most special first, and their text. These
-# would end a loop of the tests' instead of failing them.
+# Exceptions cross as the names of their classes, the most special first, with their arguments if
+# those are plain data and their text if not. Some would end a loop of the tests' instead of failing
+# them: those arrive as a plain Exception.
 _NEVER = ("StopIteration", "StopAsyncIteration", "GeneratorExit")
 _EXCEPTIONS = {
     name: value
@@ -255,13 +256,16 @@ _EXCEPTIONS = {
 
 
 def pack_exception(error: BaseException) -> list[Any]:
-    """An exception's class names and text."""
-    names = [kind.__name__[:100] for kind in type(error).__mro__[:-1]]
+    """An exception's class names and arguments."""
+    names = [kind.__name__[:100] for kind in type(error).__mro__[:-1]][:20]
     try:
-        text = str(error)[:2000]
+        return [names, pack(tuple(error.args))]
     except BaseException:
-        text = ""
-    return [names[:20], text]
+        pass
+    try:
+        return [names, ["t", str(error)[:2000]]]
+    except BaseException:
+        return [names, ["t"]]
 
 
 def unpack_exception(node: Any) -> BaseException:
@@ -271,13 +275,14 @@ def unpack_exception(node: Any) -> BaseException:
         ProtocolError: If it is none.
     """
     match node:
-        case [[*names], str(text)] if all(type(name) is str for name in names):
-            known = [_EXCEPTIONS[name] for name in names if name in _EXCEPTIONS]
-            named = f"{names[0]}: {text}" if names and names[0] not in _EXCEPTIONS else text
-            for kind in known:
+        case [[*names], packed] if all(type(name) is str for name in names):
+            arguments = unpack(packed)
+            if type(arguments) is not tuple:
+                raise ProtocolError("not an exception")
+            for kind in [_EXCEPTIONS[name] for name in names if name in _EXCEPTIONS]:
                 try:
-                    return kind(named)
-                except TypeError:
-                    continue  # such as UnicodeDecodeError, which wants more than a text
-            return RuntimeError(named)
+                    return kind(*arguments)
+                except Exception:
+                    continue  # such as ExceptionGroup, whose arguments are no plain data
+            return RuntimeError(*arguments)
     raise ProtocolError("not an exception")

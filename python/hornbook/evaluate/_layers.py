@@ -209,7 +209,8 @@ close_range:436:436
 # No program for a problem makes these by accident.
 _KILLED = """
 ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 mount:165:40 umount2:166:39
-pivot_root:155:41 chroot:161:51 bpf:321:280 perf_event_open:298:241 io_uring_setup:425:425 userfaultfd:323:282 add_key:248:217 request_key:249:218 keyctl:250:219
+pivot_root:155:41 chroot:161:51 bpf:321:280 perf_event_open:298:241 io_uring_setup:425:425
+userfaultfd:323:282 add_key:248:217 request_key:249:218 keyctl:250:219
 pidfd_getfd:438:438 open_by_handle_at:304:265 init_module:175:105 finit_module:313:273
 kexec_load:246:104
 """

@@ -9,7 +9,6 @@ answered before it is asked. Only the tests' process can report a verdict.
 
 import importlib
 import os
-import symtable
 import sys
 from collections.abc import Callable, Iterable
 from types import CodeType, ModuleType
@@ -84,6 +83,7 @@ class Remote:
     Attributes:
         fault: Why the tests cannot go on: `G` the candidate ended, `X` it broke the protocol,
             `F` the tests need what cannot cross. None while they can.
+        entry_point: The function that was asked for.
         plain: Whether all that came was plain data.
     """
 
@@ -92,7 +92,7 @@ class Remote:
         self.reason = ""
         self.plain = True
         self._channel = channel
-        self._entry_point = entry_point
+        self.entry_point = entry_point
 
     def stop(self, fault: bytes, reason: str) -> Gone:
         """Notes why the tests cannot go on; what to raise."""
@@ -184,7 +184,7 @@ class Remote:
             raise node.error
         plain = self.plain
         value = self._value(node)
-        if name != self._entry_point and plain and not self.plain:
+        if name != self.entry_point and plain and not self.plain:
             # Only tests that build the candidate's own objects get here: no candidate leads them.
             raise self.stop(b"F", f"the tests use {value!r}")
         return value
@@ -215,45 +215,39 @@ def _names(code: CodeType) -> set[str]:
     return found
 
 
-def _bound(tests: str) -> set[str]:
-    """The names that tests define themselves."""
-    symbols = symtable.symtable(tests, "<tests>", "exec").get_symbols()
-    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported()}
-
-
-def judge(module: ModuleType, task: dict[str, Any], remote: Remote) -> None:
+def judge(module: ModuleType, preamble: str, tests: str, remote: Remote) -> None:
     """Runs tests on a candidate. They pass if this returns and `remote.fault` is None.
 
     Args:
         module: Where they run.
-        task: `tests`; `preamble`, trusted text that stands before the candidate's (imports,
-            helpers); `entry_point`, the candidate's even if the preamble has begun it.
-        remote: The candidate.
+        preamble: Trusted text that stands before the candidate's: imports, helpers, a signature.
+        tests: Their text.
+        remote: The candidate, whose entry point counts even if the preamble has begun it.
 
     Raises:
         BaseException: What the tests raise, or the candidate as it loads.
     """
     known = remote.names()
-    tests = compile(task["tests"], "<tests>", "exec", dont_inherit=True)
-    space = module.__dict__
+    code = compile(tests, "<tests>", "exec", dont_inherit=True)
+    space, asked = module.__dict__, remote.entry_point
     try:
         try:
-            run_in(module, task["preamble"])
+            run_in(module, preamble)
         except SyntaxError:  # it ends in a function's signature
-            run_in(module, f"{task['preamble']}\n    pass\n")
+            run_in(module, f"{preamble}\n    pass\n")
     except Exception as error:
         raise remote.stop(b"F", f"the preamble cannot run alone: {error}") from None
-    there = space.keys() | space["__builtins__"].keys() | _bound(task["tests"])
-    for name in sorted(_names(tests) & known.keys() - (there - {task["entry_point"]})):
+    space.pop(asked, None)  # the preamble's is empty
+    for name in sorted(_names(code) & known.keys() - space.keys() - space["__builtins__"].keys()):
         if known[name]:
             space[name] = _stand_in(remote, name)
         elif name in sys.stdlib_module_names:  # the tests lean on what the candidate imports
             space[name] = importlib.import_module(name)
         else:
             space[name] = remote.get(name)
-    if task["entry_point"] not in known:
-        space.pop(task["entry_point"], None)  # the preamble's is empty
-    exec(tests, space)
+    if asked in known:  # a builtin's name, perhaps
+        space[asked] = _stand_in(remote, asked) if known[asked] else remote.get(asked)
+    exec(code, space)
 
 
 def _stand_in(remote: Remote, name: str) -> Callable[..., Any]:

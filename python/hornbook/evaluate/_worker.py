@@ -28,15 +28,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from hornbook.evaluate import _codec, _layers, _split
 
+# What programs for problems import, as far as it is cheap: each page that a module fills makes
+# every fork dearer, and one that is not here is imported when asked for.
 _PRELOADED = """
-abc array base64 bisect calendar cmath collections collections.abc contextlib copy ctypes
-dataclasses datetime decimal enum fractions functools hashlib heapq io itertools json keyword
-linecache math numbers operator os pprint queue random re statistics string struct symtable sys
-textwrap threading time traceback types typing unicodedata uuid warnings
+abc array bisect cmath collections collections.abc contextlib copy enum functools heapq io itertools
+json keyword math numbers operator os random re string struct sys textwrap time types typing
 """
 _FIRST, _SECOND = 3, 4
 """The descriptors a program's process is given beside the standard ones."""
@@ -152,10 +152,13 @@ class _Layers:
     def enter(self) -> None:
         """Puts every layer on the calling process; there is no way back."""
         resource.setrlimit(resource.RLIMIT_CPU, self.cpu)
+        if self.missing:
+            os.setsid()  # it may start others, to be killed as a group
         if not self.linux:
             return
         _layers.drop_capabilities()
-        _layers.die_with_parent(self.parent)
+        if not self.namespaces:  # otherwise the kernel does it unasked
+            _layers.die_with_parent(self.parent)
         if self.abi:
             _layers.landlock_restrict(self.ruleset)
             os.close(self.ruleset)
@@ -180,7 +183,7 @@ def _become_nobody() -> str:
     return "nobody"
 
 
-_Part = Callable[[ModuleType, dict[str, Any], bytes], None]
+_Part = Callable[[ModuleType, bytes, bytes], None]
 
 
 def _fork(
@@ -223,11 +226,7 @@ def _become(
     kept: list[int],
 ) -> None:
     try:
-        if layers.linux:
-            _layers.die_with_parent(layers.parent)
-        os.setsid()
-        with open(text, "rb", closefd=False) as file:
-            task = json.loads(file.read())
+        task = os.read(text, os.fstat(text).st_size)
         wanted = [layers.null, out, out, *kept, *([layers.ruleset] if layers.abi else [])]
         copies = [os.dup(fd) for fd in wanted]  # out of the way of the numbers they move to
         for number, copy in enumerate(copies):
@@ -237,8 +236,6 @@ def _become(
         layers.enter()
         module = ModuleType("program")
         sys.modules["program"] = sys.modules["__main__"] = module
-        importlib.import_module("random").seed(0)  # one program's luck is everyone's
-        sys.argv = [""]
         gc.enable()
         del layers
     except BaseException as error:
@@ -249,7 +246,7 @@ def _become(
     part(module, task, token)
 
 
-def _alone(module: ModuleType, task: dict[str, Any], token: bytes) -> None:
+def _alone(module: ModuleType, task: bytes, token: bytes) -> None:
     """A program that tests itself.
 
     What the program can replace (modules, builtins, hooks) is not looked up after it ran: the
@@ -258,8 +255,8 @@ def _alone(module: ModuleType, task: dict[str, Any], token: bytes) -> None:
     write, leave = os.write, os._exit
     passed, wrong, exception, memory = (token + kind for kind in (b"P0", b"W0", b"E0", b"M0"))
     assertion_error, memory_error = AssertionError, MemoryError
-    text = task.pop("source")
     try:
+        text = task.decode("utf-8", "surrogatepass")
         exec(compile(text, "<program>", "exec", dont_inherit=True), module.__dict__)
     except assertion_error as error:
         write(_FIRST, wrong)
@@ -279,19 +276,20 @@ def _alone(module: ModuleType, task: dict[str, Any], token: bytes) -> None:
     leave(0)
 
 
-def _candidate(module: ModuleType, task: dict[str, Any], _token: bytes) -> None:
+def _candidate(module: ModuleType, task: bytes, _token: bytes) -> None:
     """A program whose tests are elsewhere."""
-    _split.serve(module, task.pop("source"), _FIRST)
+    _split.serve(module, task.decode("utf-8", "surrogatepass"), _FIRST)
     _flush()
     os._exit(0)
 
 
-def _tests(module: ModuleType, task: dict[str, Any], token: bytes) -> None:
+def _tests(module: ModuleType, task: bytes, token: bytes) -> None:
     """The tests of a program that is elsewhere."""
-    remote = _split.Remote(_SECOND, task["entry_point"])
+    entry_point, preamble, tests = json.loads(task)
+    remote = _split.Remote(_SECOND, entry_point)
     failure: BaseException | None = None
     try:
-        _split.judge(module, task, remote)
+        _split.judge(module, preamble, tests, remote)
         kind = b"P"
     except AssertionError as error:
         kind, failure = b"W", error
@@ -382,6 +380,8 @@ def main() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "hornbook"]:
         del sys.modules[name]
     os.environ.clear()
+    sys.argv[:] = [""]
+    importlib.import_module("random").seed(0)  # one program's luck is everyone's
     gc.collect()
     gc.freeze()
     gc.disable()

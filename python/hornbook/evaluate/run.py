@@ -136,8 +136,9 @@ def evaluate(
                 f"{counts[task_id]}"
             )
         _write_lines(folder / SAMPLES, [row for _, row in rows])
-        outcomes = sandbox.run_programs(
-            [problem.program(row["completion"]) for problem, row in rows],
+        outcomes = sandbox.grade(
+            [problem for problem, _ in rows],
+            [row["completion"] for _, row in rows],
             timeout_s=timeout_s,
             memory_mb=memory_mb,
             workers=workers,
@@ -148,7 +149,12 @@ def evaluate(
             if outcome.status == "harness":
                 raise SandboxError(f"{row['task_id']} could not be run: {outcome.output.strip()}")
         results = [
-            {**row, "passed": outcome.passed, "result": _result(outcome)}
+            {
+                **row,
+                "passed": outcome.passed,
+                "result": _result(outcome),
+                "tamper_proof": outcome.tamper_proof,
+            }
             for (_, row), outcome in zip(rows, outcomes, strict=True)
         ]
         _write_lines(folder / RESULTS, results)

@@ -159,12 +159,11 @@ def _run(
 
 
 def _payloads(program: str | Program) -> tuple[bytes, bytes | None]:
-    """What the processes of a program read. JSON in ASCII: lone surrogates survive."""
+    """What the processes of a program read."""
     if isinstance(program, str):
-        return json.dumps({"source": program}).encode(), None
-    names = ("tests", "preamble", "entry_point")
-    tests = {name: getattr(program, name) for name in names}
-    return json.dumps({"source": program.source}).encode(), json.dumps(tests).encode()
+        return program.encode("utf-8", "surrogatepass"), None
+    tests = [program.entry_point, program.preamble, program.tests]
+    return program.source.encode("utf-8", "surrogatepass"), json.dumps(tests).encode()
 
 
 def _isolation(layers: dict[str, Any]) -> str:
@@ -235,22 +234,18 @@ _CONTROL = "import csv, json; assert json.loads('[1]') == [1]"
 @cache
 def _self_test(without: tuple[str, ...]) -> str | None:
     """Lets canaries try to get out; returns what went wrong, if anything did."""
-    with tempfile.TemporaryDirectory(prefix="hornbook-") as folder:
-        Path(folder).chmod(0o777)
-        secret, target = Path(folder, "secret"), Path(folder, "target")
-        secret.write_text("secret")
-        texts = [
-            text.format(secret=str(secret), target=str(target)) for text in _CANARIES.values()
-        ]
-        limits = {"timeout_s": 10.0, "wall_s": WALL_FLOOR_S, "memory_mb": 1024, "workers": 1}
-        control, *results = _run([_CONTROL, *texts], isolation="none", **limits)
-        if not control.passed:
-            return f"the sandbox cannot run a harmless program: {control.output.strip()}"
-        for name, result in zip(_CANARIES, results, strict=True):
-            if result.status in ("passed", "harness") or "ESCAPED" in result.output:
-                return f"the sandbox's self-test failed: a program could {name}"
-        if target.exists():
-            return "the sandbox's self-test failed: a program could write a file"
+    # Files that no program has a use for: this one, and one that is not there.
+    target = Path(tempfile.gettempdir(), f"hornbook-canary-{os.getpid()}")
+    texts = [text.format(secret=__file__, target=str(target)) for text in _CANARIES.values()]
+    limits = {"timeout_s": 10.0, "wall_s": WALL_FLOOR_S, "memory_mb": 1024, "workers": 1}
+    control, *results = _run([_CONTROL, *texts], isolation="none", **limits)
+    if not control.passed:
+        return f"the sandbox cannot run a harmless program: {control.output.strip()}"
+    for name, result in zip(_CANARIES, results, strict=True):
+        if result.status in ("passed", "harness") or "ESCAPED" in result.output:
+            return f"the sandbox's self-test failed: a program could {name}"
+    if target.exists():
+        return "the sandbox's self-test failed: a program could write a file"
     return None
 
 

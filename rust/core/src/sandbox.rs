@@ -415,6 +415,7 @@ impl Worker {
         limits: Limits,
         stop: &PipeReader,
     ) -> Result<Vec<Ended>, Lost> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let mut deadline = start + limits.wall;
         let mut decided = None;
         let (mut out_open, mut report_open) = (true, true);
@@ -422,7 +423,12 @@ impl Worker {
             let now = Instant::now();
             let mut pause = SLACK;
             if watch.killed.is_none() {
-                let used = watch.processes.iter().map(Process::cpu).max().unwrap_or_default();
+                // No sooner than all cores together could have used it up.
+                let used = if start.elapsed() * cores < limits.cpu {
+                    Duration::ZERO
+                } else {
+                    watch.processes.iter_mut().map(Process::cpu).max().unwrap_or_default()
+                };
                 if watch.total > OUTPUT_KILLS {
                     watch.killed = Some(Status::Output);
                 } else if used > limits.cpu {
@@ -433,7 +439,7 @@ impl Worker {
                 if watch.killed.is_some() {
                     watch.processes.iter().for_each(Process::kill);
                 } else {
-                    let left = limits.cpu.saturating_sub(used).max(SHORTEST_WAIT);
+                    let left = (limits.cpu.saturating_sub(used) / cores).max(SHORTEST_WAIT);
                     pause = left.min(deadline.saturating_duration_since(now));
                 }
             }
@@ -571,8 +577,7 @@ struct Process {
 #[cfg(target_os = "linux")]
 impl Process {
     fn all(pidfds: Vec<OwnedFd>, _pids: &[i32]) -> Vec<Self> {
-        let clock = |pidfd: &OwnedFd| nix::time::clock_getcpuclockid(pid_of(pidfd)?).ok();
-        pidfds.into_iter().map(|pidfd| Self { clock: clock(&pidfd), pidfd }).collect()
+        pidfds.into_iter().map(|pidfd| Self { pidfd, clock: None }).collect()
     }
 
     fn kill(&self) {
@@ -580,7 +585,11 @@ impl Process {
     }
 
     /// Zero once it has ended: its worker then says what it used.
-    fn cpu(&self) -> Duration {
+    fn cpu(&mut self) -> Duration {
+        if self.clock.is_none() {
+            self.clock =
+                pid_of(&self.pidfd).and_then(|pid| nix::time::clock_getcpuclockid(pid).ok());
+        }
         self.clock
             .and_then(|clock| nix::time::clock_gettime(clock).ok())
             .map_or(Duration::ZERO, Duration::from)
@@ -611,7 +620,7 @@ impl Process {
         let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::KILL);
     }
 
-    fn cpu(&self) -> Duration {
+    fn cpu(&mut self) -> Duration {
         Duration::ZERO
     }
 }
