@@ -620,7 +620,9 @@ def test_a_loop_of_tests_cannot_be_ended_by_the_candidate():
     """`map` and `all` take StopIteration for the end: the tests would be over, and passed."""
     tests = "assert all(map(lambda x: f(x) == 7, [1, 2]))\nfor y in map(f, [1]): assert y == 7"
     ends = "def f(x): raise StopIteration"
-    answers = ANSWERING.format(encoding="utf-8") + """answer('["e",[["StopIteration"],["t"]],[]]')"""
+    answers = (
+        ANSWERING.format(encoding="utf-8") + """answer('["e",[["StopIteration"],["t"]],[]]')"""
+    )
     for outcome in judged([ends, answers], tests):
         assert outcome.status == "exception"
 

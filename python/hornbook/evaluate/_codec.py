@@ -30,14 +30,19 @@ _TYPES = (
     *(bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range),
     *(object, type, type(None)),
 )
-_TYPE_NAMES = {kind: kind.__name__ for kind in _TYPES}
+_TYPE_NAMES: dict[type, str] = {kind: kind.__name__ for kind in _TYPES}
 _TYPES_BY_NAME = {name: kind for kind, name in _TYPE_NAMES.items()}
 _ATOMS = frozenset((type(None), bool, float, str))
 # In the order in which a subclass is looked at.
 _BASES = (int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
-_TAGS = {list: "l", tuple: "t", set: "s", frozenset: "f"}
+_TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "f"}
 _BY_TAG: dict[str, Callable[[Any], Any]] = {"l": list, "t": tuple, "s": set, "f": frozenset}
-_ITERATORS = (collections.abc.Iterator, type({}.keys()), type({}.values()), type({}.items()))
+_ITERATORS = (
+    collections.abc.Iterator,
+    collections.abc.KeysView,
+    collections.abc.ValuesView,
+    collections.abc.ItemsView,
+)
 
 
 class ProtocolError(Exception):
@@ -119,7 +124,7 @@ def pack(value: Any, opaque: bool = False, depth: int = DEPTH) -> Any:
     return ["o", kind.__name__[:100], bool(value)]
 
 
-def _plain(value: Any, base: type) -> Any:
+def _plain(value: Any, base: Any) -> Any:
     """A subclass's value as the builtin's, by the builtin's own means."""
     if base is int:
         return int.__index__(value)

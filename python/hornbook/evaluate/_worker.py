@@ -344,7 +344,7 @@ def _run(fds: list[int], layers: _Layers, link: _Socket) -> None:
     link.send({"token": token.decode(), "pids": pids}, pidfds)
     for fd in pidfds:
         os.close(fd)
-    ended = {}
+    ended: dict[int, dict[str, float]] = {}
     while len(ended) < len(pids):
         pid, code, usage = os.wait4(-1, 0)
         if pid in pids:

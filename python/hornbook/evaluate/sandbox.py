@@ -1,21 +1,26 @@
 """Runs model-written programs: fast, out of reach of everything, one outcome each.
 
 A program is Python text that is executed in a fresh module namespace and passes if it reaches its
-end. A warm worker a core forks one process for each (see `_worker`), which gets limits on CPU time,
-memory, output and descriptors, and then, in its own process: no privileges, no file but the
-standard library to read and none to write (Landlock), no network, processes, exec or signals to
-others (seccomp), and namespaces of its own where the kernel permits. Where Landlock or seccomp
-cannot be had nothing is run, unless the caller accepts that in so many words.
+end. Better, it is a `Program`: the candidate in one process and its tests in another, where the
+candidate's functions are stand-ins that send plain data over and back (`_split`, `_codec`). Then
+nothing a candidate does, prints, returns or raises can make a failing test pass, and it cannot read
+the tests. `grade` does this for benchmark problems.
 
-CPU time decides, not the clock, so a busy machine changes no verdict; the wall is a backstop. A
-hang, a bomb or a flood in one program changes no other's outcome. All of a run's programs die with
-the caller. A HumanEval reference costs 4.7 ms of CPU. On 2 cores 220 trivial programs a second, and
-85 HumanEval references with eight other busy processes there; 0.2 s to start.
+The supervisor (Rust, `hornbook_core::sandbox`) keeps a warm worker a core (`_worker`), which forks
+every process. Each has limits on CPU time, memory, output and descriptors, and, in its own process:
+no privileges, no file but the standard library to read and none to write (Landlock), no network,
+processes, exec or signals to others (seccomp); and, where the kernel permits, namespaces of its own
+for users, network, mounts, host name, messages and processes. Where Landlock or seccomp cannot be
+had nothing is run, unless the caller accepts that in so many words.
 
-Limits, honestly: tests in the program's text share the candidate's process, so a candidate that
-means to can forge a pass (walk the frames to the verdict, return objects that equal everything).
-Hence `Outcome.tamper_proof` is False. Names it merely replaces, printing and exiting do not help
-it. A program can also see whether a path exists, and this is one kernel, not a virtual machine.
+CPU time decides, not the clock, so a busy machine changes no verdict; the wall is a backstop, and
+who runs into it is tried again alone. A hang, a bomb or a flood in one program changes no other's
+outcome. All of a run's programs die with the caller.
+
+Limits, honestly. Where tests share the candidate's process (a program as one text, or tests that
+pass functions or objects of the candidate's own classes), a candidate that means to can forge a
+pass; `Outcome.tamper_proof` says which it was. A program can see whether a path exists. And this is
+one kernel: against code that attacks the kernel, run all of this in a virtual machine.
 
     python -c "from hornbook.evaluate import run_programs; print(run_programs(['assert 1 < 2']))"
 """
@@ -47,6 +52,7 @@ Status = Literal[
     "crash",
     "harness",
 ]
+_UNSPLIT: Any = "unsplit"  # never a result: such a program is run again, in one process
 WALL_FLOOR_S = 60.0
 WALL_FACTOR = 6.0
 _WITHOUT: tuple[str, ...] = ()
@@ -108,13 +114,20 @@ class Program:
         return f"{self.source}\n{self.tests}\n"
 
 
-def _argv(cpu_s: float = 10.0, memory_mb: int = 1024) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    cpu_s: float = 10.0
+    wall_s: float = WALL_FLOOR_S
+    memory_mb: int = 1024
+
+
+def _argv(limits: _Limits) -> list[str]:
     """The command of a worker."""
     config = {
         "parent": os.getpid(),
         "without": _WITHOUT,
-        "cpu_s": cpu_s,
-        "memory_mb": memory_mb,
+        "cpu_s": limits.cpu_s,
+        "memory_mb": limits.memory_mb,
     }
     root = str(Path(__file__).resolve().parents[2])
     # As -I, but for a fixed hash seed: the order of a set must not decide a verdict.
@@ -124,10 +137,8 @@ def _argv(cpu_s: float = 10.0, memory_mb: int = 1024) -> list[str]:
 
 def _run(
     programs: Sequence[str | Program],
+    limits: _Limits,
     *,
-    timeout_s: float,
-    wall_s: float,
-    memory_mb: int,
     workers: int,
     isolation: str,
     progress: Callable[[int, int], None] | None = None,
@@ -137,9 +148,9 @@ def _run(
 
     rows = _core.sandbox_run(
         [_payloads(program) for program in programs],
-        _argv(timeout_s, memory_mb),
-        cpu_s=timeout_s,
-        wall_s=wall_s,
+        _argv(limits),
+        cpu_s=limits.cpu_s,
+        wall_s=limits.wall_s,
         workers=workers,
         progress=progress,
     )
@@ -214,7 +225,7 @@ def require(accept_unsafe: bool = False) -> dict[str, Any]:
 def _describe(without: tuple[str, ...]) -> dict[str, Any]:
     from hornbook import _core
 
-    layers = json.loads(_core.sandbox_describe(_argv()))
+    layers = json.loads(_core.sandbox_describe(_argv(_Limits())))
     assert isinstance(layers, dict)
     return layers
 
@@ -237,8 +248,7 @@ def _self_test(without: tuple[str, ...]) -> str | None:
     # Files that no program has a use for: this one, and one that is not there.
     target = Path(tempfile.gettempdir(), f"hornbook-canary-{os.getpid()}")
     texts = [text.format(secret=__file__, target=str(target)) for text in _CANARIES.values()]
-    limits = {"timeout_s": 10.0, "wall_s": WALL_FLOOR_S, "memory_mb": 1024, "workers": 1}
-    control, *results = _run([_CONTROL, *texts], isolation="none", **limits)
+    control, *results = _run([_CONTROL, *texts], _Limits(), workers=1, isolation="none")
     if not control.passed:
         return f"the sandbox cannot run a harmless program: {control.output.strip()}"
     for name, result in zip(_CANARIES, results, strict=True):
@@ -278,7 +288,8 @@ def run_programs(
     """Runs each program in a sandbox of its own.
 
     Args:
-        programs: Python texts. Each is executed in a fresh module called `program`.
+        programs: Python texts, each executed in a fresh module called `program`; or a `Program`,
+            whose tests run in a process that it cannot reach.
         timeout_s: CPU seconds for each, its threads together.
         memory_mb: Address space for each.
         workers: Processes at a time; all cores if None. Never changes an outcome.
@@ -301,23 +312,23 @@ def run_programs(
         raise ConfigError(f"workers is {workers}: at least 1 is needed")
     wall_s = max(WALL_FLOOR_S, WALL_FACTOR * timeout_s) if wall_s is None else wall_s
     isolation = _isolation(require(accept_unsafe))
-    limits = {"timeout_s": timeout_s, "wall_s": wall_s, "memory_mb": memory_mb}
-    outcomes = _run(
-        programs, workers=workers or _cores(), isolation=isolation, progress=progress, **limits
-    )
+    limits = _Limits(cpu_s=timeout_s, wall_s=wall_s, memory_mb=memory_mb)
+    count = workers or _cores()
+    outcomes = _run(programs, limits, workers=count, isolation=isolation, progress=progress)
     # The tests, not the candidate, ask for what cannot cross: they have to share a process.
-    unsplit = [i for i, outcome in enumerate(outcomes) if outcome.status == "unsplit"]
-    whole = [program.whole for i in unsplit if isinstance(program := programs[i], Program)]
-    again = _run(whole, workers=workers or _cores(), isolation=isolation, **limits)
-    # The wall is not the program's fault on a busy machine: once more, alone.
+    runs = list(programs)
+    unsplit = [i for i, outcome in enumerate(outcomes) if outcome.status == _UNSPLIT]
+    for i in unsplit:
+        program = programs[i]
+        assert isinstance(program, Program)
+        runs[i] = program.whole
+    again = _run([runs[i] for i in unsplit], limits, workers=count, isolation=isolation)
     for i, outcome in zip(unsplit, again, strict=True):
         outcomes[i] = outcome
+    # A wall is not the program's fault on a busy machine: once more, alone.
     for i, outcome in enumerate(outcomes):
         if outcome.status == "wall":
-            program = programs[i]
-            if i in unsplit and isinstance(program, Program):
-                program = program.whole
-            [outcomes[i]] = _run([program], workers=1, isolation=isolation, **limits)
+            [outcomes[i]] = _run([runs[i]], limits, workers=1, isolation=isolation)
     return outcomes
 
 

@@ -641,7 +641,7 @@ fn wait_for(fds: &mut [PollFd<'_>], pause: Duration) -> io::Result<usize> {
 
 /// Reads what is there into `kept`, up to `most` bytes; whether more may come.
 fn drain(pipe: &mut PipeReader, total: &mut usize, kept: &mut Vec<u8>, most: usize) -> bool {
-    let mut buffer = [0; 65536];
+    let mut buffer = [0; 16384];
     while *total <= OUTPUT_KILLS {
         match pipe.read(&mut buffer) {
             Ok(0) => return false,
