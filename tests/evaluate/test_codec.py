@@ -218,6 +218,7 @@ SEEDS = [
 ]
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("count", [30_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
 def test_fuzzed_frames_are_values_or_refused(count):
     rng = random.Random(81)

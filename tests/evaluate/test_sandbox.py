@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, SandboxError
-from hornbook.evaluate import Outcome, load_problems, run_programs, sandbox, status
+from hornbook.evaluate import Outcome, _layers, load_problems, run_programs, sandbox, status
 from hornbook.evaluate.sandbox import Program, grade
 
 SAFE = status()
@@ -178,6 +179,7 @@ while True:
 """
 
 
+@pytest.mark.timeout(1800)
 @needs_layers
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("without", [(), ("namespaces",)], ids=["level2", "level1"])
@@ -244,6 +246,7 @@ def descendants(pid):
     return found
 
 
+@pytest.mark.timeout(1800)
 @needs_layers
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_descriptors_memory_and_processes_of_the_caller_stay_flat(count, tmp_path, monkeypatch):
@@ -282,13 +285,14 @@ def test_a_wall_that_the_machine_ran_into_is_tried_again_alone(monkeypatch):
     calls = []
     real = sandbox._run
 
-    def once_too_slow(programs, **options):
+    def once_too_slow(programs, limits, **options):
         calls.append((list(programs), options["workers"]))
-        outcomes = real(programs, **options)
+        outcomes = real(programs, limits, **options)
         if len(calls) == 1:
             outcomes[1] = replace(outcomes[1], status="wall")
         return outcomes
 
+    sandbox.require()
     monkeypatch.setattr(sandbox, "_run", once_too_slow)
     outcomes = run_programs(["pass", "x = 1", "assert False"], workers=2)
     assert [outcome.status for outcome in outcomes] == ["passed", "passed", "wrong"]
@@ -497,8 +501,34 @@ def check_references(name, problems, workers=None):
 @needs_layers
 @needs_data
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_sixteen_workers_on_a_busy_machine_change_no_verdict():
     sets = {"humaneval": {}, "mbpp-sanitized": {"split": "all"}, "mbpp": {"split": "all"}}
     for _ in range(5):
         for name, options in sets.items():
             check_references(name, list(load_problems(name, **options)), workers=16)
+
+
+HEADERS = {
+    0: Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    1: Path("/usr/include/asm-generic/unistd.h"),  # what aarch64 uses
+}
+
+
+@pytest.mark.parametrize("column", HEADERS)
+def test_numbers_of_system_calls_are_the_kernels(column):
+    if not HEADERS[column].exists():
+        pytest.skip("the kernel's headers are not installed")
+    text = HEADERS[column].read_text()
+    numbers = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
+    lists = [
+        name for name in vars(_layers) if re.fullmatch("_(ALLOWED|KILLED|CLONE3|WORKERS.*)", name)
+    ]
+    entries = " ".join(
+        [getattr(_layers, name) for name in lists] + [e for e, *_ in _layers._PARTLY]
+    )
+    assert len(entries.split()) > 130
+    for entry in entries.split():
+        name, *found = entry.split(":")
+        known = numbers.get(name) or numbers.get({"newfstatat": "fstatat"}.get(name))
+        assert found[column] in ("-", known), entry

@@ -124,7 +124,7 @@ pub struct Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// A worker could not start: what it, or the system, said.
-    #[error("{0}")]
+    #[error("the sandbox's worker cannot start: {0}")]
     Start(String),
     /// The caller asked to stop.
     #[error("stopped")]
@@ -210,9 +210,10 @@ fn serve(
     } {
         let mut said = String::new();
         let mut outcome = None;
-        for _ in 0..2 {
+        for attempt in 0..2 {
             let mut current = match worker.take().map_or_else(|| Worker::start(argv, stop), Ok) {
                 Ok(current) => current,
+                Err(Failure::Start(_)) if attempt == 0 => continue, // it may have been killed
                 Err(failure) => {
                     let _ = sender.send(Err(failure));
                     return;
@@ -303,7 +304,11 @@ impl Worker {
         match worker.receive(Instant::now() + START, stop) {
             Ok((hello, _)) => worker.hello = hello,
             Err(Lost::Stopped) => return Err(Failure::Stopped),
-            Err(Lost::Died) => return Err(failed(worker.last_words())),
+            Err(Lost::Died) => {
+                let words = worker.last_words();
+                let none = "it ended without a word".to_owned();
+                return Err(failed(if words.is_empty() { none } else { words }));
+            }
         }
         match serde_json::from_slice::<Hello>(&worker.hello) {
             Ok(Hello { error: None }) => Ok(worker),
