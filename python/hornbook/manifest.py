@@ -96,6 +96,8 @@ class Outcome:
     """Unusable rows, set aside in `rejected/`."""
     details: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping."""
+    partial: bool = False
+    """The parts are whole, but the work stopped early: the same call goes on with it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -266,7 +268,8 @@ def run_stage(
     data: dict[str, Any] = {
         "schema": 1,
         "stage": stage,
-        "key": key,
+        # Not the key of a finished result, so that the next run does not take it for one.
+        "key": f"partial-{key}" if outcome.partial else key,
         "config": json.loads(json.dumps(config, default=_plain)),
         "inputs": [
             {"path": str(path), "hash": value} for path, value in zip(paths, hashes, strict=True)
