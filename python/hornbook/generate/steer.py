@@ -33,12 +33,14 @@ _CANDIDATES = 1_024
 _FADE = 0.9
 """What an accepted row's novelty counts for after one more accepted row of its cell."""
 _CURVE = 200
+_NEIGHBOURS = 160
+"""Accepted rows of a topic whose gists are remembered."""
 _COVER = 4
 """One slot in so many goes to a cell that has no row yet."""
 _PULL = 0.25
 """How much a cell that is behind the others gains on one that is not."""
-_GIVE_UP = 60
-"""Tries after which a cell without a row gets no more of those: it gives less than one in 20."""
+_GIVE_UP = 40
+"""Tries after which a cell without a row gets no more of those: it gives less than one in 13."""
 _STOP = re.compile(r"\s*marginal novelty( per dollar)?\s*<\s*(\d+(?:\.\d+)?)\s*")
 
 
@@ -54,7 +56,7 @@ class SteerOptions:
     """Blocks that may be under way when one is planned: at most `block * lag` calls at once."""
     dry: int = 8
     """So many accepted rows in a row without a new structure stop a cell."""
-    avoid: int = 6
+    avoid: int = 10
     """Accepted rows of the neighbourhood that a prompt names as "not these"."""
     stop_when: str = ""
     """`marginal novelty < x`: ends the run when the last `window` rows brought fewer than x new
@@ -257,7 +259,7 @@ class Steering:
             self._area[area, 1:] += (1, new)
             self._slide(new)
             if verdict.gist and self.options.avoid:
-                gists = self._gists.setdefault(area, deque(maxlen=4 * self.options.avoid))
+                gists = self._gists.setdefault(area, deque(maxlen=_NEIGHBOURS))
                 gists.append((cell, verdict.gist))
         self._point()
 
