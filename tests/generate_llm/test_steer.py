@@ -85,7 +85,7 @@ def test_more_structures_and_every_cell_that_gives_rows() -> None:
         if steered:
             assert (steering.filled[world.gives > 0] > 0).all()
             barren = steering.tried[world.gives == 0]
-            assert barren.mean() < 1.5 * len(barren) * 60 / len(barren)
+            assert barren.mean() < 80  # it gives up on them
     assert distinct[True] >= 1.5 * distinct[False]
 
 

@@ -252,12 +252,13 @@ def _chapter(chapter: Mapping[str, Any], where: str) -> list[Topic]:
 def _titles(table: Mapping[str, Any], chapter: str, above: str, place: str) -> list[Topic]:
     """Topics that are titles alone; ids are made from them."""
     return [
-        Topic(id=f"{chapter}.{_slug(title)}", title=title, chapter=above)
+        Topic(id=f"{chapter}.{slug(title)}", title=title, chapter=above)
         for title in _texts(table, "topics", place)
     ]
 
 
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """The part of a topic's id that is made from its title."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "topic"
 
 
