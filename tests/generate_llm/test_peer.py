@@ -21,7 +21,7 @@ from hornbook.generate.client import Request, TeacherError, complete_all
 from hornbook.generate.ledger import Ledger
 from hornbook.generate.llm import generate_llm
 
-NEEDED = ("torch", "transformers", "tokenizers", "fastapi", "uvicorn", "openai")
+NEEDED = ("torch", "transformers", "tokenizers", "accelerate", "fastapi", "uvicorn", "openai")
 MISSING = [name for name in NEEDED if find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
