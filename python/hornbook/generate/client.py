@@ -394,7 +394,7 @@ def _sender(
                 poll_s=options.poll_s,
                 deadline=deadline,
             )
-        transport = caller.HttpTransport(options.model, address, secret, options.timeout_s)
+        transport = caller.transport(options.model, address, secret, options.timeout_s)
     return caller.Caller(
         **common,
         transport=transport,

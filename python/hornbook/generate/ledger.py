@@ -17,7 +17,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -142,7 +143,7 @@ class Ledger:
             StorageError: If it cannot be written.
         """
         self.path = Path(path)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -202,6 +203,17 @@ class Ledger:
 
     def _number(self, sql: str) -> int:
         return int(self._run(sql)[0][0])
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Writes together what is written inside, which no other thread's statement joins."""
+        with self._lock:
+            self._run("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                # What was written before an error is as true as what came before the transaction.
+                self._run("COMMIT")
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer to a call, if there is one."""
@@ -328,12 +340,9 @@ class Ledger:
             (call, gate, run, slot, code, detail, json.dumps(found, sort_keys=True))
             for call, slot, code, detail, found in verdicts
         ]
-        with self._lock:  # one transaction, which no other thread's statement joins
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(
-                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", values
-            )
-            self._database.execute("COMMIT")
+        with self.transaction():
+            for value in values:
+                self._run("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", value)
 
     def commit(self, run: str, folder: StrPath, slots: int, rows: int) -> None:
         """Writes down that a data set of this run is whole on disk."""
