@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, Self, get_args
 from urllib.parse import urlsplit
 
@@ -88,7 +89,7 @@ class Request:
         """The most tokens an answer may have."""
         return self.params.get("max_completion_tokens", self.params.get("max_tokens"))
 
-    @property
+    @cached_property
     def most_prompt_tokens(self) -> int:
         """A bound on the prompt: a byte-level tokenizer makes at most one token of a byte."""
         texts = (value for message in self.messages for value in message.values())

@@ -47,7 +47,7 @@ from hornbook.generate.gate import VERSION, Gate, GateOptions, Run, code_of, gis
 from hornbook.generate.ledger import Ledger
 from hornbook.generate.slots import Kind, Spec, dealt, slot_request
 from hornbook.generate.steer import Signatures, Steering, SteerOptions, Verdict
-from hornbook.manifest import Outcome, Report, StrPath, file_part, hash_json, run_stage
+from hornbook.manifest import Outcome, Report, StrPath, hash_json, run_stage
 
 Row = dict[str, Any]
 
@@ -151,7 +151,7 @@ def generate_llm(
     Args:
         kind: `textbooks` or `exercises`.
         out: The stage's folder: Parquet parts, `rejected/rows.jsonl`, `report.html`, `README.md`
-            (the data set's card), the manifest.
+            (the data set's card), `evidence/cells.json`, the manifest.
         model: The teacher.
         ledger: The file of plans, calls and verdicts, outside `out`.
         count: Slots asked for; rejected ones are not replaced.
@@ -232,7 +232,6 @@ def generate_llm(
             book.commit(plan, Path(out).resolve(), run.slots, kept)
             details["ledger"] = asdict(book.totals())
         page.write(folder, spec=spec, config=config, details=details, cells=run.cells())
-        parts += [file_part(folder, name) for name in ("report.html", "README.md")]
         return Outcome(
             parts=parts,
             rows_in=run.slots,

@@ -1,10 +1,11 @@
-"""What a person sees of a generated data set: `report.html` and the card, `README.md`.
+"""What a person sees of a generated data set: `report.html`, the card (`README.md`), its cells.
 
 The page stands alone (no scripts, nothing from outside): how many rows, what they cost, how novelty
 went, which cells are covered, what was turned away and why, and samples. All text from the teacher
-is escaped. Neither file says when it was made, so the same run gives the same bytes.
+is escaped. No file says when it was made, so the same run gives the same bytes.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -32,7 +33,7 @@ def write(
     details: Mapping[str, Any],
     cells: Sequence[Cell],
 ) -> None:
-    """Writes `report.html` and `README.md` beside the parts.
+    """Writes `report.html`, `README.md` and `evidence/cells.json` beside the parts.
 
     Args:
         folder: The stage's folder, with its parts written.
@@ -47,6 +48,9 @@ def write(
     samples = _samples(folder)
     write_text(folder / "report.html", html(spec, config, details, cells, samples))
     write_text(folder / "README.md", card(spec, config, details, cells))
+    (folder / "evidence").mkdir(exist_ok=True)
+    lines = "".join(json.dumps(dict(cell)) + "\n" for cell in cells)
+    write_text(folder / "evidence" / "cells.json", lines)
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:
@@ -100,7 +104,9 @@ def html(
         + _curve(steering["curve"]),
         "<h2>Coverage</h2><p>Rows by chapter and audience; empty squares have none.</p>"
         + _heat(spec, cells),
-        "<h2>Yield and cost</h2>" + "".join(_by_axis(axis, cells) for axis in _AXES),
+        "<h2>Yield and cost</h2><p>Of each cell: evidence/cells.json. Summed up:</p>"
+        + _by_axis("chapter", [{**c, "chapter": c["topic"].split(".")[0]} for c in cells])
+        + "".join(_by_axis(axis, cells) for axis in _AXES),
         "<h2>Turned away</h2>" + _reasons(details, tried - rows),
         "<h2>Samples</h2>" + "".join(map(_sample, samples)),
     ]
