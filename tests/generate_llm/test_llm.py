@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_teacher import Server, answer, completion, exercise
+from fake_teacher import CANARY, Server, answer, completion, exercise
 
 from hornbook import corpus
+from hornbook.cli import main
 from hornbook.errors import ConfigError
 from hornbook.generate import prompts
 from hornbook.generate.client import (
@@ -28,6 +30,7 @@ from hornbook.generate.llm import generate_llm
 from hornbook.generate.slots import Kind, Spec, function_name
 from hornbook.generate.steer import SteerOptions
 from hornbook.manifest import verify as verify_folder
+from hornbook.trace import trace
 
 UNARMED = GateOptions(repeats=10**6, mutants=0)
 PARAMS = {"temperature": 1.0, "max_tokens": 100}
@@ -321,3 +324,63 @@ def test_a_failing_consumer_loses_no_answer(server: Server, tmp_path: Path) -> N
     with Ledger(tmp_path / "ledger") as ledger:
         assert ledger.left_behind == 0
         assert ledger.totals().answered == server.total
+
+
+def test_a_row_and_a_rejection_can_be_traced(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda body, n: "No." if f"`{name_of(1)}`" in str(body) else answer(body)
+    stage(server, tmp_path, count=3, out=tmp_path / "exercises")
+    first = next(iter(corpus.read([tmp_path / "exercises"])))
+    told = "\n".join(trace(first["id"], tmp_path))
+    for part in (first["slot"], first["call"], prompts.EXERCISE.id, "model = m", "seed = 0"):
+        assert part in told
+    rejected = json.loads((tmp_path / "exercises" / "rejected" / "rows.jsonl").read_text())
+    told = "\n".join(trace(rejected["call"], tmp_path))
+    assert "turned away: syntax" in told
+
+
+def test_the_command_says_no_key_and_writes_page_and_card(
+    server: Server,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hornbook.evaluate.run_programs", lambda texts, **_: map(passed, texts))
+    hostile = "<script>alert(1)</script>"
+    server.reply = lambda body, n: (
+        f"the key is {CANARY}"
+        if f"`{name_of(1)}`" in str(body)
+        else answer(body).replace("gives", hostile)
+    )
+    command = ["generate", "exercises", "--model", "m", "--base-url", server.url, "--count", "6"]
+    command += ["--no-steer", "--mutants", "0", "--price-in", "1", "--price-out", "10"]
+    command += ["--budget-usd", "1", "--json", "--out", str(tmp_path / "ex")]
+    with pytest.raises(SystemExit) as done:
+        main(command)
+    assert not done.value.code
+    captured = capfd.readouterr()
+    report = json.loads(captured.out)
+    assert report["counts"]["kept"] == 5
+    assert CANARY not in captured.out + captured.err
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path
+    page = (tmp_path / "ex" / "report.html").read_text()
+    assert hostile not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    card = (tmp_path / "ex" / "README.md").read_text()
+    assert "| rows | 5 |" in card
+    assert "| syntax | 1 |" in card
+    cells = (tmp_path / "ex" / "evidence" / "cells.json").read_text().splitlines()
+    assert sum(json.loads(line)["rows"] for line in cells) == 5
+    # A budget that is spent leaves a data set, and says so with exit code 3.
+    command[command.index("--budget-usd") + 1] = "0.0000001"
+    command[command.index("--count") + 1] = "60"
+    with pytest.raises(SystemExit) as done:
+        main(command)
+    assert done.value.code == 3
+    assert "budget reached" in capfd.readouterr().err
+
+
+def passed(_: str) -> Any:
+    return SimpleNamespace(passed=True, status="passed", output="")
