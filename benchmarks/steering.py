@@ -8,7 +8,11 @@ prompt that names what is there already is mostly heeded. Draws docs/steering.sv
 """
 
 import json
+import os
+import platform
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +51,13 @@ def main() -> None:
     for entry in results:
         for name in ("unsteered", "steered"):
             del entry[name]["curve"]
+    about = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": {"cpus": os.cpu_count(), "system": platform.platform()},
+        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
+    }
     path = ROOT / "benchmarks" / "results" / "steering.json"
-    path.write_text(json.dumps({"cells": CELLS, "runs": results}, indent=1) + "\n")
+    path.write_text(json.dumps({**about, "cells": CELLS, "runs": results}, indent=1) + "\n")
 
 
 def draw(results: list[dict]) -> None:
