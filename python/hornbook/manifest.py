@@ -97,7 +97,8 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping."""
     partial: bool = False
-    """The parts are whole, but the work stopped early: the same call goes on with it."""
+    """The parts are whole, but the work stopped early: the same call goes on with it. It never
+    replaces a finished result."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -293,10 +294,18 @@ def run_stage(
         "cpu_seconds": round(time.process_time() - cpu, 3),
     }
     report = Report(data)
+    if outcome.partial and before is not None and not _is_partial(before):
+        shutil.rmtree(folder)
+        before.rename(folder)
+        return report
     report.save(folder / MANIFEST)
     (folder / STARTED).unlink(missing_ok=True)
     shutil.rmtree(_aside(folder), ignore_errors=True)
     return report
+
+
+def _is_partial(folder: Path) -> bool:
+    return str(read_json(folder / MANIFEST).get("key", "")).startswith("partial-")
 
 
 def _aside(folder: Path) -> Path:

@@ -208,6 +208,30 @@ def test_a_spent_budget_is_resumed_or_closed_with_what_there_is(
     assert server.total == 20
 
 
+def test_a_part_never_replaces_what_was_finished(server: Server, tmp_path: Path) -> None:
+    finished = stage(server, tmp_path, count=10)
+    before = contents(tmp_path / "out")
+    with pytest.raises(BudgetReachedError):
+        stage(server, tmp_path, seed=1, budget_tokens=1000, ledger=tmp_path / "other")
+    assert contents(tmp_path / "out") == before
+    assert stage(server, tmp_path, count=10)["key"] == finished["key"]
+    # A part gives way to the next one.
+    kept: list[int] = []
+    for budget in (3000, 3400):
+        with pytest.raises(BudgetReachedError):
+            stage(
+                server,
+                tmp_path,
+                seed=2,
+                out=tmp_path / "new",
+                budget_tokens=budget,
+                ledger=tmp_path / "third",
+            )
+        manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
+        kept.append(manifest["counts"]["kept"])
+    assert 0 < kept[0] < kept[1] < 20
+
+
 def test_failed_calls_leave_the_stage_open(server: Server, tmp_path: Path) -> None:
     down = {"x-should-retry": "false"}
     bad = name_of(3)

@@ -102,6 +102,15 @@ def test_stop_when_little_new_comes(rule: str, ends: bool) -> None:
     assert new == pytest.approx(1000 * sum(flag for flag, _ in steering._window) / rows)
 
 
+def test_without_steering_only_the_rule_ends_a_run() -> None:
+    options = SteerOptions(enabled=False, block=4, lag=1, dry=2)
+    steering = Steering(cells=2, seed=0, options=options)
+    for index in range(40):
+        if index % 4 == 0:
+            assert len(steering.plan(index // 4)) == 4
+        steering.record(index, Verdict(cell=0, accepted=True, new=False))
+
+
 def test_the_nearest_come_first() -> None:
     steering = Steering(cells=60, seed=0, options=SteerOptions(avoid=3), neighbours=30)
     for index, cell in enumerate((0, 1, 29, 30, 6)):

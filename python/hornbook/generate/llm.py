@@ -17,7 +17,7 @@ import json
 import signal
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -171,11 +171,10 @@ def generate_llm(
 
     Raises:
         BudgetReachedError: The budget is spent. `out` holds what there is, as a data set that is
-            whole; run again with a larger budget to go on, or with `count` set to the error's
-            `made` to finish with what there is.
+            whole (a finished result that was there before stays instead); run again with a larger
+            budget to go on, or with `count` set to the error's `made` to finish with what there is.
         TeacherError: The endpoint is down, or some calls failed; likewise.
-        KeyboardInterrupt: After Ctrl-C; likewise. A second Ctrl-C does not wait for the calls under
-            way.
+        KeyboardInterrupt: After Ctrl-C; likewise. A second Ctrl-C leaves `out` as it was before.
         ConfigError: An option makes no sense, or see `complete_all`.
     """
     spec = spec or Spec(kind=kind)
@@ -312,7 +311,6 @@ class _Run:
         )
         self._texts = Signatures()
         self._structures = Signatures()
-        self._usd_by_cell: dict[int, float] = defaultdict(float)
         self._began = time.monotonic()
         self.reasons: Counter[str] = Counter()
         self.stopped: HornbookError | None = None
@@ -422,7 +420,6 @@ class _Run:
                 usd = response.answer.cost_usd or 0.0
             self.stored += response.stored
             self.usd += usd
-            self._usd_by_cell[cell] += usd
             if response.answer is not None:
                 self.tokens += response.answer.charged_tokens
             if response.verdict == "failed":
@@ -478,8 +475,11 @@ class _Run:
         except (BudgetReachedError, TeacherError, _InterruptedError) as error:
             self.stopped = self.stopped or error
             return rows, found
+        for answer in (response.answer for response in answers):
+            if answer is not None:
+                self.usd += answer.cost_usd or 0.0
+                self.tokens += answer.charged_tokens
         for place, row, why in zip(again, *self._gated(answers), strict=True):
-            self.usd += row.get("cost_usd") or 0.0
             if why is None:
                 self.repaired += 1
                 rows[place], found[place] = {**row, "parent_call": batch[place].key}, None
@@ -559,7 +559,7 @@ class _Run:
                 "rows": int(steering.accepted[cell]),
                 "filled": int(steering.filled[cell]),
                 "new": int(steering.new[cell]),
-                "usd": round(self._usd_by_cell[cell], 6),
+                "usd": round(float(steering.usd[cell]), 6),
             }
             for cell in map(int, steering.tried.nonzero()[0])
         ]

@@ -9,7 +9,7 @@ For each slot, two draws from Beta posteriors (Thompson sampling): how likely th
 row, and how likely that row is to have a new structure (its past counts for less and less, since
 cells run dry). Their product decides, with a little more for cells that are behind; every fourth
 slot goes to a cell without a row, the least tried first. A cell whose last accepted rows all
-repeated known structures is stopped. Memory is 40 bytes a cell; signatures
+repeated known structures is stopped. Memory is 50 bytes a cell; signatures
 are in a temporary file. Costs about 10 ms a block of 64.
 
     steering = Steering(cells=600, seed=0, options=SteerOptions()); steering.plan(0)
@@ -200,6 +200,7 @@ class Steering:
         self.accepted = np.zeros(cells, np.int32)
         self.filled = np.zeros(cells, np.int32)
         self.new = np.zeros(cells, np.int32)
+        self.usd = np.zeros(cells, np.float64)
         self._old_fading = np.zeros(cells, np.float32)
         self._new_fading = np.zeros(cells, np.float32)
         self._dry = np.zeros(cells, np.int32)
@@ -245,6 +246,7 @@ class Steering:
         self.calls += 1
         self._spent += verdict.usd
         self.tried[cell] += 1
+        self.usd[cell] += verdict.usd
         self._area[area, 0] += 1
         if verdict.accepted:
             new = verdict.new
@@ -288,6 +290,8 @@ class Steering:
     def plan(self, block: int) -> list[int]:
         """The cells of a block's slots; empty when the run is to end, and `ended` says why.
 
+        Without steering they mean nothing, and only `stop_when` ends the run.
+
         `settled(block)` must hold.
         """
         size = self.options.block
@@ -299,6 +303,8 @@ class Steering:
             if now is not None and now < least:
                 self.ended = f"{self.options.stop_when} (it is {now:.1f})"
                 return []
+        if not self.options.enabled:
+            return [0] * size  # cells are dealt by whoever asks
         rng = np.random.RandomState(digest("steer", self._seed, block) % 2**32)
         cells = self._candidates(rng)
         if not len(cells):
