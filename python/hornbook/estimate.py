@@ -66,7 +66,7 @@ def _estimate(recipe: Recipe, step: Step, training: dict[str, Any]) -> str:
         kind = "pretrain" if step.name.endswith("/base") else "finetune"
         section = recipe.pretrain if kind == "pretrain" else recipe.finetune
         return f"{section.last_step:,} steps, {_short(training[kind]['tokens'])} tokens"
-    if step.name == "textbooks" and recipe.generate.teacher == "openai":
+    if step.name == "textbooks" and recipe.generate.teacher not in ("procedural", "replay"):
         return f"{recipe.generate.textbooks.sections:,} sections"
     if step.name == "exercises":
         return f"{recipe.generate.exercises.count:,} exercises"
@@ -105,7 +105,7 @@ def _teacher_notes(recipe: Recipe) -> list[str]:
     """What asking an LLM comes to, in tokens and, where prices are given, in money."""
     config = recipe.generate
     asked = {}
-    if config.teacher == "openai":
+    if config.teacher not in ("procedural", "replay"):
         asked["textbooks"] = config.textbooks.sections * TOKENS_PER_SECTION
         asked["exercises"] = config.exercises.count * TOKENS_PER_EXERCISE
     if recipe.annotate.annotator == "openai":

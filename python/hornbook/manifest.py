@@ -96,6 +96,9 @@ class Outcome:
     """Unusable rows, set aside in `rejected/`."""
     details: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping."""
+    partial: bool = False
+    """The parts are whole, but the work stopped early: the same call goes on with it. It never
+    replaces a finished result."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -266,7 +269,8 @@ def run_stage(
     data: dict[str, Any] = {
         "schema": 1,
         "stage": stage,
-        "key": key,
+        # Not the key of a finished result, so that the next run does not take it for one.
+        "key": f"partial-{key}" if outcome.partial else key,
         "config": json.loads(json.dumps(config, default=_plain)),
         "inputs": [
             {"path": str(path), "hash": value} for path, value in zip(paths, hashes, strict=True)
@@ -290,10 +294,18 @@ def run_stage(
         "cpu_seconds": round(time.process_time() - cpu, 3),
     }
     report = Report(data)
+    if outcome.partial and before is not None and not _is_partial(before):
+        shutil.rmtree(folder)
+        before.rename(folder)
+        return report
     report.save(folder / MANIFEST)
     (folder / STARTED).unlink(missing_ok=True)
     shutil.rmtree(_aside(folder), ignore_errors=True)
     return report
+
+
+def _is_partial(folder: Path) -> bool:
+    return str(read_json(folder / MANIFEST).get("key", "")).startswith("partial-")
 
 
 def _aside(folder: Path) -> Path:

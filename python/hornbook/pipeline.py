@@ -99,7 +99,7 @@ def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
     names = {step.name for step in steps}
     if recipe.annotate.annotator == "openai" and "annotate" in names:
         teacher(recipe, root, recipe.annotate.model)
-    if recipe.generate.teacher == "openai" and names & {"textbooks", "exercises"}:
+    if recipe.generate.teacher != "procedural" and names & {"textbooks", "exercises"}:
         teacher(recipe, root)
     from hornbook.evaluate.problems import load_problems
 

@@ -19,6 +19,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hornbook.dedup import DedupConfig
 from hornbook.errors import ConfigError, InputError
+from hornbook.generate.gate import GateOptions
+from hornbook.generate.steer import SteerOptions
 from hornbook.model.config import PhiConfig
 from hornbook.quality.filter import FilterConfig
 from hornbook.source import SourceConfig
@@ -48,6 +50,8 @@ class TextbooksConfig:
     """How much to generate with the procedural teacher."""
     sections: int = 1000
     """How many sections to ask an LLM teacher for."""
+    rows: int | None = None
+    """Instead: ask until so many sections held up."""
     levels: tuple[int, ...] = (1,)
 
 
@@ -56,6 +60,8 @@ class ExercisesConfig:
     """Synthetic exercises (paper, section 2.2)."""
 
     count: int = 2000
+    rows: int | None = None
+    """LLM teacher: instead of `count` calls, ask until so many exercises held up."""
     levels: tuple[int, ...] = (1,)
     examples: float = 0.0
     """Share of docstrings with a doctest line, printed from execution. Its digits cost a tiny model
@@ -66,7 +72,11 @@ class ExercisesConfig:
 class GenerateConfig:
     """The teacher of textbooks and exercises."""
 
-    teacher: Literal["procedural", "openai"] = "procedural"
+    teacher: Literal["procedural", "openai", "openai-batch", "replay"] = "procedural"
+    """`openai`: any compatible endpoint. `openai-batch`: its Batch API. `replay`: the run's ledger,
+    asking nobody."""
+    curriculum: str = "python"
+    """For an LLM teacher: `python`, `sql`, or a TOML file."""
     model: str = ""
     base_url: str = ""
     """Any OpenAI-compatible endpoint; empty means the vendor's own."""
@@ -75,10 +85,15 @@ class GenerateConfig:
     concurrency: int = 16
     budget_usd: float | None = None
     budget_tokens: int | None = None
+    budget_s: float | None = None
+    """Seconds of asking; what is under way then is waited for."""
+    max_retries: int = 6
     price_in: float | None = None
     """US dollars per million prompt tokens; a money budget needs both prices."""
     price_out: float | None = None
     """US dollars per million completion tokens."""
+    steer: SteerOptions = field(default_factory=SteerOptions)
+    gate: GateOptions = field(default_factory=GateOptions)
     textbooks: TextbooksConfig = field(default_factory=TextbooksConfig)
     exercises: ExercisesConfig = field(default_factory=ExercisesConfig)
 

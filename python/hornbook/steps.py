@@ -79,7 +79,7 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
     annotator: Any = "rubric"
     if config.annotator == "openai":
         from hornbook.generate.client import complete_all
-        from hornbook.generate.llm import annotator as llm_annotator
+        from hornbook.generate.labels import annotator as llm_annotator
 
         options = teacher(recipe, root, config.model)
         annotator = llm_annotator(partial(complete_all, **options), model=options["model"])
@@ -121,7 +121,8 @@ def teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
             "a budget in US dollars needs prices: --set generate.price_in=... and "
             "generate.price_out=... (dollars per million tokens), or use generate.budget_tokens"
         )
-    if not config.base_url and not os.environ.get(config.api_key_env):
+    replayed = config.teacher == "replay"
+    if not config.base_url and not replayed and not os.environ.get(config.api_key_env):
         raise ConfigError(f"the environment variable {config.api_key_env} holds no key")
     return {
         "model": model,
@@ -135,20 +136,34 @@ def teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
     }
 
 
-def _from_llm(kind: Any, count: int, recipe: Recipe, root: Path) -> Report:
+def _from_llm(kind: Any, count: int, rows: int | None, recipe: Recipe, root: Path) -> Report:
     from hornbook.evaluate import run_programs
+    from hornbook.generate.curriculum import load
     from hornbook.generate.llm import generate_llm
+    from hornbook.generate.slots import Spec
 
-    options = teacher(recipe, root)
+    config = recipe.generate
     return generate_llm(
-        kind, root / kind, count=count, seed=recipe.seed, verify=run_programs, **options
+        kind,
+        root / kind,
+        count=None if rows else count,
+        rows=rows,
+        seed=recipe.seed,
+        spec=Spec(kind=kind, curriculum=load(config.curriculum)),
+        steer=config.steer,
+        gate=config.gate,
+        verify=run_programs,
+        **teacher(recipe, root),
+        teacher=config.teacher,
+        budget_s=config.budget_s,
+        max_retries=config.max_retries,
     )
 
 
 def _textbooks(recipe: Recipe, root: Path) -> Report:
     options = recipe.generate.textbooks
-    if recipe.generate.teacher == "openai":
-        return _from_llm("textbooks", options.sections, recipe, root)
+    if recipe.generate.teacher != "procedural":
+        return _from_llm("textbooks", options.sections, options.rows, recipe, root)
     from hornbook.generate import textbooks
 
     return textbooks(
@@ -161,8 +176,8 @@ def _textbooks(recipe: Recipe, root: Path) -> Report:
 
 def _exercises(recipe: Recipe, root: Path) -> Report:
     options = recipe.generate.exercises
-    if recipe.generate.teacher == "openai":
-        return _from_llm("exercises", options.count, recipe, root)
+    if recipe.generate.teacher != "procedural":
+        return _from_llm("exercises", options.count, options.rows, recipe, root)
     from hornbook.generate import exercises
 
     return exercises(

@@ -20,7 +20,7 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
     """Lines that tell a document's way.
 
     Args:
-        row_id: Its id, or the beginning of it.
+        row_id: Its id, or the beginning of it; for an answer that made no row, its call's.
         run_folder: A run's folder.
 
     Raises:
@@ -49,6 +49,11 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
             in_pool = bool(here)
         elif name == "filter" and in_pool and not here:
             lines.append(f"{made}: dropped: its score was below the threshold")
+        for entry in _turned_away(folder):
+            if entry["call"].startswith(row_id):
+                found.add(entry["call"])
+                lines.append(f"{made}: turned away: {entry['reason']}: {entry['detail']}")
+                lines.append(f"    slot = {entry['slot']}")
         for entry in _evidence(folder):
             dropped = str(entry.pop("removed_id", "") or entry.pop("id", ""))
             if dropped.startswith(row_id):
@@ -69,6 +74,16 @@ def _columns(row: dict[str, Any]) -> Iterator[str]:
             continue
         yield f"{key} = {value}"
     yield f"text: {len(row['text']):,} characters"
+
+
+def _turned_away(folder: Path) -> Iterator[dict[str, Any]]:
+    """Answers of a teacher that made no row; they are known by their call."""
+    path = folder / "rejected" / "rows.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            if "call" in entry:
+                yield entry
 
 
 def _evidence(folder: Path) -> Iterator[dict[str, Any]]:

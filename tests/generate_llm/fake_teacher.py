@@ -99,14 +99,33 @@ class Server:
         self.times: list[float] = []
         self.headers: list[dict[str, str]] = []
         self.active = self.most_active = 0
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.looks: Counter[str] = Counter()
+        self.slow_looks = 1
         self.lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_GET(self) -> None:
+                self.send_json(outer.batch_api(self.path, b""))
+
+            def send_json(self, reply: Any) -> None:
+                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                raw = self.rfile.read(int(self.headers["Content-Length"]))
+                if not self.path.endswith("/chat/completions"):
+                    self.send_json(outer.batch_api(self.path, raw))
+                    return
+                body = json.loads(raw)
                 key = body["messages"][-1]["content"]
                 with outer.lock:
                     number = outer.seen[key]
@@ -156,6 +175,61 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
+
+    def batch_api(self, path: str, raw: bytes) -> Any:
+        """Files and batches; a batch is over after `looks` looks at it."""
+        if path.endswith("/files"):
+            lines = raw.split(b"\r\n\r\n")
+            (content,) = (part for part in lines if part.startswith(b'{"custom_id"'))
+            name = f"file-{len(self.files)}"
+            self.files[name] = content.split(b"\r\n--")[0]
+            return {"id": name, "object": "file", "bytes": 1, "created_at": 1, "purpose": "batch"}
+        if path.endswith("/batches") and raw:
+            made = json.loads(raw)
+            name = f"batch-{len(self.batches)}"
+            self.batches[name] = {
+                "id": name,
+                "object": "batch",
+                "created_at": 1,
+                "status": "in_progress",
+                "endpoint": made["endpoint"],
+                "completion_window": "24h",
+                "input_file_id": made["input_file_id"],
+                "metadata": made["metadata"],
+            }
+            return self.batches[name]
+        if "/batches?" in path or path.endswith("/batches"):
+            return {"object": "list", "data": list(self.batches.values()), "has_more": False}
+        if "/batches/" in path:
+            batch = self.batches[path.rsplit("/", 1)[1]]
+            self.looks[batch["id"]] += 1
+            if self.looks[batch["id"]] > self.slow_looks and batch["status"] == "in_progress":
+                self._work(batch)
+            return batch
+        return self.files[path.split("/files/")[1].split("/")[0]]
+
+    def _work(self, batch: dict[str, Any]) -> None:
+        good, bad = [], []
+        for line in self.files[batch["input_file_id"]].splitlines():
+            entry = json.loads(line)
+            key = entry["body"]["messages"][-1]["content"]
+            reply = self.reply(entry["body"], self.seen[key])
+            self.seen[key] += 1
+            status, body = 200, reply
+            if isinstance(reply, tuple):
+                status, _, body = reply
+            if isinstance(body, str):
+                body = completion(body)
+            if reply is not None:
+                response = {"status_code": status, "body": body}
+                (good if status == 200 else bad).append(
+                    json.dumps({"custom_id": entry["custom_id"], "response": response})
+                )
+        batch["status"] = "completed"
+        for kind, lines in (("output_file_id", good), ("error_file_id", bad)):
+            if lines:
+                batch[kind] = f"file-{len(self.files)}"
+                self.files[batch[kind]] = "\n".join([*reversed(lines), "{torn"]).encode()
 
     @property
     def total(self) -> int:

@@ -443,3 +443,31 @@ def test_the_ledger_holds_the_whole_exchange(server: Server, tmp_path: Path) -> 
 def test_threads_end_with_the_run(server: Server, ledger: Ledger) -> None:
     run(server, ledger, asks(20))
     assert not [t for t in threading.enumerate() if t.name == "hornbook-teacher"]
+
+
+@pytest.mark.parametrize("name", ["HttpTransport", "FastTransport"])
+def test_both_transports_mean_the_same(
+    server: Server, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The `openai` package's own way, for where aiohttp is missing, and ours."""
+    monkeypatch.setattr("hornbook.generate.caller.find_spec", lambda _: name == "FastTransport")
+    replies: dict[str, Any] = {
+        "q0": "fine",
+        "q1": (400, {}, {"error": {"message": "too long"}}),
+        "q2": (429, {"retry-after-ms": "1"}, {"error": {"message": "slow"}}),
+        "q3": None,
+        "q4": (200, {"x-ratelimit-limit-requests": "100000"}, completion("x", "length")),
+    }
+    server.reply = lambda body, n: replies[body["messages"][-1]["content"]]
+    made = run(server, ledger, asks(5), max_retries=1, concurrency=1)
+    assert [r.verdict for r in made] == ["ok", "refused", "failed", "failed", "truncated"]
+    assert "HTTP 400" in made[1].error
+    assert "too long" in made[1].error
+    assert [server.seen[f"q{i}"] for i in range(5)] == [1, 1, 2, 2, 1]
+    assert ledger.totals().lost == 2  # both tries of the one that was cut off
+    server.delay = 0.5
+    (slow,) = run(server, ledger, [ask("q0", slot="slow")], max_retries=0, timeout_s=0.1)
+    assert (slow.verdict, ledger.totals().lost) == ("failed", 3)
+    server.close()
+    (gone,) = run(server, ledger, [ask("q0", slot="gone")], max_retries=0)
+    assert (gone.verdict, ledger.totals().lost) == ("failed", 3)

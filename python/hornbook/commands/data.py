@@ -10,11 +10,7 @@ from cyclopts import App, Parameter
 from hornbook import progress
 from hornbook.commands.shared import DATA, Json, Out, app, show, summary
 
-generate = App(
-    name="generate", group=DATA, help="Make textbooks, exercises, problems and a practice pool."
-)
 tokenizer_app = App(name="tokenizer", group=DATA, help="Train and use byte-level BPE tokenizers.")
-app.command(generate)
 app.command(tokenizer_app)
 
 
@@ -131,91 +127,6 @@ def filter_(
             trees=trees,
             seed=seed,
         )
-    summary(report, as_json)
-
-
-@generate.command
-def textbooks(
-    *,
-    out: Out,
-    characters: int = 1_000_000,
-    levels: tuple[int, ...] = (1,),
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Make textbook sections with the built-in procedural teacher (no key, no network).
-
-    For an LLM as the teacher: `hornbook run RECIPE --only textbooks --set generate.teacher=openai`.
-
-    Examples:
-        hornbook generate textbooks --characters 2000000 --levels 1 --levels 2 --out textbooks/
-    """
-    from hornbook.generate import textbooks as make
-
-    with progress.shown():
-        report = make(out, characters=characters, levels=levels, seed=seed)
-    summary(report, as_json)
-
-
-@generate.command
-def exercises(
-    *,
-    out: Out,
-    count: int = 2000,
-    levels: tuple[int, ...] = (1,),
-    examples: float = 0.0,
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Make exercises (signature, docstring, solution, tests) with the procedural teacher.
-
-    Parameters
-    ----------
-    examples
-        Share of docstrings with a doctest line, printed from execution.
-
-    Examples:
-        hornbook generate exercises --count 5000 --out exercises/
-    """
-    from hornbook.generate import exercises as make
-
-    with progress.shown():
-        report = make(out, count=count, levels=levels, examples=examples, seed=seed)
-    summary(report, as_json)
-
-
-@generate.command
-def problems(
-    *,
-    out: Out,
-    count: int = 300,
-    levels: tuple[int, ...] = (1,),
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Make held-out problems, from compositions that no training source ever gets.
-
-    Examples:
-        hornbook generate problems --count 300 --out problems/
-    """
-    from hornbook.generate import heldout
-
-    with progress.shown():
-        report = heldout(out, count=count, levels=levels, seed=seed)
-    summary(report, as_json)
-
-
-@generate.command
-def pool(*, out: Out, files: int = 2000, seed: int = 0, as_json: Json = False) -> None:
-    """Make repository-like files with the paper's four defects, hiding some useful ones.
-
-    Examples:
-        hornbook generate pool --files 2000 --out pool/
-    """
-    from hornbook.generate import pool as make
-
-    with progress.shown():
-        report = make(out, count=files, seed=seed)
     summary(report, as_json)
 
 

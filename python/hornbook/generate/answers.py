@@ -19,6 +19,9 @@ from typing import Any
 from hornbook.errors import InputError
 from hornbook.generate import prompts
 
+LIBRARIES = ("typing", "math", "random", "collections", "datetime", "itertools")
+"""Standard libraries an exercise may import: those of the released model's card."""
+
 LONGEST = 40_000
 """Characters of the longest answer that is looked at."""
 TESTS = 4
@@ -99,7 +102,7 @@ def parse_exercise(
     text: str,
     *,
     entry_point: str | None = None,
-    libraries: Sequence[str] = prompts.LIBRARIES,
+    libraries: Sequence[str] = LIBRARIES,
 ) -> dict[str, str]:
     """Takes an exercise apart by its syntax tree.
 
@@ -220,8 +223,40 @@ def _tests(nodes: Sequence[ast.stmt], entry_point: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def parse_textbook(text: str) -> str:
-    """Checks a textbook section: prose with at least one block of Python, all of which parses.
+def parse_blocks(text: str, blocks: Sequence[str], fences: Sequence[str]) -> dict[str, str]:
+    """Takes an answer apart whose form a curriculum gives: fenced blocks and nothing else.
+
+    Args:
+        text: The answer.
+        blocks: The blocks' names, in order.
+        fences: The language tag of each.
+
+    Returns:
+        Name -> text, without empty lines around it.
+
+    Raises:
+        RejectedError: With one of the codes layout, syntax, too_long, empty, control_characters.
+    """
+    prose, found = split_blocks(_checked(text))
+    if prose.strip() or [language for language, _ in found] != list(fences):
+        tags = ", ".join(language or "-" for language, _ in found)
+        raise RejectedError("layout", f"blocks {tags or '-'} instead of {', '.join(fences)}")
+    parts = {name: code.strip("\n") for name, (_, code) in zip(blocks, found, strict=True)}
+    for name, code in parts.items():
+        if not code.strip():
+            raise RejectedError("layout", f"the block `{name}` is empty")
+    return parts
+
+
+PYTHON_FENCES = ("py", "python", "pycon")
+
+
+def parse_textbook(text: str, fences: Sequence[str] = PYTHON_FENCES) -> str:
+    """Checks a textbook section: prose with at least one block of code; Python must parse.
+
+    Args:
+        text: The answer.
+        fences: The language tags of code.
 
     Raises:
         RejectedError: With one of the codes boilerplate, too_short, no_code, little_prose, syntax,
@@ -232,13 +267,12 @@ def parse_textbook(text: str) -> str:
         raise RejectedError("boilerplate", f"begins with `{text[:40]!r}`")
     if len(text) < 400:
         raise RejectedError("too_short", f"{len(text)} characters")
-    prose, _ = split_blocks(text)
-    sources = textbook_code(text)
-    if not sources:
-        raise RejectedError("no_code", "no block of Python")
+    prose, blocks = split_blocks(text)
+    if not any(language in fences for language, _ in blocks):
+        raise RejectedError("no_code", f"no block of {fences[0]}")
     if len(prose) < 200:
         raise RejectedError("little_prose", "hardly anything but code")
-    for number, source in enumerate(sources, 1):
+    for number, source in enumerate(textbook_code(text), 1):
         _tree(source, f"block {number}")
     return text + "\n"
 
@@ -251,7 +285,7 @@ def textbook_code(text: str) -> list[str]:
     """
     sources = []
     for language, code in split_blocks(text)[1]:
-        if language not in ("py", "python", "pycon"):
+        if language not in PYTHON_FENCES:
             continue
         if not code.lstrip().startswith(">>>"):
             sources.append(code)

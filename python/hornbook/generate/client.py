@@ -3,26 +3,25 @@
 Guarantees: answers come in the order of the requests; what the ledger holds is not sent again; the
 greatest possible cost of a call is set aside before it is sent, so a budget is never passed by
 starting one more call; at most `concurrency` calls are under way and a few times that many answers
-wait in memory; the key reaches no ledger, message or answer. Retries and Retry-After are the
-`openai` package's (a wait of over two minutes gives up). Costs about 3 ms of one core a call.
+wait in memory; the key reaches no ledger, message or answer. Retries, Retry-After, learned rate
+limits and adaptive concurrency are in `caller.py` and `limits.py`. Costs about 1 ms of one core a
+call.
 
-What a budget cannot see: an endpoint that bills a try it then broke off and that was retried, or
-that returns more tokens than `max_tokens` allows. Both show in its usage page only.
+What a budget cannot see: an endpoint that returns more tokens than `max_tokens` allows. It shows in
+its usage page only.
 
     with Ledger("l") as l: print(*complete_all(ask, ledger=l, model="m", budget_tokens=10**6))
 """
 
-import asyncio
-import json
 import os
-import threading
+import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Protocol, Self, get_args
 from urllib.parse import urlsplit
 
 from hornbook.errors import BudgetError, ConfigError, HornbookError, need
@@ -33,6 +32,7 @@ from hornbook.manifest import hash_json
 Messages = Sequence[Mapping[str, str]]
 Verdict = Literal["ok", "truncated", "filtered", "empty", "refused", "failed"]
 Prices = Mapping[str, tuple[float, float]]
+TeacherName = Literal["openai", "openai-batch", "replay"]
 
 WINDOW = 4
 """Requests taken ahead of the answer that is next, in multiples of `concurrency`."""
@@ -89,7 +89,7 @@ class Request:
         """The most tokens an answer may have."""
         return self.params.get("max_completion_tokens", self.params.get("max_tokens"))
 
-    @property
+    @cached_property
     def most_prompt_tokens(self) -> int:
         """A bound on the prompt: a byte-level tokenizer makes at most one token of a byte."""
         texts = (value for message in self.messages for value in message.values())
@@ -125,19 +125,216 @@ Complete = Callable[[Iterable[Request]], Iterator[Response]]
 """`complete_all` with everything but the requests filled in; also any function in its place."""
 
 
+class Sender(Protocol):
+    """What a session's calls are handed to."""
+
+    def submit(self, request: Request, key: str) -> Future[Response]:
+        """Queues a call."""
+
+    def flush(self) -> None:
+        """Sends what was held back to be sent together."""
+
+    def stop(self, kind: type[HornbookError], message: str) -> None:
+        """Lets no further call start."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """Who is asked, and what it may cost."""
+
+    model: str
+    """The model's name at the endpoint."""
+    teacher: "TeacherName | Callable[..., Any]" = "openai"
+    """`openai`: chat completions, one call each. `openai-batch`: the Batch API, half the price and
+    up to a day. `replay`: the ledger alone. Or a function `(messages, params) -> text`."""
+    base_url: str | None = None
+    """The endpoint (default: `OPENAI_BASE_URL`, else OpenAI's)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable with the key; may be unset for a `base_url` of yours."""
+    concurrency: int = 16
+    """Most calls under way at once; less where the endpoint is overloaded."""
+    max_retries: int = 6
+    """Most retries of one call."""
+    budget_usd: float | None = None
+    """Most money; needs a price. Budgets are the ledger's: what earlier runs spent counts."""
+    budget_tokens: int | None = None
+    """Most tokens, prompts and answers together."""
+    budget_s: float | None = None
+    """Most seconds until the last call starts, from the session's opening."""
+    prices: Prices | None = None
+    """Model -> US dollars per million prompt tokens and per million answer tokens."""
+    timeout_s: float = 600.0
+    """Most seconds for one try."""
+    poll_s: float = 15.0
+    """Batch API: seconds between two looks at a batch."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("concurrency", 1),
+            ("max_retries", 0),
+            ("budget_usd", 0),
+            ("budget_tokens", 0),
+            ("budget_s", 0),
+            ("timeout_s", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
+        known = get_args(TeacherName)
+        if not callable(self.teacher) and self.teacher not in known:
+            raise ConfigError(f"teacher `{self.teacher}`: must be one of {', '.join(known)}")
+
+    def purse(self, ledger: Ledger) -> Purse:
+        """What may be spent, given what the ledger says was.
+
+        Raises:
+            ConfigError: If the price is unknown and tokens are not limited, or the ledger holds
+                calls without a price under a budget in money.
+        """
+        price = (self.prices or {}).get(self.model)
+        if price is not None and not (len(price) == 2 and all(p >= 0 for p in price)):
+            raise ConfigError(
+                f"the price of `{self.model}` must be two numbers of at least 0, not {price}"
+            )
+        if price is None and self.budget_usd is not None:
+            raise ConfigError(
+                f"a budget in US dollars needs the price of `{self.model}`: give prices="
+                f"{{{self.model!r}: (per million prompt tokens, per million answer tokens)}}"
+            )
+        # A function of one's own and a replay are billed by nobody.
+        free = callable(self.teacher) or self.teacher == "replay"
+        if price is None and self.budget_tokens is None and not free:
+            raise ConfigError(
+                f"the price of `{self.model}` is unknown: give prices, or budget_tokens"
+            )
+        totals = ledger.totals()
+        if self.budget_usd is not None and totals.unpriced:
+            raise ConfigError(
+                f"{ledger.path}: holds calls to `{totals.unpriced[0]}` made without a price, so "
+                "what was spent is unknown; limit tokens instead, or name another ledger"
+            )
+        return Purse(
+            price=price,
+            budget_usd=self.budget_usd,
+            budget_tokens=self.budget_tokens,
+            usd=totals.usd + totals.lost_usd,
+            tokens=totals.tokens + totals.lost_tokens,
+        )
+
+
+class Session:
+    """A teacher, opened: several streams of questions share its budget and its limits."""
+
+    def __init__(self, ledger: Ledger, options: TeacherOptions) -> None:
+        """Checks the options; nothing is sent before it has to be.
+
+        Raises:
+            ConfigError: As for `complete_all`.
+        """
+        self.ledger = ledger
+        self.options = options
+        self.purse = options.purse(ledger)
+        self.window = WINDOW * options.concurrency
+        self._address = _address(options.base_url)
+        self._began = time.monotonic()
+        self._stack = ExitStack()
+        self._sender: Sender | None = None
+        self._stopped: tuple[type[HornbookError], str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the calls under way finish, since they are paid for."""
+        self._stack.close()
+
+    def stop(self, kind: type[HornbookError], message: str) -> None:
+        """Lets no further call start; streams end with this error. Safe in a signal handler."""
+        self._stopped = self._stopped or (kind, message)
+        if self._sender is not None:
+            self._sender.stop(kind, message)
+
+    def _open(self) -> Sender:
+        # Only when something has to be sent: what is all in the ledger needs no key and no package.
+        if self._sender is None:
+            sender = _sender(self.ledger, self.options, self.purse, self._address, self._began)
+            self._sender = self._stack.enter_context(sender)
+            if self._stopped is not None:
+                self._sender.stop(*self._stopped)
+        return self._sender
+
+    def stream(self, requests: Iterable[Request | None]) -> Generator[Response | None, None, None]:
+        """Answers requests in their order; keeps a window of calls under way.
+
+        Args:
+            requests: Taken a window at a time. None says that the next request waits for what the
+                reader of earlier responses has yet to say.
+
+        Yields:
+            The responses; None when nothing can be yielded before the reader has said it.
+
+        Raises:
+            HornbookError: As for `complete_all`.
+        """
+        pending: deque[tuple[Request, str, Future[Response] | Response]] = deque()
+        live: dict[str, Future[Response]] = {}
+        source = iter(requests)
+        model = self.options.model
+        made = 0
+        while True:
+            waits = False
+            while len(pending) < self.window and self._stopped is None:
+                request = next(source, _END)
+                waits = request is None
+                if not isinstance(request, Request):
+                    break
+                key = request.key(model)
+                stored = self.ledger.answer(key)
+                if stored is not None:
+                    response = judge(request, key, model, stored, stored=True)
+                    pending.append((request, key, response))
+                    continue
+                if key not in live:
+                    live[key] = self._open().submit(request, key)
+                pending.append((request, key, live[key]))
+            if not pending:
+                if self._stopped is not None:
+                    raise StopError(*self._stopped).error(made, self.ledger)
+                if not waits:
+                    return
+                yield None
+                continue
+            request, key, result = pending.popleft()
+            if isinstance(result, Future):
+                try:
+                    if not result.done():
+                        self._open().flush()
+                    result = replace(result.result(), request=request)
+                except StopError as stop:
+                    raise stop.error(made, self.ledger) from None
+                live.pop(key, None)
+            made += 1
+            yield result
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """`stream` for requests that wait for nothing."""
+        for response in self.stream(requests):
+            assert response is not None
+            yield response
+
+
+_END = object()
+
+
 def complete_all(
-    requests: Iterable[Request],
-    *,
-    ledger: Ledger,
-    model: str,
-    base_url: str | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
-    concurrency: int = 16,
-    max_retries: int = 6,
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    prices: Prices | None = None,
-    timeout_s: float = 600.0,
+    requests: Iterable[Request], *, ledger: Ledger, model: str, **options: Any
 ) -> Generator[Response, None, None]:
     """Answers requests in their order, from the ledger or from the endpoint.
 
@@ -148,14 +345,7 @@ def complete_all(
         requests: Taken a window at a time, so they may be endless.
         ledger: Holds every call. Budgets are its: what earlier runs spent counts.
         model: The model's name at the endpoint.
-        base_url: The endpoint (default: `OPENAI_BASE_URL`, else OpenAI's).
-        api_key_env: The environment variable with the key; may be unset for a `base_url` of yours.
-        concurrency: Most calls under way at once.
-        max_retries: Most retries of one call, by the `openai` package.
-        budget_usd: Most money; needs a price.
-        budget_tokens: Most tokens, prompts and answers together.
-        prices: Model -> US dollars per million prompt tokens and per million answer tokens.
-        timeout_s: Most seconds for one try.
+        options: The other fields of `TeacherOptions`.
 
     Raises:
         ConfigError: An option makes no sense, the price is unknown and tokens are not limited, or
@@ -164,47 +354,56 @@ def complete_all(
         TeacherError: While iterating, when the endpoint has stopped answering.
         MissingExtraError: Without the `openai` package, if something has to be sent.
     """
-    for name, least, value in (
-        ("concurrency", 1, concurrency),
-        ("max_retries", 0, max_retries),
-        ("budget_usd", 0, budget_usd),
-        ("budget_tokens", 0, budget_tokens),
-        ("timeout_s", 0, timeout_s),
-    ):
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name} must be at least {least}, not {value}")
-    price = (prices or {}).get(model)
-    if price is not None and not (len(price) == 2 and all(p >= 0 for p in price)):
-        raise ConfigError(f"the price of `{model}` must be two numbers of at least 0, not {price}")
-    if price is None and budget_usd is not None:
-        raise ConfigError(
-            f"a budget in US dollars needs the price of `{model}`: give "
-            f"prices={{{model!r}: (per million prompt tokens, per million answer tokens)}}"
-        )
-    if price is None and budget_tokens is None:
-        raise ConfigError(f"the price of `{model}` is unknown: give prices, or budget_tokens")
-    totals = ledger.totals()
-    if budget_usd is not None and totals.unpriced:
-        raise ConfigError(
-            f"{ledger.path}: holds calls to `{totals.unpriced[0]}` made without a price, so what "
-            "was spent is unknown; limit tokens instead, or name another ledger"
-        )
-    purse = Purse(
-        price=price,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        usd=totals.usd + totals.lost_usd,
-        tokens=totals.tokens + totals.lost_tokens,
-    )
-    address = _address(base_url)
+    try:
+        session = Session(ledger, TeacherOptions(model=model, **options))
+    except TypeError as error:
+        raise ConfigError(f"{error}") from error
 
-    def open_caller() -> _Caller:
-        # Only when something has to be sent: what is all in the ledger needs no key and no package.
+    def responses() -> Generator[Response, None, None]:
+        with session:
+            yield from session.complete(requests)
+
+    return responses()
+
+
+def _sender(
+    ledger: Ledger, options: TeacherOptions, purse: Purse, address: str | None, began: float
+) -> Sender:
+    from hornbook.generate import caller
+
+    if options.teacher == "replay":
+        raise TeacherError(
+            f"{ledger.path}: does not hold the next answer, and `replay` asks nobody"
+        )
+    deadline = None if options.budget_s is None else began + options.budget_s
+    common: dict[str, Any] = {"ledger": ledger, "model": options.model, "purse": purse}
+    if callable(options.teacher):
+        transport: caller.Transport = caller.FunctionTransport(options.teacher)
+        secret = ""
+    else:
         need("openai", "generate")
-        secret = _secret(api_key_env, address)
-        return _Caller(ledger, model, purse, address, secret, concurrency, max_retries, timeout_s)
+        secret = _secret(options.api_key_env, address)
+        if options.teacher == "openai-batch":
+            from hornbook.generate.batch import BatchSender
 
-    return _ordered(requests, ledger, model, open_caller, WINDOW * concurrency)
+            return BatchSender(
+                **common,
+                address=address,
+                secret=secret,
+                timeout_s=options.timeout_s,
+                max_retries=options.max_retries,
+                poll_s=options.poll_s,
+                deadline=deadline,
+            )
+        transport = caller.transport(options.model, address, secret, options.timeout_s)
+    return caller.Caller(
+        **common,
+        transport=transport,
+        secret=secret,
+        concurrency=options.concurrency,
+        max_retries=options.max_retries,
+        deadline=deadline,
+    )
 
 
 def _address(base_url: str | None) -> str | None:
@@ -227,49 +426,10 @@ def _secret(variable: str, address: str | None) -> str:
     return secret or "none"
 
 
-def _ordered(
-    requests: Iterable[Request],
-    ledger: Ledger,
-    model: str,
-    open_caller: Callable[[], "_Caller"],
-    window: int,
-) -> Generator[Response, None, None]:
-    """Keeps a window of calls going and yields their responses in order."""
-    pending: deque[tuple[Request, str, Future[Response] | Response]] = deque()
-    live: dict[str, Future[Response]] = {}
-    source = iter(requests)
-    caller: _Caller | None = None
-    made = 0
-    with ExitStack() as stack:
-        while True:
-            for request in islice(source, window - len(pending)):
-                key = request.key(model)
-                stored = ledger.answer(key)
-                if stored is not None:
-                    response = _judge(request, key, model, stored, stored=True)
-                    pending.append((request, key, response))
-                    continue
-                if caller is None:
-                    caller = stack.enter_context(open_caller())
-                if key not in live:
-                    live[key] = caller.submit(request, key)
-                pending.append((request, key, live[key]))
-            if not pending:
-                return
-            request, key, result = pending.popleft()
-            if isinstance(result, Future):
-                try:
-                    result = replace(result.result(), request=request)
-                except _StopError as stop:
-                    raise stop.error(made, ledger) from None
-                live.pop(key, None)
-            made += 1
-            yield result
-
-
-def _judge(
+def judge(
     request: Request, key: str, model: str, answer: Answer, *, stored: bool = False
 ) -> Response:
+    """The response that an answer makes."""
     verdict: Verdict = "ok"
     if answer.finish == "length":
         verdict = "truncated"
@@ -288,7 +448,7 @@ def _judge(
     )
 
 
-class _StopError(Exception):
+class StopError(Exception):
     """No further call will be sent. Becomes a public error where the number made is known."""
 
     def __init__(self, kind: type[HornbookError], message: str) -> None:
@@ -296,207 +456,8 @@ class _StopError(Exception):
         self.kind = kind
 
     def error(self, made: int, ledger: Ledger) -> HornbookError:
+        """The public error, after so many answers."""
         message = f"{self}; the {made:,} answers before it are kept in {ledger.path}"
         if self.kind is BudgetReachedError:
             return BudgetReachedError(f"{message}: run again with more to go on", made)
         return self.kind(message)
-
-
-class _Caller:
-    """An event loop in a thread that sends calls and writes the ledger."""
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        model: str,
-        purse: Purse,
-        address: str | None,
-        secret: str,
-        concurrency: int,
-        max_retries: int,
-        timeout_s: float,
-    ) -> None:
-        import openai
-
-        self._openai = openai
-        self._ledger = ledger
-        self._model = model
-        self._purse = purse
-        self._secret = secret
-        self._client = openai.AsyncOpenAI(
-            api_key=secret, base_url=address, max_retries=max_retries, timeout=timeout_s
-        )
-        # As many failures in a row as calls can be under way, and no success: it is down.
-        self._patience = max(8, concurrency)
-        self._failures = 0
-        self._stop: _StopError | None = None
-        self._places = asyncio.Semaphore(concurrency)
-        self._turn = asyncio.Lock()
-        self._released = asyncio.Event()
-        self._open: set[Future[Response]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="hornbook-teacher", daemon=True)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def __enter__(self) -> "_Caller":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = self._stop or _StopError(HornbookError, "the run was stopped")
-        try:
-            wait(list(self._open))
-        finally:
-            self._submit(self._close()).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-
-    async def _close(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.close()
-
-    def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def submit(self, request: Request, key: str) -> Future[Response]:
-        """Queues a call."""
-        future: Future[Response] = self._submit(self._send(request, key))
-        self._open.add(future)
-        future.add_done_callback(self._open.discard)
-        return future
-
-    async def _send(self, request: Request, key: str) -> Response:
-        async with self._places:
-            prompt, most = request.most_prompt_tokens, request.most_tokens
-            usd, tokens = self._purse.cost(prompt, most), prompt + most
-            await self._reserve(usd, tokens)
-            try:
-                self._ledger.intend(
-                    key,
-                    model=self._model,
-                    slot=request.slot,
-                    attempt=request.attempt,
-                    prompt_id=request.prompt_id,
-                    request={
-                        "messages": [dict(message) for message in request.messages],
-                        "params": dict(request.params),
-                    },
-                    reserved_usd=usd,
-                    reserved_tokens=tokens,
-                )
-                return await self._call(request, key, usd, tokens)
-            finally:
-                self._purse.release(usd, tokens)
-                self._released.set()
-
-    async def _reserve(self, usd: float | None, tokens: int) -> None:
-        """Waits, in turn, until the budget holds one more call."""
-        async with self._turn:
-            while self._stop is None and not self._purse.fits(usd, tokens):
-                if self._purse.calls == 0:
-                    self._stop = _StopError(
-                        BudgetReachedError,
-                        f"budget reached: {self._purse.describe()} spent, and the next call could "
-                        f"pass it (at most {tokens:,} tokens"
-                        + ("" if usd is None else f", ${usd:.4f}")
-                        + ")",
-                    )
-                    break
-                self._released.clear()
-                await self._released.wait()
-            if self._stop is not None:
-                raise _StopError(self._stop.kind, str(self._stop))
-            self._purse.hold(usd, tokens)
-
-    async def _call(self, request: Request, key: str, usd: float | None, tokens: int) -> Response:
-        openai = self._openai
-        messages: Any = [dict(message) for message in request.messages]
-        try:
-            raw = await self._client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=messages,
-                extra_body=dict(request.params),
-            )
-            answer = self._read(raw.http_response.content, usd, tokens)
-        except openai.APIStatusError as error:
-            reason = self._clean(f"HTTP {error.status_code}: {error.message}")
-            if error.status_code in (401, 402, 403, 404):
-                self._ledger.fail(key, reason, billed=False)
-                self._stop = _StopError(
-                    ConfigError,
-                    f"the endpoint refuses the key, the account or the model ({reason})",
-                )
-                raise _StopError(ConfigError, str(self._stop)) from None
-            again = error.status_code in (408, 409, 429) or error.status_code >= 500
-            return self._failed(request, key, "failed" if again else "refused", reason)
-        except openai.APIConnectionError as error:
-            cause = type(error.__cause__).__name__
-            # A call that never reached the endpoint was not billed; any other may have been.
-            billed = cause not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-            if billed:
-                self._purse.spend(usd, tokens)
-            reason = self._clean(f"{type(error).__name__} ({cause}): {error.message}")
-            return self._failed(request, key, "failed", reason, billed=billed)
-        except _MalformedError as error:
-            self._purse.spend(usd, tokens)
-            return self._failed(request, key, "failed", self._clean(str(error)), billed=True)
-        self._ledger.settle(key, answer)
-        self._purse.spend(answer.cost_usd, answer.charged_tokens)
-        self._failures = 0
-        return _judge(request, key, self._model, answer)
-
-    def _failed(
-        self, request: Request, key: str, verdict: Verdict, reason: str, *, billed: bool = False
-    ) -> Response:
-        self._ledger.fail(key, reason, billed=billed)
-        self._failures += 1
-        if self._failures >= self._patience and self._stop is None:
-            self._stop = _StopError(
-                TeacherError,
-                f"the endpoint failed {self._failures} calls in a row, the last with: {reason}",
-            )
-        return Response(request=request, key=key, model=self._model, verdict=verdict, error=reason)
-
-    def _clean(self, text: str) -> str:
-        """Text from outside: valid UTF-8, and never the key."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        return text.replace(self._secret, "[key]") if len(self._secret) >= 8 else text
-
-    def _read(self, body: bytes, usd: float | None, tokens: int) -> Answer:
-        """Reads a reply strictly; an unknown usage is charged as the whole reserve."""
-        try:
-            reply = json.loads(body)
-            choice = reply["choices"][0]
-            text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
-            if not isinstance(text, str):
-                raise TypeError("content is not a string")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
-            raise _MalformedError(f"malformed reply ({type(e).__name__}): {body[:80]!r}") from None
-        usage = reply.get("usage")
-        counts = usage if isinstance(usage, dict) else {}
-        prompt, completion = (
-            value if isinstance(value, int) and 0 <= value < 2**53 else None
-            for value in (counts.get("prompt_tokens"), counts.get("completion_tokens"))
-        )
-        known = prompt is not None and completion is not None
-        return Answer(
-            text=self._clean(text),
-            finish=self._clean(str(finish or "unknown")),
-            served_model=self._clean(str(reply.get("model") or self._model)),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            charged_tokens=(prompt or 0) + (completion or 0) if known else tokens,
-            cost_usd=self._purse.cost(prompt or 0, completion or 0) if known else usd,
-        )
-
-
-class _MalformedError(Exception):
-    """A reply with status 200 that is no chat completion."""

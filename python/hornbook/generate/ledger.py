@@ -1,9 +1,10 @@
 """The ledger: every call to a paid endpoint, written down before it is sent and after it answered.
 
-One SQLite file. A call is `intent` (its greatest possible cost reserved) before it is sent, then
-`answered` or `failed`. What was answered is never sent again. A call that was under way when its
-run was killed may have been billed: when the ledger is next opened it becomes `lost`, and its
-reserve counts as spent from then on. Costs two small transactions a call (well under a
+One SQLite file. A slot is *planned*; its call is `intent` (its greatest possible cost reserved)
+before it is sent, then `answered` or `failed`; its answer gets a *verdict*; its row is *committed*
+when a data set is whole on disk. What was answered is never sent again. A call that was under way
+when its run was killed may have been billed: when the ledger is next opened it becomes `lost`, and
+its reserve counts as spent from then on. Costs two small transactions a call (well under a
 millisecond) and about the size of the texts on disk. A killed process loses nothing; a power cut
 may lose the last moments (write-ahead log, synchronous=NORMAL). One run at a time holds it.
 
@@ -16,7 +17,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +28,9 @@ from hornbook.errors import InputError, ResumeError, StorageError
 from hornbook.manifest import StrPath
 
 _APPLICATION = 0x48424C47  # "HBLG", so that another program's database is not taken for ours
-_SCHEMA = 1
-_TABLE = """
+_SCHEMA = 2
+_TABLES = (
+    """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('intent', 'answered', 'failed', 'lost')),
@@ -52,7 +55,39 @@ CREATE TABLE IF NOT EXISTS calls (
     sent REAL NOT NULL,
     settled REAL
 )
-"""
+""",
+    # What each block of slots asks for: written before its first call, so that a run that goes on
+    # asks the same whatever it has learned since.
+    """
+CREATE TABLE IF NOT EXISTS plans (
+    run TEXT NOT NULL, block INTEGER NOT NULL, slots TEXT NOT NULL, PRIMARY KEY (run, block)
+) WITHOUT ROWID
+""",
+    # What the gate said of an answer: it need not be run again.
+    """
+CREATE TABLE IF NOT EXISTS verdicts (
+    call TEXT NOT NULL,
+    gate TEXT NOT NULL,
+    run TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    code TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    found TEXT NOT NULL,
+    PRIMARY KEY (call, gate)
+) WITHOUT ROWID
+""",
+    """
+CREATE TABLE IF NOT EXISTS commits (
+    run TEXT NOT NULL, folder TEXT NOT NULL, slots INTEGER NOT NULL, rows INTEGER NOT NULL,
+    time REAL NOT NULL, PRIMARY KEY (run, folder)
+) WITHOUT ROWID
+""",
+    """
+CREATE TABLE IF NOT EXISTS batches (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL, calls TEXT NOT NULL
+) WITHOUT ROWID
+""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +143,7 @@ class Ledger:
             StorageError: If it cannot be written.
         """
         self.path = Path(path)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -134,14 +169,17 @@ class Ledger:
                 f"{self.path}: is a database, but not a ledger of this version; name another file"
             )
         self._run("BEGIN IMMEDIATE")
-        self._run(_TABLE)
+        for table in _TABLES:
+            self._run(table)
         self._run(f"PRAGMA application_id = {_APPLICATION}")
         self._run(f"PRAGMA user_version = {_SCHEMA}")
-        left = self._number("SELECT count(*) FROM calls WHERE state = 'intent'")
+        # A batch that was handed in is worked on without us; its calls are not lost.
+        away = "state = 'intent' AND key NOT IN (SELECT value FROM batches, json_each(calls))"
+        left = self._number(f"SELECT count(*) FROM calls WHERE {away}")
         self._run(
             "UPDATE calls SET state = 'lost', lost_calls = lost_calls + 1, "
             "lost_usd = lost_usd + coalesce(reserved_usd, 0), "
-            "lost_tokens = lost_tokens + reserved_tokens WHERE state = 'intent'"
+            f"lost_tokens = lost_tokens + reserved_tokens WHERE {away}"
         )
         self._run("COMMIT")
         return left
@@ -165,6 +203,17 @@ class Ledger:
 
     def _number(self, sql: str) -> int:
         return int(self._run(sql)[0][0])
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Writes together what is written inside, which no other thread's statement joins."""
+        with self._lock:
+            self._run("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                # What was written before an error is as true as what came before the transaction.
+                self._run("COMMIT")
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer to a call, if there is one."""
@@ -255,6 +304,73 @@ class Ledger:
             "lost_tokens = lost_tokens + ? * reserved_tokens WHERE key = ?",
             (state, error, time.time(), int(billed), int(billed), int(billed), key),
         )
+
+    def lose_try(self, key: str) -> None:
+        """Counts a try that was cut off and may have been billed; the call goes on."""
+        self._run(
+            "UPDATE calls SET lost_calls = lost_calls + 1, "
+            "lost_usd = lost_usd + coalesce(reserved_usd, 0), "
+            "lost_tokens = lost_tokens + reserved_tokens WHERE key = ?",
+            (key,),
+        )
+
+    # Slots: planned, judged, committed
+
+    def plan(self, run: str, block: int) -> Any | None:
+        """The stored plan of a block, if there is one."""
+        rows = self._run("SELECT slots FROM plans WHERE run = ? AND block = ?", (run, block))
+        return json.loads(rows[0][0]) if rows else None
+
+    def save_plan(self, run: str, block: int, slots: Any) -> None:
+        """Writes down what a block of slots asks for."""
+        self._run("INSERT INTO plans VALUES (?, ?, ?)", (run, block, json.dumps(slots)))
+
+    def verdict(self, call: str, gate: str) -> tuple[str, str, dict[str, Any]] | None:
+        """What a gate said of an answer: code (empty if accepted), detail, what it found."""
+        rows = self._run(
+            "SELECT code, detail, found FROM verdicts WHERE call = ? AND gate = ?", (call, gate)
+        )
+        return (rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
+
+    def save_verdicts(
+        self, gate: str, run: str, verdicts: Iterable[tuple[str, int, str, str, Mapping[str, Any]]]
+    ) -> None:
+        """Writes down verdicts: call, slot, code, detail, what was found."""
+        values = [
+            (call, gate, run, slot, code, detail, json.dumps(found, sort_keys=True))
+            for call, slot, code, detail, found in verdicts
+        ]
+        with self.transaction():
+            for value in values:
+                self._run("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", value)
+
+    def commit(self, run: str, folder: StrPath, slots: int, rows: int) -> None:
+        """Writes down that a data set of this run is whole on disk."""
+        self._run(
+            "INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?, ?)",
+            (run, str(folder), slots, rows, time.time()),
+        )
+
+    # Batches
+
+    def batches(self) -> list[tuple[str, str, list[str]]]:
+        """Batches that were handed in and not yet fetched: name, the endpoint's id, keys."""
+        rows = self._run("SELECT name, id, calls FROM batches ORDER BY name")
+        return [(name, id_, json.loads(calls)) for name, id_, calls in rows]
+
+    def save_batch(self, name: str, id_: str, keys: Iterable[str]) -> None:
+        """Writes down a batch: before it is handed in (id empty), and after."""
+        values = (name, id_, json.dumps(list(keys)))
+        self._run("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", values)
+
+    def reserve(self, key: str) -> tuple[float | None, int]:
+        """What was set aside for a call: US dollars (None without a price) and tokens."""
+        rows = self._run("SELECT reserved_usd, reserved_tokens FROM calls WHERE key = ?", (key,))
+        return rows[0] if rows else (None, 0)
+
+    def drop_batch(self, name: str) -> None:
+        """Forgets a batch whose answers are in."""
+        self._run("DELETE FROM batches WHERE name = ?", (name,))
 
     def totals(self) -> Totals:
         """Sums over all calls."""

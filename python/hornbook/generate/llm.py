@@ -1,10 +1,12 @@
-"""Textbook sections and exercises from a teacher model, and its labels for the quality filter.
+"""Textbook sections and exercises from a teacher model: planned, asked, checked, counted, written.
 
-A slot is (hash of the spec, seed, index); its prompt follows from it alone, offline, byte for byte,
-and does not change when more rows are asked for. Every answer becomes a row or a rejection with a
-reason code. Answers live in the ledger, outside the stage's folder, so a killed run, a larger
-`count` or a lost output folder pays for nothing twice. Costs what the teacher costs; here, about
-3 ms of one core a row.
+Slots are planned in blocks (`steer.py`), answered in order (`client.py`), checked in batches
+(`gate.py`), and every answer becomes a row or a rejection with a reason code. Plans, answers and
+verdicts live in the ledger, outside the stage's folder: a run that was killed, a larger `count` or
+a lost folder pays for nothing twice, and ends in the same bytes. What stops a run early (a budget,
+Ctrl-C, an endpoint that is down) leaves a data set that is whole, with the rows up to there; the
+same command goes on from it. Memory does not grow with the number of slots. Costs what the teacher
+and the sandbox cost; here, about 2 ms of one core a row.
 
     generate_llm("exercises", "out/", count=1000, model="gpt-4o-mini", ledger="teacher.ledger",
                  prices={"gpt-4o-mini": (0.15, 0.60)}, budget_usd=2)
@@ -12,42 +14,42 @@ reason code. Answers live in the ledger, outside the stage's folder, so a killed
 
 import itertools
 import json
+import signal
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from math import gcd
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from string import Template
+from typing import Any
 
-from hornbook import _core, corpus
-from hornbook.errors import ConfigError
-from hornbook.generate import prompts
+from hornbook import _core, corpus, progress
+from hornbook.errors import ConfigError, HornbookError
+from hornbook.generate import page
 from hornbook.generate.answers import (
-    TESTS,
+    PYTHON_FENCES,
     RejectedError,
-    integer,
+    parse_blocks,
     parse_exercise,
     parse_textbook,
-    strict_json,
-    textbook_code,
 )
 from hornbook.generate.client import (
-    Complete,
-    Prices,
+    BudgetReachedError,
     Request,
     Response,
+    Session,
     TeacherError,
-    complete_all,
+    TeacherOptions,
 )
+from hornbook.generate.gate import VERSION, Gate, GateOptions, Run, code_of, gist
 from hornbook.generate.ledger import Ledger
-from hornbook.manifest import Outcome, Report, StrPath, hash_json, run_stage, write_text
+from hornbook.generate.slots import Kind, Spec, dealt, slot_request
+from hornbook.generate.steer import Signatures, Steering, SteerOptions, Verdict
+from hornbook.manifest import Outcome, Report, StrPath, hash_json, run_stage
 
-Kind = Literal["textbooks", "exercises"]
 Row = dict[str, Any]
-
-VERIFIED_AT_ONCE = 256
 
 _PARAMS: dict[Kind, dict[str, Any]] = {
     "textbooks": {"temperature": 1.0, "max_tokens": 3000},
@@ -57,6 +59,13 @@ _SCHEMA = {
     "kind": "string",
     "topic": "string",
     "audience": "string",
+    "concept": "string",
+    "difficulty": "string",
+    "cell": "int64",
+    "shown": "bool",
+    "avoided": "string",
+    "signature": "string",
+    "new": "bool",
     "teacher": "string",
     "model": "string",
     "served_model": "string",
@@ -64,6 +73,7 @@ _SCHEMA = {
     "slot": "string",
     "seed": "int64",
     "call": "string",
+    "parent_call": "string",
     "prompt_tokens": "int64",
     "completion_tokens": "int64",
     "cost_usd": "float64",
@@ -75,131 +85,12 @@ _EXTRA = {
         "solution": "string",
         "tests": "string",
         "entry_point": "string",
+        "mutants": "int64",
+        "killed": "int64",
     },
 }
-
-
-# Slots -> requests
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What decides every prompt of a run."""
-
-    kind: Kind
-    topics: tuple[str, ...] = prompts.TOPICS
-    audiences: tuple[str, ...] = prompts.AUDIENCES
-    words: tuple[str, ...] = prompts.WORDS
-    """Textbooks: where the injected words come from."""
-    inject: int = 3
-    """Textbooks: how many."""
-    libraries: tuple[str, ...] = prompts.LIBRARIES
-    """Exercises: what they may import."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in _PARAMS:
-            raise ConfigError(f"kind must be textbooks or exercises, not `{self.kind}`")
-        for name in ("topics", "audiences", "words", "libraries"):
-            values = getattr(self, name)
-            if isinstance(values, str) or not values:
-                raise ConfigError(f"{name} must be a list with at least one entry")
-            object.__setattr__(self, name, tuple(prompts.clean(value) for value in values))
-        if not 0 <= self.inject <= len(self.words):
-            raise ConfigError(f"inject must be between 0 and {len(self.words)}, not {self.inject}")
-
-    @property
-    def template(self) -> prompts.Prompt:
-        """The template the prompts are made from."""
-        return prompts.TEXTBOOK if self.kind == "textbooks" else prompts.EXERCISE
-
-    @cached_property
-    def hash(self) -> str:
-        """16 hexadecimal digits for the spec and its template."""
-        return hash_json([asdict(self), self.template.id])[:16]
-
-
-def slot_request(spec: Spec, index: int, seed: int, params: Mapping[str, Any]) -> Request:
-    """The request of one slot.
-
-    Cells (topic, audience) are dealt in rounds: each cell comes up once before any comes up twice,
-    in an order that the seed decides.
-    """
-    cells = len(spec.topics) * len(spec.audiences)
-    round_, place = divmod(index, cells)
-    step = _coprime(prompts.digest(spec.kind, seed, round_, "step"), cells)
-    cell = (place * step + prompts.digest(spec.kind, seed, round_, "start")) % cells
-    topic = spec.topics[cell // len(spec.audiences)]
-    audience = spec.audiences[cell % len(spec.audiences)]
-    values = {"topic": topic, "audience": audience}
-    provenance: dict[str, Any] = {
-        "kind": spec.kind,
-        **values,
-        "prompt_id": spec.template.id,
-        "slot": f"{spec.hash}/{seed}/{index}",
-        "seed": seed,
-    }
-    if spec.kind == "textbooks":
-        order = sorted(spec.words, key=lambda word: prompts.digest(spec.kind, seed, index, word))
-        values["words"] = provenance["words"] = ", ".join(order[: spec.inject])
-    else:
-        name = function_name(index, seed)
-        values |= {"name": name, "libraries": ", ".join(spec.libraries), "tests": str(TESTS)}
-        provenance["entry_point"] = name
-    return Request(
-        slot=f"{seed}/{index}",
-        messages=spec.template.fill(**values),
-        params={name: value for name, value in params.items() if value is not None},
-        prompt_id=spec.template.id,
-        provenance=provenance,
-    )
-
-
-def function_name(index: int, seed: int) -> str:
-    """The name an exercise's function must have: `verb_quality_noun`.
-
-    The first 600,000 or so indices of a seed get distinct names.
-    """
-    verbs, qualities, nouns = prompts.VERBS, prompts.QUALITIES, prompts.NOUNS
-    size = len(verbs) * len(qualities) * len(nouns)
-    step = _coprime(prompts.digest("name", seed, "step"), size)
-    place = (index * step + prompts.digest("name", seed, "start")) % size
-    place, verb = divmod(place, len(verbs))
-    noun, quality = divmod(place, len(qualities))
-    return f"{verbs[verb]}_{qualities[quality]}_{nouns[noun]}"
-
-
-def _coprime(value: int, size: int) -> int:
-    """A number below `size` that shares no factor with it, so that its multiples visit all."""
-    step = value % size or 1
-    while gcd(step, size) != 1:
-        step = step % size + 1
-    return step
-
-
-def textbook_requests(
-    topics: Sequence[str], audiences: Sequence[str], count: int, seed: int
-) -> Iterator[Request]:
-    """Requests for textbook sections (paper section 2.2), with the default parameters."""
-    spec = Spec(kind="textbooks", topics=tuple(topics), audiences=tuple(audiences))
-    return (slot_request(spec, index, seed, _PARAMS["textbooks"]) for index in range(count))
-
-
-def exercise_requests(
-    topics: Sequence[str], audiences: Sequence[str], count: int, seed: int
-) -> Iterator[Request]:
-    """Requests for exercises (paper section 2.3), each with its own function name."""
-    spec = Spec(kind="exercises", topics=tuple(topics), audiences=tuple(audiences))
-    return (slot_request(spec, index, seed, _PARAMS["exercises"]) for index in range(count))
-
-
-# Responses -> rows
-
-
-def program(row: Row) -> str:
-    """What has to run without an error for a row to be verified."""
-    if row["kind"] == "exercises":
-        return f"{row['prompt']}{row['solution']}\n{row['tests']}"
-    return "\n".join(textbook_code(row["text"]))
+_KEPT = ("signature", "mutants", "killed")
+"""What the gate finds out about a row that the ledger keeps with the verdict."""
 
 
 def to_row(response: Response, spec: Spec) -> Row:
@@ -210,20 +101,26 @@ def to_row(response: Response, spec: Spec) -> Row:
     """
     if response.verdict != "ok" or response.answer is None:
         raise RejectedError(response.verdict, response.error or "the answer is not whole")
-    provenance = dict(response.request.provenance)
-    if spec.kind == "exercises":
-        parts = parse_exercise(
-            response.text, entry_point=provenance["entry_point"], libraries=spec.libraries
+    row = dict(response.request.provenance)
+    form = spec.form
+    if spec.kind == "textbooks":
+        row["text"] = parse_textbook(response.text, form.fences if form else PYTHON_FENCES)
+    elif form is None:
+        row |= parse_exercise(
+            response.text, entry_point=row["entry_point"], libraries=spec.curriculum.libraries
         )
-        text = parts["prompt"] + parts["solution"]
+        row["text"] = row["prompt"] + row["solution"]
     else:
-        parts, text = {}, parse_textbook(response.text)
+        blocks = parse_blocks(response.text, form.blocks, form.fences)
+        values = {**blocks, "name": row["entry_point"]}
+        row["blocks"] = blocks
+        row["prompt"] = Template(form.prompt).substitute(values)
+        row["tests"] = Template(form.tests).substitute(values)
+        row["solution"] = blocks["solution"] + "\n"
+        row["text"] = row["prompt"] + row["solution"]
     answer = response.answer
     return {
-        **provenance,
-        **parts,
-        "text": text,
-        "teacher": "openai",
+        **row,
         "model": response.model,
         "served_model": answer.served_model,
         "call": response.key,
@@ -233,66 +130,65 @@ def to_row(response: Response, spec: Spec) -> Row:
     }
 
 
-# The stage
-
-
 def generate_llm(
     kind: Kind,
     out: StrPath,
     *,
-    count: int,
     model: str,
     ledger: StrPath,
+    count: int | None = None,
+    rows: int | None = None,
     seed: int = 0,
     spec: Spec | None = None,
     params: Mapping[str, Any] | None = None,
-    base_url: str | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
-    concurrency: int = 16,
-    max_retries: int = 6,
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    prices: Prices | None = None,
-    timeout_s: float = 600.0,
-    verify: Callable[[Sequence[str]], Iterable[Any]] | None = None,
+    steer: SteerOptions | None = None,
+    gate: GateOptions | None = None,
+    verify: Run | None = None,
+    **teacher: Any,
 ) -> Report:
-    """Asks a teacher for `count` textbook sections or exercises and writes those that hold up.
+    """Asks a teacher for textbook sections or exercises and writes those that hold up.
 
     Args:
         kind: `textbooks` or `exercises`.
-        out: The stage's folder: Parquet parts, `rejected/rows.jsonl`, the manifest.
-        count: Slots asked for; rejected ones are not replaced.
+        out: The stage's folder: Parquet parts, `rejected/rows.jsonl`, `report.html`, `README.md`
+            (the data set's card), `evidence/cells.json`, the manifest.
         model: The teacher.
-        ledger: The file of calls, outside `out`.
+        ledger: The file of plans, calls and verdicts, outside `out`.
+        count: Slots asked for; rejected ones are not replaced.
+        rows: Or rows to end with; slots are asked for until there are so many.
         seed: Decides cells, words and names.
-        spec: Topics, audiences, words, libraries (default: the built-in ones).
+        spec: The curriculum, and what is made of it (default: the built-in one for Python).
         params: Sampling parameters over the defaults; None takes one away.
-        base_url: See `complete_all`, as for everything down to `timeout_s`.
-        api_key_env: The variable with the key.
-        concurrency: Most calls under way.
-        max_retries: Most retries of a call.
-        budget_usd: Most money, over all that the ledger has seen.
-        budget_tokens: Most tokens, likewise.
-        prices: Model -> US dollars per million prompt and answer tokens.
-        timeout_s: Most seconds for one try.
-        verify: Runs programs in a sandbox and says, for each in order, whether it passed (a bool,
-            or an object with `passed`), such as `hornbook.evaluate.run_programs`. None: nothing is
-            executed, and the manifest says `verified: false`.
+        steer: How cells are chosen, and when to stop.
+        gate: What is asked of a row.
+        verify: Runs programs in a sandbox: `hornbook.evaluate.run_programs`. None: nothing is
+            executed, no mutants are tried, and the manifest says `verified: false`.
+        teacher: The other fields of `TeacherOptions`: endpoint, concurrency, budgets, prices.
 
     Returns:
-        The manifest. Rows carry topic, audience, slot, seed, prompt_id, model, call and cost.
+        The manifest. Rows carry their cell, slot, seed, prompt_id, model, call, cost, signature
+        and what the gate found.
 
     Raises:
-        BudgetReachedError: The budget is spent. Nothing is lost: run again with a larger one, or
-            with `count` set to the error's `made` to finish with what there is.
-        TeacherError: The endpoint is down, or some calls failed. Run again to send just those.
-        ConfigError: See `complete_all`.
+        BudgetReachedError: The budget is spent. `out` holds what there is, as a data set that is
+            whole (a finished result that was there before stays instead); run again with a larger
+            budget to go on, or with `count` set to the error's `made` to finish with what there is.
+        TeacherError: The endpoint is down, or some calls failed; likewise.
+        KeyboardInterrupt: After Ctrl-C; likewise. A second Ctrl-C leaves `out` as it was before.
+        ConfigError: An option makes no sense, or see `complete_all`.
     """
     spec = spec or Spec(kind=kind)
+    steer, gate = steer or SteerOptions(), gate or GateOptions()
+    try:
+        options = TeacherOptions(model=model, **teacher)
+    except TypeError as error:
+        raise ConfigError(f"{error}") from error
     if spec.kind != kind:
         raise ConfigError(f"the spec is for {spec.kind}, not for {kind}")
-    if count < 1:
-        raise ConfigError(f"count must be at least 1, not {count}")
+    if (count is None) == (rows is None):
+        raise ConfigError("give either `count` (slots) or `rows`, and only one of them")
+    if (count or rows or 0) < 1:
+        raise ConfigError(f"count must be at least 1, not {count if rows is None else rows}")
     if Path(out).resolve() in Path(ledger).resolve().parents:
         raise ConfigError(f"{ledger}: keep the ledger outside the stage's folder {out}")
     asked = {
@@ -300,202 +196,405 @@ def generate_llm(
         for name, value in {**_PARAMS[kind], **(params or {})}.items()
         if value is not None
     }
+    if rows is not None:
+        # Slots beyond the last row are paid for in vain: few rows, small blocks.
+        steer = replace(steer, block=max(1, min(steer.block, rows // 32)))
+    # What decides the prompts, and so what a plan in the ledger is good for.
+    plan = hash_json([asdict(spec), spec.template.id, model, seed, asked, asdict(steer)])
     config = {
         "kind": kind,
         "model": model,
         "count": count,
+        "rows": rows,
         "seed": seed,
         "params": asked,
-        "spec": asdict(spec),
+        "spec": spec.hash,
+        "curriculum": spec.curriculum.name,
         "prompt_id": spec.template.id,
+        "steer": asdict(steer),
+        "gate": asdict(gate),
         "verified": verify is not None,
     }
+    stopped: HornbookError | None = None
 
     def work(folder: Path) -> Outcome:
-        with Ledger(ledger) as book:
-            responses = complete_all(
-                (slot_request(spec, index, seed, asked) for index in range(count)),
-                ledger=book,
-                model=model,
-                base_url=base_url,
-                api_key_env=api_key_env,
-                concurrency=concurrency,
-                max_retries=max_retries,
-                budget_usd=budget_usd,
-                budget_tokens=budget_tokens,
-                prices=prices,
-                timeout_s=timeout_s,
+        nonlocal stopped
+        with Ledger(ledger) as book, Session(book, options) as session, _drained(session):
+            run = _Run(
+                spec, book, session, plan, Gate(spec, gate, verify), gate, steer, asked, seed
             )
-            sieve = _Sieve(spec, verify)
             schema = {**_SCHEMA, **_EXTRA[kind]}
-            # Closed before the ledger, which the calls under way still have to reach.
-            with closing(responses):
-                parts = corpus.write(folder, sieve.rows(responses), schema)
-            if sieve.failed:
-                raise TeacherError(
-                    f"{sieve.failed:,} of {count:,} calls failed, the last with: {sieve.last}; "
-                    f"the rest are kept in {book.path}: run again to send just those"
-                )
-            totals = book.totals()
-        kept = sum(part["rows"] for part in parts)
-        if sieve.rejected:
-            (folder / "rejected").mkdir(exist_ok=True)
-            lines = (json.dumps(row) + "\n" for row in sieve.rejected)
-            write_text(folder / "rejected" / "rows.jsonl", "".join(lines))
+            parts = corpus.write(folder, run.rows(count, rows, folder), schema)
+            stopped = run.stopped
+            kept = sum(part["rows"] for part in parts)
+            details = run.details(model in (options.prices or {}), verify is not None)
+            book.commit(plan, Path(out).resolve(), run.slots, kept)
+            details["ledger"] = asdict(book.totals())
+        page.write(folder, spec=spec, config=config, details=details, cells=run.cells())
         return Outcome(
             parts=parts,
-            rows_in=count,
+            rows_in=run.slots,
             kept=kept,
-            dropped=dict(sorted(sieve.reasons.items())),
-            details={
-                "verified": verify is not None,
-                "cost_usd": sieve.usd if model in (prices or {}) else None,
-                "tokens": sieve.tokens,
-                "answers_from_ledger": sieve.stored,
-                "ledger": asdict(totals),
-            },
+            dropped=dict(sorted(run.reasons.items())),
+            details=details,
+            partial=stopped is not None,
         )
 
     # Not resumable in place: the ledger is what a run goes on from, and the folder is remade.
-    return run_stage(f"generate.{kind}", out, inputs=[], config=config, work=work, seed=seed)
+    report = run_stage(f"generate.{kind}", out, inputs=[], config=config, work=work, seed=seed)
+    if stopped is not None:
+        if isinstance(stopped, _InterruptedError):
+            raise KeyboardInterrupt
+        raise stopped
+    return report
 
 
-class _Sieve:
-    """Turns responses into the rows that hold up, and counts the rest."""
+class _InterruptedError(HornbookError):
+    """Ctrl-C."""
 
-    def __init__(self, spec: Spec, verify: Callable[[Sequence[str]], Iterable[Any]] | None) -> None:
+    exit_code = 3
+
+
+@contextmanager
+def _drained(session: Session) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets calls under way finish and writes what there is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, before[number])
+        session.stop(_InterruptedError, "stopped by the user")
+
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+class _Run:
+    """One run: plans slots, turns responses into rows that hold up, and counts the rest."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        ledger: Ledger,
+        session: Session,
+        plan: str,
+        gate: Gate,
+        gate_options: GateOptions,
+        steer: SteerOptions,
+        params: Mapping[str, Any],
+        seed: int,
+    ) -> None:
         self._spec = spec
-        self._verify = verify
-        self._seen: set[str] = set()
+        self._ledger = ledger
+        self._session = session
+        asked = session.options.teacher
+        self._teacher = asked if isinstance(asked, str) else "function"
+        self._plan = plan
+        self._gate = gate
+        self._options = gate_options
+        self._gate_id = hash_json([asdict(gate_options), gate._run is not None, VERSION, spec.hash])
+        self._params = params
+        self._seed = seed
+        self._steer = steer
+        self._steering = Steering(
+            cells=spec.cells, seed=seed, options=steer, neighbours=spec.neighbours
+        )
+        self._texts = Signatures()
+        self._structures = Signatures()
+        self._began = time.monotonic()
         self.reasons: Counter[str] = Counter()
-        self.rejected: list[dict[str, Any]] = []
+        self.stopped: HornbookError | None = None
+        self.slots = 0
+        self.kept = 0
         self.failed = 0
         self.last = ""
         self.stored = 0
+        self.repaired = 0
         self.usd = 0.0
         self.tokens = 0
 
-    def rows(self, responses: Iterable[Response]) -> Iterator[Row]:
-        """The rows, in order."""
-        size = VERIFIED_AT_ONCE if self._verify else 1
-        parsed = (row for row in map(self._parse, responses) if row is not None)
-        while batch := list(itertools.islice(parsed, size)):
-            yield from self._passed(batch)
+    # Asking
 
-    def _parse(self, response: Response) -> Row | None:
-        self.stored += response.stored
-        if response.answer is not None:
-            self.usd += response.answer.cost_usd or 0.0
-            self.tokens += response.answer.charged_tokens
-        if response.verdict == "failed":
-            self.failed += 1
-            self.last = response.error
-            return None
-        try:
-            row = to_row(response, self._spec)
-            identity = _core.hash_bytes(row["text"].encode())
-            if identity in self._seen:
-                raise RejectedError("duplicate", "the same text came from an earlier slot")
-        except RejectedError as error:
-            slot = response.request.provenance["slot"]
-            self._reject(slot, response.key, error.code, error.detail)
-            return None
-        self._seen.add(identity)
-        return row
+    def _requests(self, count: int | None) -> Iterator[Request | None]:
+        """The slots' requests; None while the next block waits for verdicts."""
+        steer = self._steer
+        for block in itertools.count():
+            first = block * steer.block
+            if count is not None and first >= count:
+                return
+            while not self._steering.settled(block):
+                yield None
+            slots = self._block(block)
+            if not slots:
+                return
+            for place, (cell, avoid) in enumerate(slots):
+                index = first + place
+                if count is not None and index >= count:
+                    return
+                yield slot_request(
+                    self._spec, index, self._seed, self._params, cell=cell, avoid=avoid
+                )
 
-    def _passed(self, batch: list[Row]) -> Iterator[Row]:
-        if self._verify is None:
-            yield from batch
-            return
-        outcomes = list(self._verify([program(row) for row in batch]))
-        for row, outcome in zip(batch, outcomes, strict=True):
-            if bool(getattr(outcome, "passed", outcome)):
-                yield row
+    def _block(self, block: int) -> list[tuple[int, list[str]]]:
+        """A block's plan: a cell and what is "not these" for each slot."""
+        steer, first = self._steer, block * self._steer.block
+        cells = self._steering.plan(block)
+        if not cells:
+            return []
+        stored = self._ledger.plan(self._plan, block)
+        if stored is None:
+            if steer.enabled:
+                stored = [
+                    [cell, list(self._steering.nearest(cell, self._spec.axes))] for cell in cells
+                ]
             else:
-                status = str(getattr(outcome, "status", "failed"))
-                self._reject(row["slot"], row["call"], "not_verified", status)
+                indices = range(first, first + steer.block)
+                stored = [[dealt(self._spec, index, self._seed), []] for index in indices]
+            self._ledger.save_plan(self._plan, block, stored)
+        return [(cell, avoid) for cell, avoid in stored]
 
-    def _reject(self, slot: str, call: str, code: str, detail: str) -> None:
-        self.reasons[code] += 1
-        self.rejected.append({"slot": slot, "call": call, "reason": code, "detail": detail})
+    # Reading
 
+    def rows(self, count: int | None, wanted: int | None, folder: Path) -> Iterator[Row]:
+        """The rows, in the order of the slots; what is turned away goes to `rejected/`."""
+        batch: list[Response] = []
+        stream = self._session.stream(self._requests(count))
+        (folder / "rejected").mkdir(exist_ok=True)
+        path = folder / "rejected" / "rows.jsonl"
+        with path.open("w", encoding="utf-8", newline="\n") as rejected:
+            while self.stopped is None:
+                ended = False
+                try:
+                    response = next(stream, _END)
+                    ended = response is _END
+                    if isinstance(response, Response):
+                        batch.append(response)
+                        if len(batch) < self._steer.block:
+                            continue
+                except (BudgetReachedError, TeacherError, _InterruptedError) as error:
+                    self.stopped = error
+                for row, why in self._judged(batch):
+                    if why is None:
+                        self.kept += 1
+                        yield row
+                        if self.kept == wanted:
+                            ended = True
+                            break
+                    else:
+                        rejected.write(json.dumps(_rejection(row, why)) + "\n")
+                batch = []
+                self._show(count, wanted)
+                if ended:
+                    break
+            # Before the ledger is closed, which the calls under way still have to reach.
+            stream.close()
+        if not path.stat().st_size:
+            path.unlink()
+            path.parent.rmdir()
+        self._steering.finish()
+        if isinstance(self.stopped, BudgetReachedError):
+            self.stopped.made = self.slots
+        if self.failed and self.stopped is None:
+            self.stopped = TeacherError(
+                f"{self.failed:,} of {self.slots:,} calls failed, the last with: {self.last}; "
+                f"the rest are kept in {self._ledger.path}: run again to send just those"
+            )
 
-# Labels for the quality filter
+    def _judged(self, batch: list[Response]) -> Iterator[tuple[Row, RejectedError | None]]:
+        """Rows with why they are turned away, in order; tells the steering."""
+        for response, row, why in zip(batch, *self._checked(batch), strict=True):
+            self.slots += 1
+            about = response.request.provenance
+            cell, usd = about["cell"], 0.0
+            if response.answer is not None:
+                usd = response.answer.cost_usd or 0.0
+            self.stored += response.stored
+            self.usd += usd
+            if response.answer is not None:
+                self.tokens += response.answer.charged_tokens
+            if response.verdict == "failed":
+                self.failed += 1
+                self.last = response.error
+                self._steering.record(about["index"], Verdict(cell=cell, accepted=False, usd=usd))
+                continue
+            why = why or self._repeated(row)
+            if why is not None:
+                self.reasons[why.code] += 1
+                self._steering.record(about["index"], Verdict(cell=cell, accepted=False, usd=usd))
+                yield row, why
+                continue
+            code = code_of(self._spec, row)
+            lines = len([line for line in code.split("\n")[1:] if line.strip()])
+            row["shown"] = self._spec.shows(cell, code, lines)
+            row["new"] = self._structures.add(row["signature"]) == 0
+            row["teacher"] = self._teacher
+            verdict = Verdict(
+                cell=cell,
+                accepted=True,
+                shown=row["shown"],
+                new=row["new"],
+                gist=gist(self._spec, row),
+                usd=usd,
+            )
+            self._steering.record(about["index"], verdict)
+            yield row, None
 
+    def _repeated(self, row: Row) -> RejectedError | None:
+        """Why a row is nothing new, if so."""
+        if self._structures.count(row["signature"]) >= self._options.repeats:
+            return RejectedError(
+                "not_novel", f"{self._options.repeats} accepted rows have this structure"
+            )
+        if self._texts.add(_core.hash_bytes(row["text"].encode())):
+            return RejectedError("duplicate", "the same text came from an earlier slot")
+        return None
 
-class Annotator:
-    """Asks a teacher for a file's educational value: `annotate(text) -> (score, reason)`."""
+    def _checked(self, batch: list[Response]) -> tuple[list[Row], list[RejectedError | None]]:
+        """Each response as a row (or what is known of it) and why the gate turns it away."""
+        rows, found = self._gated(batch)
+        if not self._options.repair:
+            return rows, found
+        again = [
+            place
+            for place, why in enumerate(found)
+            if why is not None and batch[place].verdict == "ok"
+        ]
+        requests = [_repair(batch[place], found[place]) for place in again]
+        try:
+            answers = list(self._session.complete(requests))
+        except (BudgetReachedError, TeacherError, _InterruptedError) as error:
+            self.stopped = self.stopped or error
+            return rows, found
+        for answer in (response.answer for response in answers):
+            if answer is not None:
+                self.usd += answer.cost_usd or 0.0
+                self.tokens += answer.charged_tokens
+        for place, row, why in zip(again, *self._gated(answers), strict=True):
+            if why is None:
+                self.repaired += 1
+                rows[place], found[place] = {**row, "parent_call": batch[place].key}, None
+        return rows, found
 
-    def __init__(
-        self, complete: Complete, *, model: str, longest: int, params: Mapping[str, Any]
-    ) -> None:
-        self._complete = complete
-        self._longest = longest
-        self._params = dict(params)
-        self.prompt_id = prompts.ANNOTATION.id
-        asked = hash_json([self.prompt_id, longest, self._params])
-        self.annotator_id = f"llm/{model}/{asked[:12]}"
-
-    def request(self, text: str, attempt: int = 0) -> Request:
-        """The request about one text; a pure function of it."""
-        text = prompts.clean(text)
-        part = ""
-        if len(text) > self._longest:
-            text = text[: self._longest]
-            part = ", the beginning of a longer file"
-        return Request(
-            slot="annotation",
-            messages=prompts.ANNOTATION.fill(code=text, fence=prompts.fence(text), part=part),
-            params=self._params,
-            attempt=attempt,
-            prompt_id=prompts.ANNOTATION.id,
+    def _gated(self, batch: list[Response]) -> tuple[list[Row], list[RejectedError | None]]:
+        rows: list[Row] = []
+        found: list[RejectedError | None] = []
+        unknown: list[int] = []
+        for place, response in enumerate(batch):
+            known = self._ledger.verdict(response.key, self._gate_id)
+            try:
+                row, why = to_row(response, self._spec), None
+                if known is None:
+                    unknown.append(place)
+                elif known[0]:
+                    why = RejectedError(known[0], known[1])
+                else:
+                    row |= known[2]
+            except RejectedError as error:
+                row, why = {**response.request.provenance, "call": response.key}, error
+            rows.append(row)
+            found.append(why)
+        for place, why in zip(unknown, self._gate.check([rows[p] for p in unknown]), strict=True):
+            found[place] = why
+        self._ledger.save_verdicts(
+            self._gate_id,
+            self._plan,
+            [
+                (
+                    rows[place]["call"],
+                    rows[place]["index"],
+                    getattr(found[place], "code", ""),
+                    getattr(found[place], "detail", ""),
+                    {name: rows[place][name] for name in _KEPT if name in rows[place]},
+                )
+                for place in unknown
+            ],
         )
+        return rows, found
 
-    def batch(self, texts: Iterable[str]) -> Iterator[tuple[float | None, str]]:
-        """Scores many texts in order, asking again once where the answer is no label.
+    # Saying
 
-        Yields:
-            `(score from 0 to 10, reason)`; the score is None where no label could be had.
-        """
-        source = iter(texts)
-        while chunk := list(itertools.islice(source, 512)):
-            labels = [label(response) for response in self._complete(map(self.request, chunk))]
-            again = [index for index, (score, _) in enumerate(labels) if score is None]
-            requests = [self.request(chunk[index], 1) for index in again]
-            for index, response in zip(again, self._complete(requests), strict=True):
-                labels[index] = label(response)
-            yield from labels
+    def _show(self, count: int | None, wanted: int | None) -> None:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        filled = int((self._steering.filled > 0).sum())
+        cost = f"${self.usd:.2f}" if self.usd else f"{self.tokens:,} tokens"
+        note = (
+            f"{self.kept:,} rows, yield {self.kept / max(self.slots, 1):.0%}, {cost}, "
+            f"{self.kept / seconds:.1f} rows/s, {filled:,} of {self._spec.cells:,} cells"
+        )
+        done, total = (self.kept, wanted) if count is None else (self.slots, count)
+        progress.advance(self._spec.kind, done, total, note)
 
-    def __call__(self, text: str) -> tuple[float | None, str]:
-        """Scores one text. For many, `batch` asks them at once."""
-        return next(self.batch([text]))
+    def details(self, priced: bool, verified: bool) -> dict[str, Any]:
+        """What the manifest says beside the counts."""
+        return {
+            "verified": verified,
+            "cost_usd": round(self.usd, 6) if priced else None,
+            "tokens": self.tokens,
+            "answers_from_ledger": self.stored,
+            "repaired": self.repaired,
+            "failed": self.failed,
+            "complete": self.stopped is None,
+            "stopped": "" if self.stopped is None else str(self.stopped) or "stopped",
+            "dropped": dict(sorted(self.reasons.items())),
+            "steering": self._steering.report(self._structures.frequencies()),
+        }
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Every cell that was tried: what it asks for, tries, rows, new structures, cost."""
+        steering = self._steering
+        return [
+            {
+                **self._spec.cell(cell),
+                "tried": int(steering.tried[cell]),
+                "rows": int(steering.accepted[cell]),
+                "filled": int(steering.filled[cell]),
+                "new": int(steering.new[cell]),
+                "usd": round(float(steering.usd[cell]), 6),
+            }
+            for cell in map(int, steering.tried.nonzero()[0])
+        ]
 
 
-def annotator(
-    complete: Complete,
-    *,
-    model: str,
-    longest: int = 12_000,
-    params: Mapping[str, Any] | None = None,
-) -> Annotator:
-    """A teacher as annotator for the quality filter (paper section 2.1).
-
-    Args:
-        complete: `functools.partial(complete_all, ledger=..., model=...)`.
-        model: The same model's name, for the labels' `annotator_id`.
-        longest: Characters of a file that are shown.
-        params: Sampling parameters (default: temperature 0, 300 tokens).
-    """
-    sampling = params or {"temperature": 0.0, "max_tokens": 300}
-    return Annotator(complete, model=model, longest=longest, params=sampling)
+_END = object()
 
 
-def label(response: Response) -> tuple[float | None, str]:
-    """A response as `(score, reason)`; the score is None if it is not strictly a label."""
-    if response.verdict != "ok":
-        return None, f"unscored: {response.verdict} {response.error}".strip()
-    try:
-        values = strict_json(response.text, ("reason", "score"))
-        return float(integer(values["score"], 10)), str(values["reason"])
-    except RejectedError as error:
-        return None, f"unscored: {error.detail}"
+def _rejection(row: Row, why: RejectedError) -> dict[str, Any]:
+    return {
+        "slot": row["slot"],
+        "call": row["call"],
+        "reason": why.code,
+        "detail": why.detail,
+        "topic": row["topic"],
+        "audience": row["audience"],
+    }
+
+
+def _repair(response: Response, why: RejectedError | None) -> Request:
+    """The same question once more, with the answer and what was wrong with it."""
+    assert why is not None
+    before = response.request
+    return replace(
+        before,
+        attempt=1,
+        messages=[
+            *before.messages,
+            {"role": "assistant", "content": response.text},
+            {
+                "role": "user",
+                "content": (
+                    f"This was not accepted: {why.code} ({why.detail[:300]}). Reply again in full, "
+                    "in the same form, with that put right."
+                ),
+            },
+        ],
+    )

@@ -1,4 +1,4 @@
-"""What the teacher is asked: templates, the words they are filled with, and how answers are fenced.
+"""What the teacher is asked: templates, and how answers are fenced.
 
 A template's id holds its version and a hash of its text, so a row's `prompt_id` says exactly what
 was asked. Filling one is a pure function: the same values give the same bytes. The paper shows no
@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from string import Template
 
-LIBRARIES = ("typing", "math", "random", "collections", "datetime", "itertools")
-"""Standard libraries an exercise may import: those of the released model's card."""
+NOT_THESE = (
+    "These exist already. What you write must differ from each of them in more than names and "
+    "numbers:"
+)
+"""Stands before what was accepted near the same cell."""
 
 
 def digest(*parts: object) -> int:
@@ -62,7 +65,7 @@ class Prompt:
 
 TEXTBOOK = Prompt(
     name="textbook",
-    version=1,
+    version=2,
     system=(
         "You write sections of a programming textbook in Python. Your prose is precise and "
         "self-contained, reasons step by step, and is interleaved with short, complete code."
@@ -72,6 +75,7 @@ Write one section of a textbook.
 
 Topic: $topic
 Reader: $audience
+Show $concept. Level: $difficulty.
 
 The section must
 - stand alone: whatever it uses, it explains;
@@ -86,7 +90,7 @@ straight to the subject: no greeting, no announcement of what follows, no closin
 
 EXERCISE = Prompt(
     name="exercise",
-    version=1,
+    version=2,
     system=(
         "You write short Python exercises for a course. Each is one function that a student "
         "completes from its docstring alone, with a correct solution and tests."
@@ -96,6 +100,7 @@ Write one exercise.
 
 Topic: $topic
 Student: $audience
+It should be solved with $concept. Difficulty: $difficulty.
 The function must be called `$name`; find a task that fits both the name and the topic.
 
 Reply with exactly two fenced blocks and nothing else.
@@ -164,121 +169,4 @@ way that differs from the solution is as good if it is correct. First evaluate i
 sentences: what is right, what is wrong. Then grade with an integer from 0 (nothing of use) to 10 \
 (fully correct). Reply with one JSON object and nothing else, its keys in this order: \
 {"evaluation": "...", "grade": integer}$reminder""",
-)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-TOPICS = (
-    "variables and assignment",
-    "integer division and remainders",
-    "comparing and combining conditions",
-    "if, elif and else",
-    "for loops over a range",
-    "while loops and when they end",
-    "nested loops",
-    "accumulating a result in a loop",
-    "finding the largest or smallest element",
-    "counting with a dictionary",
-    "building a list",
-    "slicing lists and strings",
-    "list comprehensions",
-    "tuples and unpacking",
-    "sets and membership",
-    "iterating over a dictionary",
-    "string methods",
-    "characters and their codes",
-    "palindromes and reversal",
-    "formatting numbers as text",
-    "functions, parameters and return values",
-    "default and keyword arguments",
-    "functions as arguments",
-    "recursion on numbers",
-    "recursion on nested lists",
-    "binary search",
-    "sorting with a key",
-    "insertion sort",
-    "merging two sorted lists",
-    "stacks",
-    "queues",
-    "prefix sums",
-    "two pointers",
-    "sliding windows",
-    "greatest common divisor",
-    "prime numbers",
-    "digits of a number",
-    "number bases",
-    "matrices as lists of lists",
-    "walking a grid",
-    "graphs as dictionaries of neighbours",
-    "breadth-first search",
-    "dynamic programming on one sequence",
-    "memoization",
-    "simulation step by step",
-    "validating input",
-    "raising and catching exceptions",
-    "classes with a few methods",
-    "iterators and generators",
-    "dates and durations",
-    "combinations and permutations",
-    "probability by counting cases",
-)
-"""Basic concepts, for runs that bring no curriculum of their own."""
-
-AUDIENCES = (
-    "a school pupil who has just met loops",
-    "a first-year student of computer science",
-    "a biologist who wants to automate counting",
-    "a spreadsheet user learning to program",
-    "a mathematician new to programming",
-    "a developer coming from another language",
-    "a student preparing for an interview",
-    "a teacher looking for a clear explanation",
-)
-"""Readers, for runs that bring none."""
-
-WORDS = _listed(
-    """anchor apple arrow autumn balance basket beacon bicycle blanket bottle bridge bucket button
-    candle canyon captain carpet castle chain chess circle clock cloud coin compass copper corner
-    cricket curtain desert diamond dragon drum echo engine envelope falcon feather fence ferry
-    forest fossil fountain garden glacier glass gravel hammer harbour harvest hinge honey island
-    jacket jigsaw journey kettle kitchen kite ladder lantern lemon letter library lighthouse magnet
-    maple market marble meadow melody mirror mountain needle notebook oar ocean orchard oven paddle
-    paper parcel pebble pencil pepper piano pillow planet pocket puzzle quilt raft railway recipe
-    ribbon river rocket rope saddle salt scale school shadow shelf signal silver spiral spoon
-    staircase stamp station storm sugar tablet telescope thread ticket timber tower tunnel umbrella
-    valley village violin wagon wallet weather whistle window winter wire workshop"""
-)
-"""Concrete words injected into textbook prompts, so that no two sections tell the same story."""
-
-VERBS = _listed(
-    """add align apply arrange average balance bundle check choose clamp classify collapse collect
-    combine compare compress convert count decode divide drop encode estimate expand extract fill
-    filter find flatten fold group index insert interleave invert join label limit list locate
-    longest map mark match maximize measure merge mirror move nearest normalize order pack pad pair
-    partition pick predict rank reduce remove repair repeat replace reverse rotate round sample scan
-    score select shift shorten shuffle simulate skip smallest sort split spread stack sum swap
-    tally total track trim unpack update validate walk weigh zip"""
-)
-NOUNS = _listed(
-    """accounts alarms angles apples arrivals badges batches beads bills blocks boards books bounds
-    boxes buckets buses candidates cards cells chapters characters cities clusters codes coins
-    colors columns commands courses cycles dates days deliveries depths digits distances edges
-    entries errors events factors floors frames fruits gaps gears grades graphs grids groups
-    heights hours intervals items jobs keys lanes layers lengths letters levels limits lines links
-    loads marks meetings moves names neighbors nodes notes numbers orders pages pairs palindromes
-    parcels passengers paths patterns peaks periods planets players points prices primes queues
-    ranges ratings readings records regions results rooms routes rows scores seats segments sensors
-    sequences shapes shelves signals slots speeds stages steps stones streaks strings students
-    symbols tags tasks teams temperatures ticks tickets times tokens towers trees triangles triples
-    trips turns values vectors visits votes vowels weights windows words"""
-)
-QUALITIES = _listed(
-    """adjacent alternating balanced circular common consecutive cumulative daily distinct early
-    even expired first frequent hidden increasing inner isolated large last late local matching
-    maximal minimal missing mixed nested odd outer overlapping paired positive rare recent repeated
-    reversed rising scattered shared short similar sorted sparse stable trailing unique unused
-    upper valid weekly"""
 )
