@@ -8,7 +8,7 @@ from fake_teacher import exercise, textbook
 
 from hornbook.errors import SandboxError
 from hornbook.evaluate import run_programs
-from hornbook.generate.answers import parse_blocks, parse_exercise
+from hornbook.generate.answers import parse_blocks, parse_exercise, parse_textbook
 from hornbook.generate.curriculum import load
 from hornbook.generate.gate import (
     Gate,
@@ -266,3 +266,21 @@ def test_gists_are_one_harmless_line() -> None:
     assert line.startswith("f: Adds")
     assert not set(line) & set("`\n${}")
     assert len(line) <= 120
+
+
+def test_sql_sections_run_block_after_block(gate: Gate) -> None:
+    books = Spec(kind="textbooks", curriculum=load("sql"))
+    judge = Gate(books, GateOptions(), run_programs)
+    prose = "A group holds the rows that agree, and a sum is taken of each group by itself. " * 6
+    good = (
+        f"# Sums of groups\n\n{prose}\n\n```sql\nCREATE TABLE t (a TEXT, b INTEGER);\n"
+        "INSERT INTO t VALUES ('x', 1), ('x', 2);\n```\n\nThen:\n\n"
+        "```sql\nSELECT a, SUM(b) FROM t GROUP BY a;\n```\n"
+    )
+    rows = [
+        {"kind": "textbooks", "text": parse_textbook(text, ("sql",))}
+        for text in (good, good.replace("FROM t", "FROM missing"))
+    ]
+    found = judge.check(rows)
+    assert [why and why.code for why in found] == [None, "not_verified"]
+    assert gist(books, rows[0]) == "Sums of groups"

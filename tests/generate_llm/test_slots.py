@@ -174,3 +174,19 @@ def test_a_value_is_never_read_as_a_template() -> None:
 def test_specs_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Spec(**options)
+
+
+@pytest.mark.parametrize(("name", "topics"), [("python", 300), ("sql", 100)])
+def test_shipped_curricula(name: str, topics: int) -> None:
+    about = load(name)
+    assert len(about.topics) >= topics
+    assert len(about.audiences) == 12
+    assert len(about.concepts) >= 4
+    assert len(about.difficulties) == 3
+    assert all(concept.shows for concept in about.concepts)
+    for kind in ("textbooks", "exercises"):
+        spec = Spec(kind=kind, curriculum=about)
+        text = slot_request(spec, 5, 1, PARAMS).messages[-1]["content"]
+        said = spec.says(slot_request(spec, 5, 1, PARAMS).provenance["cell"])
+        assert all(words in text for words in said.values())
+        assert "$" not in text

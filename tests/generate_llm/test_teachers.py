@@ -196,7 +196,7 @@ def test_a_function_as_the_teacher(ledger: Ledger) -> None:
 def test_time_is_a_budget_too(server: Server, ledger: Ledger) -> None:
     server.delay = 0.1
     stream = complete_all(
-        asks(10**6),
+        asks(2_000),
         ledger=ledger,
         model="m",
         base_url=server.url,
