@@ -96,7 +96,7 @@ impl Source {
         let mut parts: Vec<Part> = Vec::with_capacity(files.parts.len());
         let mut tokens = 0;
         for part in &files.parts {
-            parts.push(Part::open(part, tokens)?);
+            parts.push(Part::open(part, tokens, options.end_of_text)?);
             tokens = parts.last().map_or(0, |part| part.first + part.count);
         }
         let plan = (options.method == Method::BestFit).then(|| {
