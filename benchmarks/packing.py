@@ -11,9 +11,7 @@ the tokens. Outputs are checked to be equal where both write the same format.
 
 import argparse
 import json
-import os
 import platform
-import re
 import resource
 import shutil
 import tempfile
@@ -26,15 +24,18 @@ from typing import Any
 
 import numpy as np
 import packing_peers as peers
+from data import processor
 from packing_peers import BATCH, LENGTH, Documents, Engine
 
 import hornbook as hb
 from hornbook import _core
-from hornbook.manifest import MANIFEST, read_json, write_text
+from hornbook.manifest import MANIFEST, write_text
 from hornbook.packed import PackedDataset
 from hornbook.packing import STAGE, pack_tokens
 
 RESULTS = Path(__file__).parent / "results"
+BLOCK = 128 << 10
+"""Bytes that one hash covers."""
 PACKAGES = ["hornbook", "numpy", "torch", "megatron-core", "datatrove", "litdata"]
 PACKAGES += ["mosaicml-streaming", "trl", "ai2-olmo-core"]
 
@@ -143,39 +144,45 @@ def ours_plan_and_move(folder: Path) -> Engine:
 
 
 def hollow(folder: Path, ends: np.ndarray[Any, Any], tokenizer: hb.Tokenizer) -> Path:
-    """A packed folder whose ids are a hole in a file: all zero, any size, no disk."""
+    """A packed folder whose ids are a hole in a file: zeros up to the last one, no disk."""
     folder.mkdir(parents=True)
-    (folder / "part-00000.bin").touch()
     size = int(ends[-1]) * 2
-    os.truncate(folder / "part-00000.bin", size)
+    with (folder / "part-00000.bin").open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 2)
+        file.write(np.uint16(tokenizer.eot_id).tobytes())
     index = ends.astype("<u8").tobytes()
     (folder / "part-00000.bin.index").write_bytes(index)
-    block = 128 << 10
-    small = folder.parent / "small"
-    ids, offsets = np.zeros(2 * block, np.uint16), np.array([0, 2 * block])
-    pack_tokens([(ids, offsets)], small, tokenizer=tokenizer, identity="zeros")
-    zeros = (small / "part-00000.xxh3").read_bytes()[:8]
-    # Hashes of blocks come from a packed folder of the same bytes: ids first, then the index.
-    last = b"" if size % block == 0 else bytes(8)
-    hashes = zeros * (size // block) + last + block_hashes(index, block)
+    whole, rest = divmod(size - 2, BLOCK)
+    last = bytes(rest) + np.uint16(tokenizer.eot_id).tobytes()
+    hashes = block_hashes(bytes(BLOCK)) * whole + block_hashes(last) + block_hashes(index)
     (folder / "part-00000.xxh3").write_bytes(hashes)
-    manifest = read_json(small / MANIFEST)
-    names = {"part-00000.bin": size, "part-00000.bin.index": len(index)}
-    parts = [{"name": n, "rows": len(ends), "bytes": b, "xxh3": "0" * 32} for n, b in names.items()]
+    sizes = {".bin": size, ".bin.index": len(index), ".xxh3": len(hashes)}
     xxh3 = _core.hash_bytes(hashes)
-    parts.append({"name": "part-00000.xxh3", "rows": len(ends), "bytes": len(hashes), "xxh3": xxh3})
-    write_text(folder / MANIFEST, json.dumps({**manifest, "stage": STAGE, "parts": parts}))
+    parts = [
+        {"name": f"part-00000{suffix}", "rows": len(ends), "bytes": count, "xxh3": xxh3}
+        for suffix, count in sizes.items()
+    ]
+    details = {
+        "tokenizer_hash": tokenizer.tokenizer_hash,
+        "dtype": "uint16",
+        "eot_id": tokenizer.eot_id,
+        "vocab_size": tokenizer.vocab_size,
+        "documents": len(ends),
+        "tokens": int(ends[-1]),
+        "prompts": False,
+    }
+    manifest = {"schema": 1, "stage": STAGE, "key": "", "parts": parts, "details": details}
+    write_text(folder / MANIFEST, json.dumps(manifest))
     return folder
 
 
-def block_hashes(data: bytes, block: int) -> bytes:
+def block_hashes(data: bytes) -> bytes:
     """xxh3-64 of every block."""
     import xxhash
 
-    blocks = range(0, len(data), block)
-    return b"".join(
-        xxhash.xxh3_64_intdigest(data[at : at + block]).to_bytes(8, "little") for at in blocks
-    )
+    blocks = (data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+    return b"".join(xxhash.xxh3_64_intdigest(block).to_bytes(8, "little") for block in blocks)
 
 
 def latency(packed: Path, folder: Path, tokenizer: hb.Tokenizer, rounds: int) -> dict[str, Any]:
@@ -241,113 +248,108 @@ def same_bytes(packed: Path, megatron: Path, datatrove: Path) -> None:
             print(f"equal to ours: {theirs.name}")
 
 
+def write_and_read(given: Documents, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The sections `write`, `read` and `read with boundaries and positions`."""
+    rounds, seconds, end = options.rounds, options.seconds, given.end_of_text
+    packed, tokenizer = folder / "packed", hb.Tokenizer.codegen()
+    sections: dict[str, Any] = {}
+    sections["write"] = measure(
+        "write tokenized documents",
+        {
+            "hornbook (hashes, synced to disk)": ours_write(given, packed, tokenizer),
+            "datatrove, bytes": peers.datatrove_write(given, folder / "datatrove"),
+            "Megatron-LM, tensors": peers.megatron_write(given, folder / "megatron"),
+            "MDS, rows, hashes": peers.mds_write(given, folder / "mds", options.share),
+            "litdata, one worker": peers.litdata_write(given, folder / "lit", options.share),
+        },
+        rounds,
+    )
+    same_bytes(packed, folder / "megatron", folder / "datatrove")
+    binary, stem, cache = packed / "part-00000.bin", packed / "part-00000", folder / "cache"
+    sections["read"] = measure(
+        "read shuffled samples of 2,048 as int64 tensors",
+        {
+            "hornbook": ours_read(packed, seconds, ["input_ids"]),
+            "hornbook, labels too": ours_read(packed, seconds, ["input_ids", "labels"]),
+            "hornbook, made ahead": ours_read(packed, seconds, ["input_ids"], prefetch=2),
+            "numpy memmap": peers.memmap_read(binary, seconds),
+            "datatrove": peers.datatrove_read(binary, seconds, None),
+            "litdata": peers.litdata_read(folder / "lit", seconds),
+            "Megatron-LM GPTDataset": peers.megatron_read(stem, cache, seconds, False, end),
+            "MDS": peers.mds_read(folder / "mds", seconds),
+            "OLMo-core FSL loader": peers.olmo_read(binary, folder / "a", seconds, False, end),
+        },
+        rounds,
+    )
+    positions = peers.megatron_read(stem, cache, seconds, True, end)
+    sections["read with boundaries and positions"] = measure(
+        "the same with document boundaries and positions",
+        {
+            "hornbook": ours_read(packed, seconds, ["input_ids", "position_ids"]),
+            "datatrove, positions": peers.datatrove_read(binary, seconds, end),
+            "Megatron-LM GPTDataset, positions": positions,
+            "OLMo-core, lengths": peers.olmo_read(binary, folder / "b", seconds, True, end),
+        },
+        rounds,
+    )
+    return sections
+
+
+def plans(given: Documents, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The sections `plan`, `plan and move`, `latency`, with rows and padding."""
+    packed, tokenizer = folder / "packed", hb.Tokenizer.codegen()
+    ours_write(given, packed, tokenizer)()
+    lengths = np.diff(given.ends, prepend=0)
+    full, rest = lengths // LENGTH, lengths % LENGTH
+    pieces = np.concatenate([np.full(full.sum(), LENGTH), rest[rest > 0]])
+    best = PackedDataset(packed, sequence_length=LENGTH, method="best_fit", seed=0)
+    rows: dict[str, int] = {"hornbook": best.samples_per_epoch}
+
+    def counted(name: str, engine: Engine | None) -> dict[str, Engine | None]:
+        def run() -> int:
+            assert engine is not None
+            rows[name] = engine()
+            return len(given.ids)
+
+        return {name: run if engine else None}
+
+    sections: dict[str, Any] = {"rows": rows}
+    sections["plan"] = measure(
+        f"best-fit plan of {len(given.ends):,} documents",
+        {
+            "hornbook (from files, plan written)": ours_plan(packed),
+            **counted("OLMo-core", peers.olmo_plan(pieces)),
+        },
+        options.rounds,
+    )
+    sections["plan and move"] = measure(
+        "best-fit plan, and the tokens moved",
+        {
+            "hornbook (plan written, int32)": ours_plan_and_move(packed),
+            **counted("TRL, groups of 1,000", peers.trl_pack(given, 1000)),
+            **counted("TRL, all at once", peers.trl_pack(given, None)),
+        },
+        options.rounds,
+    )
+    assert rows["hornbook"] <= min(rows.values()), "a peer needs fewer rows"
+    sections["padding"] = 1 - len(given.ids) / (rows["hornbook"] * LENGTH)
+    print(f"\nrows: {rows}; padding of ours: {sections['padding']:.6%}, tokens dropped: 0")
+    sections["latency"] = latency(packed, folder, tokenizer, options.rounds)
+    return sections
+
+
 def main() -> None:
-    """Runs everything and writes the results."""
+    """Runs everything, or one half, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=200_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each reader in each round")
     parser.add_argument("--share", type=float, default=0.25, help="of tokens, for slow writers")
     parser.add_argument("--folder", type=Path, help="where files are written; a temporary one")
+    halves = {"io": write_and_read, "plans": plans}
+    parser.add_argument("--only", choices=halves, help="the results of the other half are kept")
     options = parser.parse_args()
-    tokenizer = hb.Tokenizer.codegen()
-    end = tokenizer.eot_id
-    given = documents(options.tokens, end)
-    rounds, seconds = options.rounds, options.seconds
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        packed = folder / "packed"
-        sections: dict[str, Any] = {}
-        sections["write"] = measure(
-            "write tokenized documents",
-            {
-                "hornbook (hashes, synced to disk)": ours_write(given, packed, tokenizer),
-                "datatrove, bytes": peers.datatrove_write(given, folder / "datatrove"),
-                "Megatron-LM, tensors": peers.megatron_write(given, folder / "megatron"),
-                "MDS, rows, hashes": peers.mds_write(given, folder / "mds", options.share),
-                "litdata, one worker": peers.litdata_write(given, folder / "lit", options.share),
-            },
-            rounds,
-        )
-        same_bytes(packed, folder / "megatron", folder / "datatrove")
-        binary, stem = packed / "part-00000.ds", packed / "part-00000"
-        cache = folder / "cache"
-        sections["read"] = measure(
-            "read shuffled samples of 2,048 as int64 tensors",
-            {
-                "hornbook": ours_read(packed, seconds, ["input_ids"]),
-                "hornbook, labels too": ours_read(packed, seconds, ["input_ids", "labels"]),
-                "hornbook, made ahead by a thread": ours_read(
-                    packed, seconds, ["input_ids"], prefetch=2
-                ),
-                "numpy memmap": peers.memmap_read(binary, seconds),
-                "datatrove": peers.datatrove_read(binary, seconds, None),
-                "litdata": peers.litdata_read(folder / "lit", seconds),
-                "Megatron-LM GPTDataset": peers.megatron_read(stem, cache, seconds, False, end),
-                "MDS": peers.mds_read(folder / "mds", seconds),
-                "OLMo-core FSL loader": peers.olmo_read(
-                    binary, folder / "olmo", seconds, False, end
-                ),
-            },
-            rounds,
-        )
-        sections["read with boundaries and positions"] = measure(
-            "the same with document boundaries and positions",
-            {
-                "hornbook": ours_read(packed, seconds, ["input_ids", "position_ids"]),
-                "datatrove, positions": peers.datatrove_read(binary, seconds, end),
-                "Megatron-LM GPTDataset, positions": peers.megatron_read(
-                    stem, cache, seconds, True, end
-                ),
-                "OLMo-core FSL loader, lengths": peers.olmo_read(
-                    binary, folder / "olmo2", seconds, True, end
-                ),
-            },
-            rounds,
-        )
-        lengths = np.diff(given.ends, prepend=0)
-        full = lengths // LENGTH
-        pieces = np.concatenate(
-            [np.full(full.sum(), LENGTH), lengths[lengths % LENGTH > 0] % LENGTH]
-        )
-        best = PackedDataset(packed, sequence_length=LENGTH, method="best_fit", seed=0)
-        rows: dict[str, int] = {"hornbook": best.samples_per_epoch}
-
-        def counted(name: str, engine: Any) -> Engine | None:
-            if engine is None:
-                return None
-
-            def run() -> int:
-                rows[name] = engine()
-                return len(given.ids)
-
-            return run
-
-        sections["plan"] = measure(
-            f"best-fit plan of {len(given.ends):,} documents",
-            {
-                "hornbook (from files, plan written)": ours_plan(packed),
-                "OLMo-core": counted("OLMo-core", peers.olmo_plan(pieces)),
-            },
-            rounds,
-        )
-        trl_all = counted("TRL, all at once", peers.trl_pack(given, None))
-        sections["plan and move"] = measure(
-            "best-fit plan, and the tokens moved",
-            {
-                "hornbook (plan written, int32)": ours_plan_and_move(packed),
-                "TRL, groups of 1,000": counted(
-                    "TRL, groups of 1,000", peers.trl_pack(given, 1000)
-                ),
-                "TRL, all at once": trl_all,
-            },
-            rounds,
-        )
-        print("\nrows:", rows)
-        assert rows["hornbook"] <= min(rows.values())
-        padding = 1 - len(given.ids) / (rows["hornbook"] * LENGTH)
-        print(f"padding of ours: {padding:.6%}, tokens dropped: 0")
-        sections["latency"] = latency(packed, folder, tokenizer, rounds)
+    given = documents(options.tokens, hb.Tokenizer.codegen().eot_id)
     data = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {
@@ -357,13 +359,16 @@ def main() -> None:
         "versions": {name: installed(name) for name in PACKAGES},
         "tokens": len(given.ids),
         "documents": len(given.ends),
-        "rows": rows,
-        "padding": padding,
-        **sections,
     }
+    results = RESULTS / "packing.json"
+    if options.only and results.exists():
+        data = {**json.loads(results.read_text()), **data}
+    for half in [options.only] if options.only else halves:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            data |= halves[half](given, Path(name), options)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "packing.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwrote {RESULTS / 'packing.json'}")
+    results.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwrote {results}")
 
 
 def installed(package: str) -> str | None:
@@ -374,13 +379,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def processor() -> str:
-    """The processor's name and how many of its cores are here."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

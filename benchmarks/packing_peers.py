@@ -288,8 +288,14 @@ def olmo_read(path: Path, work: Path, seconds: float, lengths: bool, end: int) -
             global_batch_size=BATCH * LENGTH,
             work_dir=str(work),
         )
-        loader.reshuffle(epoch=1)
-        batches = iter(loader)
+
+        def endless() -> Iterator[Any]:
+            for epoch in itertools.count(1):
+                loader.reshuffle(epoch=epoch)
+                yield from loader
+                loader.reset()
+
+        batches = endless()
         next(batches)
     except Exception as error:
         print(f"OLMo-core's loader is left out: {error!r}")

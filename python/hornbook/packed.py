@@ -331,8 +331,19 @@ class PackedFolder:
             details = manifest["details"]
             dtype = np.dtype(details["dtype"])
             listed = {part["name"]: part for part in manifest["parts"]}
+            names = [name for name in listed if name.endswith(".bin")]
+            documents = sum(listed[name]["rows"] for name in names)
+            tokens = sum(listed[name]["bytes"] for name in names) // dtype.itemsize
+            prompts = sum(name.endswith(".prompt") for name in listed)
+            counted = (documents, tokens, prompts)
+            told = (details["documents"], details["tokens"], len(names) * details["prompts"])
+            if counted != told:
+                raise InputError(
+                    f"{folder / MANIFEST}: its parts do not add up to {details['documents']:,} "
+                    f"documents and {details['tokens']:,} tokens; damaged: pack again"
+                )
             parts, index_hashes = [], []
-            for name in [name for name in listed if name.endswith(".bin")]:
+            for name in names:
                 stem = name.removesuffix(".bin")
                 if Path(name).name != name:
                     raise InputError(f"{folder / MANIFEST}: part `{name}` lies outside the folder")
@@ -366,7 +377,7 @@ class PackedFolder:
                 eot_id=int(details["eot_id"]),
                 vocab_size=int(details["vocab_size"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{folder / MANIFEST}: not a manifest of packed tokens ({error!r}); pack again"
             ) from error

@@ -31,7 +31,7 @@ def info(folder: StrPath) -> Report:
             "tokens": tokens,
             "dtype": details["dtype"],
             "parts": len(opened.parts),
-            "prompts": any(part[2] is not None for part in opened.parts),
+            "prompts": details["prompts"],
             "bytes": size,
             "bytes_per_token": size / tokens if tokens else 0.0,
             "tokenizer_hash": details["tokenizer_hash"],

@@ -78,8 +78,8 @@ def pack(
         threads: How many encode; `None` is one a core. Has no effect on the output.
 
     Returns:
-        The manifest; `details` has tokenizer_hash, dtype, eot_id, vocab_size, documents, tokens and
-        sources (documents and tokens of each input).
+        The manifest; `details` has tokenizer_hash, dtype, eot_id, vocab_size, documents, tokens,
+        prompts (whether they are marked) and sources (documents and tokens of each input).
 
     Raises:
         InputError: If an input cannot be read.
@@ -220,6 +220,7 @@ def _outcome(
             "vocab_size": tokenizer.vocab_size,
             "documents": documents,
             "tokens": packed["tokens"],
+            "prompts": any(part["name"].endswith(".prompt") for part in packed["parts"]),
             "sources": [
                 {"name": name, "documents": count[0], "tokens": count[1]}
                 for name, count in zip(names, packed["sources"], strict=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import _core, progress
-from hornbook.errors import ConfigError, InputError, StorageError
+from hornbook.errors import ConfigError, InputError, StorageError, need
 from hornbook.manifest import MANIFEST, StrPath, hash_json, write_text
 
 _NOT_READ = (".idx",)
@@ -33,14 +33,14 @@ def local_copy(url: str, cache: StrPath | None = None) -> Path:
         cache: Where copies are kept; by default `HORNBOOK_CACHE`, else `~/.cache/hornbook`.
 
     Raises:
-        ConfigError: If fsspec, or what it needs for this kind of URL, is not installed.
+        MissingExtraError: If fsspec is not installed.
+        ConfigError: If what it needs for this kind of URL is not.
         InputError: If there is no manifest, or a file is not what the manifest says.
         StorageError: If fetching fails.
     """
-    try:
-        import fsspec
-    except ImportError as error:
-        raise ConfigError(f"{url}: remote data needs fsspec: pip install fsspec") from error
+    need("fsspec", "remote")
+    import fsspec
+
     try:
         files, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -56,7 +56,7 @@ def local_copy(url: str, cache: StrPath | None = None) -> Path:
         ) from error
     except OSError as error:
         raise StorageError(f"{url}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{url}/{MANIFEST}: not a manifest of packed tokens ({error!r})"
         ) from error

@@ -114,6 +114,7 @@ def test_files_say_the_same_to_every_reader(
         "vocab_size": 50_295,
         "documents": 5,
         "tokens": sum(map(len, documents)),
+        "prompts": False,
         "sources": [
             {
                 "name": str(tmp_path / "packed.jsonl"),

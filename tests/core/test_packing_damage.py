@@ -195,12 +195,45 @@ def test_a_flipped_bit_in_every_region_is_found(sound: Path, tmp_path: Path) -> 
     assert seen == {*read, ".idx"}
 
 
+def test_a_flipped_bit_in_the_manifest_is_found_or_changes_no_sample(
+    sound: Path, tmp_path: Path
+) -> None:
+    def everything(folder: Path) -> list[bytes]:
+        found = []
+        for method in ("concat", "best_fit"):
+            data = PackedDataset(folder, sequence_length=512, method=method, seed=0)  # type: ignore[arg-type]
+            batch = data.batch(0, data.samples_per_epoch)
+            found += [value.tobytes() for name, value in batch.items() if name != "cu_seqlens"]
+        return found
+
+    expected = everything(sound)
+    shutil.copytree(sound, tmp_path / "a")
+    manifest = tmp_path / "a/manifest.json"
+    original = manifest.read_bytes()
+    refused = harmless = 0
+    for bit in np.random.default_rng(5).integers(0, len(original) * 8, 250).tolist():
+        data = bytearray(original)
+        data[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(data)
+        try:
+            found = everything(tmp_path / "a")
+        except HornbookError:
+            refused += 1
+        else:
+            harmless += 1
+            assert found == expected
+    assert refused
+    assert harmless
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("eot_id", END + 1, "ends with token 50256, but the manifest says that 50257"),
-        ("dtype", "uint32", "not a whole number of uint32|tokens, the .bin"),
+        ("dtype", "uint32", "do not add up"),
         ("dtype", "uint17", "not a manifest"),
+        ("documents", 5, "do not add up to 5 documents"),
+        ("prompts", False, "do not add up"),
     ],
 )
 def test_a_manifest_of_other_files_is_refused(

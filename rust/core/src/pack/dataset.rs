@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use super::order::{Permutation, Schedule, mix};
-use super::part::{Document, Number, Part, PartFiles};
+use super::part::{self, Document, Number, Part, PartFiles};
 use super::plan::Plan;
 use crate::corpus::hash_bytes;
 use crate::{Error, Result};
@@ -344,9 +344,7 @@ impl Dataset {
             let mut from = 0;
             for &bound in &bounds[begun..] {
                 let to = (bound - shift) as usize;
-                for (at, place) in positions[from..to].iter_mut().enumerate() {
-                    *place = N::of(at as u32);
-                }
+                part::positions(&mut positions[from..to]);
                 from = to;
             }
         }

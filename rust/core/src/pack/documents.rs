@@ -1,6 +1,6 @@
 //! A corpus to token files, batch by batch.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
@@ -23,8 +23,7 @@ pub struct Documents {
     skip: u64,
     has_prompts: bool,
     threads: Option<usize>,
-    folder: std::path::PathBuf,
-    end: u32,
+    folder: PathBuf,
 }
 
 impl Documents {
@@ -38,12 +37,11 @@ impl Documents {
         (width, part_bytes): (Width, u64),
         threads: Option<usize>,
     ) -> Result<Self> {
-        let end = end_of_text(tokenizer)?;
         let has_prompts = corpus.schema().column_with_name(PROMPT_COLUMN).is_some();
         let options = PackOptions {
             width,
             part_bytes,
-            end_of_text: end,
+            end_of_text: end_of_text(tokenizer)?,
             vocab_size: tokenizer.vocab_size() as u32,
             prompts: has_prompts,
             sources: inputs,
@@ -57,14 +55,12 @@ impl Documents {
             has_prompts,
             threads,
             folder: out.to_path_buf(),
-            end,
         })
     }
 
-    /// Encodes and writes one batch; false when there is none left. Special tokens in the text are
-    /// taken as text.
+    /// Encodes and writes one batch, always with the tokenizer it was opened for; false when there is
+    /// none left. Special tokens in the text are taken as text.
     pub fn step(&mut self, tokenizer: &Tokenizer) -> Result<bool> {
-        debug_assert_eq!(tokenizer.end_of_text(), Some(self.end));
         let Some(batch) = self.batches.next() else {
             self.rejects.extend(self.batches.take_rejects());
             return Ok(false);

@@ -24,6 +24,8 @@ use crate::corpus::{Part, sync_folder, write_whole};
 use crate::{Error, Result};
 
 const JOURNAL: &str = "journal.jsonl";
+/// Documents of one part at most: closing it takes about 50 bytes for each.
+const PART_DOCUMENTS: usize = 1 << 23;
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -190,7 +192,10 @@ impl Writer {
         let width = self.options.width;
         let tokens = ids.len() as u64 + 1;
         let bytes = tokens * width.bytes();
-        if self.open.as_ref().is_some_and(|open| open.bytes + bytes > self.options.part_bytes) {
+        let full = |open: &Open| {
+            open.bytes + bytes > self.options.part_bytes || open.lengths.len() >= PART_DOCUMENTS
+        };
+        if self.open.as_ref().is_some_and(full) {
             self.close()?;
         }
         let PackOptions { end_of_text, vocab_size, .. } = self.options;
