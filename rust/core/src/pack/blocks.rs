@@ -108,8 +108,8 @@ impl CheckedMap {
             return Err(Error::input(
                 &self.path,
                 format!(
-                    "bytes {} to {} changed since they were written (hash differs): damaged; \
-                     bring the file back, or remove the folder and make it again",
+                    "bytes {} to {} changed since they were written (hash differs): bring the \
+                     file back, or make it again (a .plan: delete it)",
                     range.start, range.end
                 ),
             ));
