@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Tokenizer": "tokenizer",
     "TokenBatch": "tokenizer",
-    "PackedDataset": "packing",
+    "PackedDataset": "packed",
     "Report": "manifest",
     "decontaminate": "decontaminate",
     "dedup": "dedup",
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from hornbook.dedup import dedup
     from hornbook.diversity import diversity
     from hornbook.manifest import Report
-    from hornbook.packing import PackedDataset, pack
+    from hornbook.packed import PackedDataset
+    from hornbook.packing import pack
     from hornbook.tokenizer import TokenBatch, Tokenizer
 
 load_lazily(__name__, _HOMES)

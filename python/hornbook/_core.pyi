@@ -145,44 +145,73 @@ class Trainer:
     def finish(self, vocab_size: int, special_tokens: list[str]) -> Tokenizer: ...
 
 @final
+class DocumentPacker:
+    def __new__(
+        cls,
+        inputs: Sequence[PathLike[str]],
+        extensions: list[str],
+        out: PathLike[str],
+        tokenizer: Tokenizer,
+        *,
+        dtype: str,
+        part_bytes: int,
+        threads: int | None,
+    ) -> DocumentPacker: ...
+    def step(self) -> bool: ...
+    @property
+    def progress(self) -> tuple[int, int, int]: ...
+    def finish(self) -> dict[str, Any]: ...
+
+@final
+class TokenPacker:
+    def __new__(
+        cls,
+        out: PathLike[str],
+        tokenizer: Tokenizer,
+        *,
+        dtype: str,
+        part_bytes: int,
+        prompts: bool,
+    ) -> TokenPacker: ...
+    @property
+    def finished(self) -> tuple[int, int]: ...
+    def write(
+        self,
+        ids: _Ids,
+        offsets: npt.NDArray[np.int64],
+        prompts: npt.NDArray[np.uint32] | None,
+    ) -> None: ...
+    def finish(self) -> dict[str, Any]: ...
+
+_Part = tuple[PathLike[str], PathLike[str], PathLike[str] | None, PathLike[str], str, int, int, str]
+
+@final
 class PackedFiles:
     def __new__(
         cls,
-        sources: list[
-            tuple[
-                list[tuple[PathLike[str], PathLike[str], PathLike[str] | None, int, int, str]], int
-            ]
-        ],
+        sources: list[tuple[list[_Part], str, PathLike[str], int]],
         *,
         length: int,
         best_fit: bool,
         seed: int,
         eot_id: int,
-        vocab_size: int,
     ) -> PackedFiles: ...
     @property
     def samples_per_epoch(self) -> int: ...
     @property
     def tokens(self) -> int: ...
-    def batch(
-        self, first: int, count: int
-    ) -> tuple[
-        npt.NDArray[np.int64],
-        npt.NDArray[np.int64],
-        npt.NDArray[np.bool_],
-        list[npt.NDArray[np.int32]],
-    ]: ...
+    def counts(self, number: int) -> list[tuple[int, int]]: ...
+    def fill(
+        self,
+        first: int,
+        count: int,
+        inputs: npt.NDArray[Any],
+        labels: npt.NDArray[Any] | None,
+        positions: npt.NDArray[Any] | None,
+        prompts: npt.NDArray[np.bool_] | None,
+        threads: int,
+    ) -> npt.NDArray[np.int32]: ...
 
-def pack_documents(
-    inputs: Sequence[PathLike[str]],
-    extensions: list[str],
-    out: PathLike[str],
-    tokenizer: Tokenizer,
-    *,
-    dtype: str,
-    part_bytes: int,
-    threads: int | None,
-) -> dict[str, Any]: ...
 def sandbox_describe(argv: list[str]) -> bytes: ...
 def sandbox_run(
     jobs: list[tuple[bytes, bytes | None]],

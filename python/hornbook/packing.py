@@ -1,42 +1,36 @@
-"""Documents to token files, and token files to training samples.
+"""Documents to token files that every trainer reads.
 
 `pack` writes one raw stream of little-endian ids, each document followed by the end token, with
 small sidecars for other readers: `part-00000.bin` (also nanoGPT's form), `.idx` (Megatron-LM,
-version 1), `.bin.index` (datatrove: document ends in tokens, u64), and `.prompt` if rows say with
-`prompt_chars` how many characters of their text are prompt.
+version 1), `.bin.index` (datatrove: document ends in tokens, u64), `.ds` and `.ds.index` (the same
+two for nanotron, as hard links), `.xxh3` (a hash of every 128 KiB) and, if rows say with
+`prompt_chars` how many characters of their text are prompt, `.prompt`.
 
-`PackedDataset` maps those files. Sample number `g` is a pure function of files, options and seed:
-the loader's whole state is one integer, any number of ranks may go on from it, and every epoch
-holds every token once. Packing needs memory for one batch and 40 bytes a document of one part;
-reading 16 bytes a document with `best_fit`, nothing otherwise.
+Memory is one batch and 40 bytes a document of one part. A run that was stopped, even by kill -9,
+goes on after its last finished part, and its bytes are those of a run that was not.
 
     hornbook pack runs/demo/filter --tokenizer codegen --out runs/demo/pack
 """
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from hornbook import _core
+from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
-from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import MANIFEST, Outcome, Report, StrPath, file_part, read_json, run_stage
-from hornbook.tokenizer import Tokenizer
+from hornbook.errors import ConfigError
+from hornbook.manifest import Outcome, Report, StrPath, file_part, run_stage
+from hornbook.tokenizer import TokenBatch, Tokenizer
 
 STAGE = "pack"
-IGNORED_LABEL = -100
-"""The label of padding, which a loss leaves out."""
+_PART_BYTES = 512 << 20
 
-_PART_BYTES = 2 << 30
-_MAX_PERIOD = 1 << 16
-
-Sample = dict[str, Any]
+Tokens = TokenBatch | tuple[npt.ArrayLike, npt.ArrayLike] | tuple[Any, Any, npt.ArrayLike]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +43,8 @@ class PackConfig:
     """`uint16` or `uint32`."""
     part_bytes: int = _PART_BYTES
     """Bytes a `.bin` may not exceed (unless one document does)."""
+    identity: str = ""
+    """What ready-made tokens are; empty for documents, which are known by their files."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint16", "uint32"):
@@ -77,29 +73,25 @@ def pack(
         out: The stage's folder.
         tokenizer: A tokenizer, or the path of a `tokenizer.json`.
         dtype: `"uint16"` or `"uint32"`; by default the smaller one that holds the vocabulary.
-        part_bytes: Bytes a `.bin` may not exceed (unless one document does).
+        part_bytes: Bytes a `.bin` may not exceed (unless one document does). What an interrupted
+            run has to do again is at most one part.
         threads: How many encode; `None` is one a core. Has no effect on the output.
 
     Returns:
-        The manifest; `details` has tokenizer_hash, dtype, eot_id, vocab_size, documents and tokens.
+        The manifest; `details` has tokenizer_hash, dtype, eot_id, vocab_size, documents, tokens,
+        prompts (whether they are marked) and sources (documents and tokens of each input).
 
     Raises:
         InputError: If an input cannot be read.
         ConfigError: If `dtype` cannot hold the vocabulary, the tokenizer has no usable end token,
             or a row's `prompt_chars` does not fit its text.
     """
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_file(tokenizer)
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
     paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
-    config = PackConfig(
-        tokenizer_hash=tokenizer.tokenizer_hash,
-        dtype=dtype or tokenizer.dtype.name,
-        part_bytes=part_bytes,
-    )
-    chosen = tokenizer
+    config = _config(chosen, dtype, part_bytes)
 
     def work(folder: Path) -> Outcome:
-        packed = _core.pack_documents(
+        packer = _core.DocumentPacker(
             paths,
             list(SOURCE_EXTENSIONS),
             folder,
@@ -108,239 +100,130 @@ def pack(
             part_bytes=config.part_bytes,
             threads=threads,
         )
-        chosen.save(folder / "tokenizer.json")
-        documents = packed["documents"]
-        return Outcome(
-            parts=[*packed["parts"], file_part(folder, "tokenizer.json")],
-            rows_in=documents,
-            kept=documents,
-            rejected=packed["rejected"],
-            details={
-                "tokenizer_hash": config.tokenizer_hash,
-                "dtype": config.dtype,
-                "eot_id": chosen.eot_id,
-                "vocab_size": chosen.vocab_size,
-                "documents": documents,
-                "tokens": packed["tokens"],
-            },
-        )
+        files = packer.progress[2]
+        # Batch by batch, so that Ctrl-C is heard.
+        while packer.step():
+            documents, tokens, left = packer.progress
+            note = f"{documents:,} documents, {tokens:,} tokens"
+            progress.advance("pack: files", max(files - left - 1, 0), files, note)
+        return _outcome(folder, packer.finish(), [str(path) for path in paths], chosen, config)
 
-    return run_stage(STAGE, out, inputs=paths, config=config, work=work)
+    return run_stage(STAGE, out, inputs=paths, config=config, work=work, resumable=True)
 
 
-class PackedDataset:
-    """An endless, shuffled stream of training samples from packed folders.
+def pack_tokens(
+    batches: Iterable[Tokens],
+    out: StrPath,
+    *,
+    tokenizer: Tokenizer | StrPath,
+    identity: str,
+    dtype: str | None = None,
+    part_bytes: int = _PART_BYTES,
+    prompts: bool = False,
+) -> Report:
+    """Writes documents that are tokens already.
 
-    Sample number `g` belongs to epoch `g // samples_per_epoch`; each epoch is its own permutation.
-    Rank `r` of `w` iterates over `start + r, start + r + w, ...`, so after `n` samples a rank the
-    stream goes on at `start + n * w`, on any number of ranks. Each sample is a dict:
+    Args:
+        batches: Documents in groups of any size: a `TokenBatch`, or ids (uint16 or uint32), offsets
+            (where each document starts in them, and the end) and, with `prompts`, the number of
+            leading tokens of each that are prompt. End tokens are added here.
+        out: The stage's folder.
+        tokenizer: What made the ids.
+        identity: What the batches hold, in your words. A finished folder of the same identity is
+            not written again, an interrupted one is gone on with: its first documents are passed
+            over, so they must come in the same order.
+        dtype: `"uint16"` or `"uint32"`; by default the smaller one that holds the vocabulary.
+        part_bytes: Bytes a `.bin` may not exceed (unless one document does).
+        prompts: Whether batches say what is prompt.
 
-    - `input_ids`: int64 [T];
-    - `labels`: int64 [T], the token after each, -100 where there is none to learn;
-    - `cu_seqlens`: int32 [documents + 1], where documents begin in the sample: `[0, ..., T]`;
-    - `prompt_mask`: bool [T], true where the label belongs to a prompt (all false without prompts).
+    Returns:
+        The manifest, as of `pack`.
 
-    `concat` cuts one stream of all documents into windows (paper, section 2.3); labels run on over
-    document ends, and only the last window has padding. `best_fit` puts whole documents into rows,
-    longest first; labels never cross documents, padding is the end token, and a document longer
-    than T is cut into pieces of T, none of whose labels is lost.
+    Raises:
+        ConfigError: If an id lies outside the vocabulary or is the end token, or offsets outside
+            the ids.
     """
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
+    if not identity:
+        raise ConfigError("identity is empty: say what the batches hold")
+    config = _config(chosen, dtype, part_bytes, identity)
 
-    def __init__(
-        self,
-        paths_or_weights: StrPath | Sequence[StrPath] | Mapping[StrPath, float],
-        *,
-        sequence_length: int = 2048,
-        method: Literal["concat", "best_fit"] = "concat",
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-    ) -> None:
-        """Opens and checks the folders.
-
-        Args:
-            paths_or_weights: One folder that `pack` made, a list of them (read as one), or a dict
-                from folder to weight: a mixture, in which each share of the samples is exact over
-                at most 65,536 samples, and each folder has its own epochs.
-            sequence_length: Tokens in a sample (T).
-            method: How samples are cut.
-            seed: Of the order; 0 to 2^64 - 1.
-            rank: This process, from 0.
-            world_size: Processes in all.
-            start: The first sample's number: how many samples all ranks together have had.
-
-        Raises:
-            InputError: If a folder is not a packed stage, or a file is missing, torn or damaged.
-            ConfigError: If an argument is out of range, tokenizers differ, or no token is left.
-        """
-        if method not in ("concat", "best_fit"):
-            raise ConfigError(f'method = {method!r}: give "concat" or "best_fit"')
-        for name, value, low, high in (
-            ("sequence_length", sequence_length, 1, 1 << 24),
-            ("seed", seed, 0, (1 << 64) - 1),
-            ("world_size", world_size, 1, 1 << 32),
-            ("rank", rank, 0, world_size - 1),
-            ("start", start, 0, 1 << 62),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"{name} = {value}: give {low} to {high}")
-        if isinstance(paths_or_weights, Mapping):
-            groups = [[Path(path)] for path in paths_or_weights]
-            weights = _whole_weights(paths_or_weights)
-        elif isinstance(paths_or_weights, str | os.PathLike):
-            groups, weights = [[Path(paths_or_weights)]], [1]
-        else:
-            groups, weights = [[Path(path) for path in paths_or_weights]], [1]
-        folders = [folder for group in groups for folder in group]
-        if not folders:
-            raise ConfigError("no packed folder given: name at least one")
-        packed = {folder: _PackedFolder.open(folder) for folder in folders}
-        first = packed[folders[0]]
-        for folder, other in packed.items():
-            if other.tokenizer_hash != first.tokenizer_hash:
-                raise ConfigError(
-                    f"{folder}: packed with another tokenizer than {folders[0]} "
-                    f"({other.tokenizer_hash[:8]}, not {first.tokenizer_hash[:8]}); pack it again"
-                )
-        for group in groups:
-            if not any(packed[folder].parts for folder in group):
-                raise InputError(f"{group[0]}: holds no documents; nothing to train on")
-        self._files = _core.PackedFiles(
-            [
-                ([part for folder in group for part in packed[folder].parts], weight)
-                for group, weight in zip(groups, weights, strict=True)
-            ],
-            length=sequence_length,
-            best_fit=method == "best_fit",
-            seed=seed,
-            eot_id=first.eot_id,
-            vocab_size=first.vocab_size,
+    def work(folder: Path) -> Outcome:
+        packer = _core.TokenPacker(
+            folder, chosen._core, dtype=config.dtype, part_bytes=config.part_bytes, prompts=prompts
         )
-        self.sequence_length = sequence_length
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-        self.vocab_size = first.vocab_size
-        self.eot_id = first.eot_id
-        self.tokenizer_hash = first.tokenizer_hash
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples that hold every token of every folder once."""
-        return self._files.samples_per_epoch
-
-    @property
-    def tokens(self) -> int:
-        """Tokens stored, end tokens included."""
-        return self._files.tokens
-
-    def batch(self, first: int, count: int) -> Sample:
-        """Samples `first .. first + count` of the whole stream, whatever the rank.
-
-        Returns:
-            `input_ids`, `labels` (int64 [count, T]), `prompt_mask` (bool [count, T]) and
-            `cu_seqlens` (a list of int32 arrays).
-
-        Raises:
-            InputError: If a file is damaged: an id is not in the vocabulary.
-        """
-        if first < 0 or count < 0 or first + count > 1 << 63:
-            raise ConfigError(f"samples {first} to {first + count}: give numbers from 0 to 2^63")
-        input_ids, labels, prompt_mask, cu_seqlens = self._files.batch(first, count)
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "prompt_mask": prompt_mask,
-            "cu_seqlens": cu_seqlens,
-        }
-
-    def __getitem__(self, number: int) -> Sample:
-        """Sample `number` of the whole stream, whatever the rank."""
-        return {name: values[0] for name, values in self.batch(number, 1).items()}
-
-    def __iter__(self) -> Iterator[Sample]:
-        number = self.start + self.rank
-        while True:
-            yield self[number]
-            number += self.world_size
-
-
-def _whole_weights(weights: Mapping[StrPath, float]) -> list[int]:
-    """Weights as whole numbers; exact if their sum then is at most 65,536, else the nearest."""
-    for path, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"weight of {path} = {weight}: give a number above 0")
-    exact = [Fraction(str(weight)) for weight in weights.values()]
-    total = sum(exact)
-    shares = [weight / total for weight in exact]
-    period = math.lcm(*(share.denominator for share in shares)) if shares else 1
-    if period <= _MAX_PERIOD:
-        return [int(share * period) for share in shares]
-    whole = [int(share * _MAX_PERIOD) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: whole[i] - shares[i] * _MAX_PERIOD)
-    for i in by_remainder[: _MAX_PERIOD - sum(whole)]:
-        whole[i] += 1
-    for (path, weight), number in zip(weights.items(), whole, strict=True):
-        if number == 0:
-            raise ConfigError(f"weight of {path} = {weight}: below 1/{_MAX_PERIOD} of the mixture")
-    return whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PackedFolder:
-    """A packed stage, as its manifest tells it."""
-
-    parts: list[tuple[Path, Path, Path | None, int, int, str]]
-    tokenizer_hash: str
-    eot_id: int
-    vocab_size: int
-
-    @classmethod
-    def open(cls, folder: Path) -> "_PackedFolder":
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder")
-        if not (folder / MANIFEST).is_file():
-            raise InputError(
-                f"{folder}: has no {MANIFEST}, so it is not a finished packed stage; "
-                "make one with `hornbook pack`"
+        skip = packer.finished[0]
+        for batch in progress.track(batches, "pack: batches"):
+            ids, offsets, marks = _arrays(batch, prompts)
+            passed = min(skip, len(offsets) - 1)
+            skip -= passed
+            packer.write(ids, offsets[passed:], None if marks is None else marks[passed:])
+        if skip:
+            raise ConfigError(
+                f"{identity}: {skip:,} documents fewer than when it was interrupted; "
+                f"remove {folder} to begin again"
             )
-        manifest = read_json(folder / MANIFEST)
-        if manifest.get("stage") != STAGE:
-            raise InputError(
-                f"{folder}: holds the output of `{manifest.get('stage')}`, not packed tokens; "
-                "make them with `hornbook pack`"
-            )
-        try:
-            details = manifest["details"]
-            dtype = np.dtype(details["dtype"])
-            listed = {part["name"]: part for part in manifest["parts"]}
-            bins = [name for name in listed if name.endswith(".bin")]
-            parts = []
-            for name in bins:
-                stem = name.removesuffix(".bin")
-                if Path(name).name != name:
-                    raise InputError(f"{folder / MANIFEST}: part `{name}` lies outside the folder")
-                if listed[name]["bytes"] % dtype.itemsize:
-                    raise InputError(f"{folder / name}: not a whole number of {dtype} ids")
-                prompt = f"{stem}.prompt"
-                parts.append(
-                    (
-                        folder / name,
-                        folder / f"{name}.index",
-                        folder / prompt if prompt in listed else None,
-                        int(listed[name]["rows"]),
-                        int(listed[name]["bytes"]),
-                        dtype.name,
-                    )
-                )
-            return cls(
-                parts=parts,
-                tokenizer_hash=str(details["tokenizer_hash"]),
-                eot_id=int(details["eot_id"]),
-                vocab_size=int(details["vocab_size"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{folder / MANIFEST}: not a manifest of packed tokens ({error!r}); pack again"
-            ) from error
+        return _outcome(folder, packer.finish(), [identity], chosen, config)
+
+    return run_stage(STAGE, out, inputs=[], config=config, work=work, resumable=True)
+
+
+def _arrays(
+    batch: Tokens, prompts: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.uint32] | None]:
+    """A batch as the core takes it, checked."""
+    parts = (batch.ids, batch.offsets) if isinstance(batch, TokenBatch) else tuple(batch)
+    if len(parts) != 2 + prompts:
+        raise ConfigError(
+            f"a batch of {len(parts)} arrays: give ids, offsets" + ", prompts" * prompts
+        )
+    ids, offsets = np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1], np.int64)
+    if ids.dtype not in (np.uint16, np.uint32):
+        if ids.dtype.kind not in "iu":
+            raise ConfigError(f"ids are {ids.dtype}: give whole numbers")
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < 1 << 32:
+            raise ConfigError(f"ids from {ids.min()} to {ids.max()}: give 0 to 2^32 - 1")
+        ids = ids.astype(np.uint32)
+    if ids.ndim != 1 or offsets.ndim != 1 or len(offsets) < 1:
+        raise ConfigError(f"ids {ids.shape} and offsets {offsets.shape}: give two lists")
+    marks = np.ascontiguousarray(parts[2], np.uint32) if prompts else None
+    if marks is not None and len(marks) != len(offsets) - 1:
+        raise ConfigError(f"{len(marks)} prompts for {len(offsets) - 1} documents")
+    return ids, offsets, marks
+
+
+def _config(
+    tokenizer: Tokenizer, dtype: str | None, part_bytes: int, identity: str = ""
+) -> PackConfig:
+    return PackConfig(
+        tokenizer_hash=tokenizer.tokenizer_hash,
+        dtype=dtype or tokenizer.dtype.name,
+        part_bytes=part_bytes,
+        identity=identity,
+    )
+
+
+def _outcome(
+    folder: Path, packed: dict[str, Any], names: list[str], tokenizer: Tokenizer, config: PackConfig
+) -> Outcome:
+    tokenizer.save(folder / "tokenizer.json")
+    documents = packed["documents"]
+    return Outcome(
+        parts=[*packed["parts"], file_part(folder, "tokenizer.json")],
+        rows_in=documents,
+        kept=documents,
+        rejected=packed["rejected"],
+        details={
+            "tokenizer_hash": config.tokenizer_hash,
+            "dtype": config.dtype,
+            "eot_id": tokenizer.eot_id,
+            "vocab_size": tokenizer.vocab_size,
+            "documents": documents,
+            "tokens": packed["tokens"],
+            "prompts": any(part["name"].endswith(".prompt") for part in packed["parts"]),
+            "sources": [
+                {"name": name, "documents": count[0], "tokens": count[1]}
+                for name, count in zip(names, packed["sources"], strict=True)
+            ],
+        },
+    )

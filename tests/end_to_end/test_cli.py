@@ -50,6 +50,14 @@ def test_data_stages_in_turn(tmp_path, rows, capsys):
     capsys.readouterr()
     assert cli("verify", out["packed"], out["kept"], "--json") == 0
     assert json.loads(capsys.readouterr().out)["ok"]
+    assert cli("pack", "info", out["packed"], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 60
+    assert cli("pack", "stats", out["packed"], "--sequence-length", 64, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["best_fit"]["short_documents_cut"] == 0
+    assert cli("pack", "peek", out["packed"], "--method", "best_fit", "--samples", 1) == 0
+    assert "def scale_" in capsys.readouterr().out
+    assert cli("pack", "info", out["kept"]) == 2
+    assert "holds the output of `filter`" in capsys.readouterr().err
     assert cli("diversity", out["kept"], "--json") == 0
     assert json.loads(capsys.readouterr().out)["sample"]["documents"] == 60
     assert cli("tokenizer", "encode", "def f(x):", "--tokenizer", tokenizer, "--json") == 0

@@ -84,7 +84,7 @@ def open_rows(data: Data, config: TrainConfig) -> tuple[Rows, str]:
     if hasattr(data, "batch"):
         rows = cast(Rows, data)
         return rows, str(getattr(rows, "identity", rows.samples_per_epoch))
-    from hornbook.packing import PackedDataset
+    from hornbook.packed import PackedDataset
 
     if isinstance(data, Mapping):
         sources: Any = {fspath(path): float(weight) for path, weight in data.items()}

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 mod corpus;
 mod dedup;
 mod error;
+mod packing;
 mod quality;
 #[cfg(unix)]
 mod sandbox;
@@ -18,6 +19,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     corpus::register(module)?;
     dedup::register(module)?;
+    packing::register(module)?;
     quality::register(module)?;
     #[cfg(unix)]
     sandbox::register(module)?;

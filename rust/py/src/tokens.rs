@@ -1,4 +1,4 @@
-//! Tokenizer, packing and the packed data set.
+//! The tokenizer.
 
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
 
@@ -9,16 +9,13 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use hornbook_core::Error;
-use hornbook_core::corpus::Corpus;
-use hornbook_core::pack::{self, Method, Options, PackOptions, PartFiles, SourceFiles, Width};
 use hornbook_core::tokenizer::{self, MAX_U16_VOCAB, Special};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 use pyo3_arrow::input::AnyArray;
 
-use crate::corpus::part_dict;
 use crate::error::IntoPyResult;
 
 fn special(tokens: bool) -> Special {
@@ -30,7 +27,7 @@ type Batch<'py> = (Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>);
 
 #[pyclass(frozen)]
 pub struct Tokenizer {
-    inner: tokenizer::Tokenizer,
+    pub inner: tokenizer::Tokenizer,
 }
 
 #[pymethods]
@@ -215,114 +212,7 @@ impl Trainer {
     }
 }
 
-fn width(dtype: &str) -> hornbook_core::Result<Width> {
-    match dtype {
-        "uint16" => Ok(Width::Two),
-        "uint32" => Ok(Width::Four),
-        other => Err(Error::config(format!("dtype = {other}: give uint16 or uint32"))),
-    }
-}
-
-/// Encodes documents into token files; the parts and counts for the manifest.
-#[pyfunction]
-#[pyo3(signature = (inputs, extensions, out, tokenizer, *, dtype, part_bytes, threads))]
-#[expect(clippy::too_many_arguments)]
-fn pack_documents<'py>(
-    py: Python<'py>,
-    inputs: Vec<PathBuf>,
-    extensions: Vec<String>,
-    out: PathBuf,
-    tokenizer: &Tokenizer,
-    dtype: &str,
-    part_bytes: u64,
-    threads: Option<usize>,
-) -> PyResult<Bound<'py, PyDict>> {
-    let packed = py.detach(|| {
-        let options = PackOptions { width: width(dtype)?, part_bytes, threads };
-        let corpus = Corpus::open(&inputs, &extensions)?;
-        pack::pack(&corpus, &out, &tokenizer.inner, options)
-    });
-    let packed = packed.py()?;
-    let parts: PyResult<Vec<_>> = packed.parts.iter().map(|part| part_dict(py, part)).collect();
-    let dict = PyDict::new(py);
-    dict.set_item("parts", parts?)?;
-    dict.set_item("documents", packed.documents)?;
-    dict.set_item("tokens", packed.tokens)?;
-    dict.set_item("rejected", packed.rejects.len())?;
-    Ok(dict)
-}
-
-/// `(bin, index, prompts, documents, bytes, dtype)` of one part.
-type PartTuple = (PathBuf, PathBuf, Option<PathBuf>, u64, u64, String);
-
-#[pyclass(frozen)]
-struct PackedFiles {
-    inner: pack::Dataset,
-    length: usize,
-}
-
-#[pymethods]
-impl PackedFiles {
-    #[new]
-    #[pyo3(signature = (sources, *, length, best_fit, seed, eot_id, vocab_size))]
-    fn new(
-        py: Python<'_>,
-        sources: Vec<(Vec<PartTuple>, u64)>,
-        length: u32,
-        best_fit: bool,
-        seed: u64,
-        eot_id: u32,
-        vocab_size: u32,
-    ) -> PyResult<Self> {
-        let part = |(tokens, index, prompts, documents, bytes, dtype): PartTuple| {
-            Ok((PartFiles { tokens, index, prompts, documents, bytes }, width(&dtype)?))
-        };
-        let source = |(parts, weight): (Vec<PartTuple>, u64)| {
-            let parts: hornbook_core::Result<_> = parts.into_iter().map(part).collect();
-            Ok(SourceFiles { parts: parts?, weight })
-        };
-        let inner = py.detach(|| {
-            let sources: hornbook_core::Result<Vec<_>> = sources.into_iter().map(source).collect();
-            let method = if best_fit { Method::BestFit } else { Method::Concat };
-            let options = Options { length, method, seed, end_of_text: eot_id, vocab_size };
-            pack::Dataset::open(&sources?, options)
-        });
-        Ok(Self { inner: inner.py()?, length: length as usize })
-    }
-
-    #[getter]
-    fn samples_per_epoch(&self) -> u64 {
-        self.inner.samples_per_epoch()
-    }
-
-    #[getter]
-    fn tokens(&self) -> u64 {
-        self.inner.tokens()
-    }
-
-    /// `(input_ids, labels, prompt_mask, cu_seqlens)` of samples `first..first + count`.
-    fn batch<'py>(&self, py: Python<'py>, first: u64, count: usize) -> PyResult<Samples<'py>> {
-        let batch = py.detach(|| self.inner.batch(first, count)).py()?;
-        let shape = [count, self.length];
-        Ok((
-            batch.inputs.into_pyarray(py).reshape(shape)?,
-            batch.labels.into_pyarray(py).reshape(shape)?,
-            batch.prompts.into_pyarray(py).reshape(shape)?,
-            batch.bounds.into_iter().map(|bounds| bounds.into_pyarray(py)).collect(),
-        ))
-    }
-}
-
-type Samples<'py> = (
-    Bound<'py, PyArray2<i64>>,
-    Bound<'py, PyArray2<i64>>,
-    Bound<'py, PyArray2<bool>>,
-    Vec<Bound<'py, PyArray1<i32>>>,
-);
-
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Tokenizer>()?;
-    module.add_class::<Trainer>()?;
-    module.add_class::<PackedFiles>()?;
-    module.add_function(wrap_pyfunction!(pack_documents, module)?)
+    module.add_class::<Trainer>()
 }

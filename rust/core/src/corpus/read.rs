@@ -53,6 +53,8 @@ struct InputFile {
     format: Format,
     /// What the document's `path` column says: relative to the folder that was named.
     label: String,
+    /// Which of the inputs it belongs to.
+    input: usize,
 }
 
 /// Documents on disk, with one schema over every input.
@@ -72,16 +74,17 @@ impl Corpus {
     /// not fit together.
     pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
         let mut files = Vec::new();
-        for input in inputs {
+        for (number, input) in inputs.iter().enumerate() {
             let meta = std::fs::metadata(input).map_err(Error::io(input))?;
             if meta.is_dir() {
-                files.extend(files_of_folder(input, extensions)?);
+                files.extend(files_of_folder(input, number, extensions)?);
             } else {
                 let name = input.file_name().unwrap_or(input.as_os_str());
                 files.push(InputFile {
                     path: input.clone(),
                     format: Format::of(input),
                     label: name.to_string_lossy().into_owned(),
+                    input: number,
                 });
             }
         }
@@ -108,12 +111,13 @@ impl Corpus {
             schema: self.schema.clone(),
             files: self.files.clone().into(),
             open: None,
+            input: 0,
             rejects: Vec::new(),
         }
     }
 }
 
-fn files_of_folder(folder: &Path, extensions: &[String]) -> Result<Vec<InputFile>> {
+fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {
     let mut found = Vec::new();
     let mut pending = vec![folder.to_path_buf()];
     while let Some(current) = pending.pop() {
@@ -167,6 +171,7 @@ fn files_of_folder(folder: &Path, extensions: &[String]) -> Result<Vec<InputFile
     let file = |path: PathBuf| InputFile {
         format: Format::of(&path),
         label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
+        input,
         path,
     };
     Ok(found.into_iter().map(file).collect())
@@ -373,6 +378,7 @@ pub struct Batches {
     schema: SchemaRef,
     files: VecDeque<InputFile>,
     open: Option<Open>,
+    input: usize,
     rejects: Vec<Reject>,
 }
 
@@ -380,6 +386,16 @@ impl Batches {
     /// Rows set aside since the last call.
     pub fn take_rejects(&mut self) -> Vec<Reject> {
         std::mem::take(&mut self.rejects)
+    }
+
+    /// Which of the inputs the last batch came from; no batch spans two.
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Files that are not yet begun.
+    pub fn files_left(&self) -> usize {
+        self.files.len()
     }
 
     fn reject(&mut self, path: &Path, row: u64, reason: impl Into<String>) {
@@ -422,6 +438,7 @@ impl Batches {
                     }
                     Some(Format::Parquet) => {
                         let file = self.files.pop_front().expect("just seen");
+                        self.input = file.input;
                         let reader = parquet_reader(&file.path)?
                             .with_batch_size(BATCH_ROWS)
                             .build()
@@ -430,6 +447,7 @@ impl Batches {
                     }
                     Some(_) => {
                         let file = self.files.pop_front().expect("just seen");
+                        self.input = file.input;
                         let lines = Lines::open(&file)?;
                         self.open = Some(Open::Json(file, lines, 0));
                     }
@@ -522,10 +540,12 @@ impl Batches {
         let mut rows: Vec<JsonRow> = Vec::new();
         let mut bytes = 0;
         while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            if self.files.front().is_none_or(|file| file.format != Format::Source) {
+            let next = self.files.front().filter(|file| file.format == Format::Source);
+            if next.is_none_or(|file| !rows.is_empty() && file.input != self.input) {
                 break;
             }
             let file = self.files.pop_front().expect("just seen");
+            self.input = file.input;
             let mut content = Vec::new();
             File::open(&file.path)
                 .and_then(|opened| opened.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut content))

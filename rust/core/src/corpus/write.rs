@@ -16,7 +16,7 @@ use super::{Corpus, Reject};
 use crate::{Error, Result};
 
 /// A finished part.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Part {
     /// File name inside the output folder.
     pub name: String,

@@ -1,20 +1,16 @@
 //! Samples out of packed files: sample `number` is a pure function of files, options and seed.
 //!
-//! Files are mapped, not read: memory is the plan (best-fit only, 16 bytes a document) and what the
-//! system caches. Everything a sample touches was checked when the data set was opened, except the
-//! ids themselves, which are checked against the vocabulary as they are read.
+//! Files are mapped, not read, and each block is checked when it is first touched: memory is what the
+//! system caches, opening costs the same for any size (best-fit makes its plan once, and later maps
+//! it), and any sample is found in constant time.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
+use std::path::PathBuf;
 
 use super::order::{Permutation, Schedule, mix};
-use super::{Plan, Width};
+use super::part::{self, Document, Number, Part, PartFiles};
+use super::plan::Plan;
+use crate::corpus::hash_bytes;
 use crate::{Error, Result};
-
-/// The label that a loss leaves out.
-pub const IGNORED: i64 = -100;
 
 /// How samples are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,26 +21,15 @@ pub enum Method {
     BestFit,
 }
 
-/// The files of one part and what their manifest says of them.
-#[derive(Debug, Clone)]
-pub struct PartFiles {
-    /// Ids.
-    pub tokens: PathBuf,
-    /// Document ends.
-    pub index: PathBuf,
-    /// Prompt tokens of each document.
-    pub prompts: Option<PathBuf>,
-    /// Documents in it.
-    pub documents: u64,
-    /// Size of the ids.
-    pub bytes: u64,
-}
-
 /// Parts that are read as one stream.
 #[derive(Debug, Clone)]
 pub struct SourceFiles {
     /// The parts, in order.
-    pub parts: Vec<(PartFiles, Width)>,
+    pub parts: Vec<PartFiles>,
+    /// What the documents' lengths are known by: hashes of the indexes.
+    pub identity: String,
+    /// Where plans are kept.
+    pub plans: PathBuf,
     /// Its share of the samples, relative to the other sources.
     pub weight: u64,
 }
@@ -58,35 +43,37 @@ pub struct Options {
     pub method: Method,
     /// Of the order.
     pub seed: u64,
-    /// The id that pads.
+    /// The id that ends documents, and pads.
     pub end_of_text: u32,
-    /// Ids at or above are damage.
-    pub vocab_size: u32,
 }
 
-/// Samples, one after another.
-#[derive(Debug, Default)]
-pub struct Batch {
+/// Where samples go: each slice holds `count * length` entries, or is left out.
+#[derive(Debug)]
+pub struct Fields<'a, N> {
     /// Tokens.
-    pub inputs: Vec<i64>,
-    /// The token after each, or [`IGNORED`].
-    pub labels: Vec<i64>,
+    pub inputs: &'a mut [N],
+    /// The token after each, or [`Number::IGNORED`].
+    pub labels: Option<&'a mut [N]>,
+    /// Each token's place in its document's stretch of the sample.
+    pub positions: Option<&'a mut [N]>,
     /// Whether the label belongs to a prompt.
-    pub prompts: Vec<bool>,
-    /// For each sample, where its documents begin, from 0 to the length.
-    pub bounds: Vec<Vec<i32>>,
+    pub prompts: Option<&'a mut [bool]>,
 }
 
-struct Part {
-    path: PathBuf,
-    tokens: Mmap,
-    ends: Mmap,
-    prompts: Option<Mmap>,
-    width: Width,
-    documents: usize,
-    /// Tokens of the source before this part, and in it.
-    first: u64,
-    count: u64,
+impl<'a, N> Fields<'a, N> {
+    /// The first `count` entries of each, and the rest.
+    fn split(self, count: usize) -> (Self, Self) {
+        fn cut<T>(slice: Option<&mut [T]>, count: usize) -> (Option<&mut [T]>, Option<&mut [T]>) {
+            slice.map(|slice| slice.split_at_mut(count)).unzip()
+        }
+        let inputs: (&'a mut [N], &'a mut [N]) = self.inputs.split_at_mut(count);
+        let (labels, positions) = (cut(self.labels, count), cut(self.positions, count));
+        let prompts = cut(self.prompts, count);
+        (
+            Self { inputs: inputs.0, labels: labels.0, positions: positions.0, prompts: prompts.0 },
+            Self { inputs: inputs.1, labels: labels.1, positions: positions.1, prompts: prompts.1 },
+        )
+    }
 }
 
 struct Source {
@@ -94,6 +81,7 @@ struct Source {
     tokens: u64,
     plan: Option<Plan>,
     rows: u64,
+    has_prompts: bool,
 }
 
 /// An endless, shuffled stream of samples.
@@ -103,130 +91,22 @@ pub struct Dataset {
     options: Options,
 }
 
-fn map(path: &Path, expected: u64) -> Result<Mmap> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let found = file.metadata().map_err(Error::io(path))?.len();
-    if found != expected {
-        return Err(Error::input(
-            path,
-            format!(
-                "{found} bytes, but the manifest asks for {expected}: torn or replaced; pack again"
-            ),
-        ));
-    }
-    // SAFETY: a finished stage's files are never written again by this package. Should anyone else
-    // cut one short while it is mapped, the process stops with a bus error; no file API can prevent
-    // that, and it is the price of sharing one page cache between all ranks of a machine.
-    #[allow(unsafe_code)]
-    let mapped = unsafe { Mmap::map(&file) };
-    mapped.map_err(Error::io(path))
-}
-
-impl Part {
-    fn open(files: &PartFiles, width: Width, first: u64) -> Result<Self> {
-        let part = Self {
-            path: files.tokens.clone(),
-            tokens: map(&files.tokens, files.bytes)?,
-            ends: map(&files.index, files.documents * 8)?,
-            prompts: files.prompts.as_ref().map(|p| map(p, files.documents * 4)).transpose()?,
-            width,
-            documents: files.documents as usize,
-            first,
-            count: files.bytes / width.bytes(),
-        };
-        let mut last = 0;
-        for document in 0..part.documents {
-            let end = part.end(document);
-            if end <= last {
-                return Err(Error::input(
-                    &files.index,
-                    format!(
-                        "document {document} ends at token {end}, after one that ends at {last}"
-                    ),
-                ));
-            }
-            last = end;
-        }
-        if last * width.bytes() != files.bytes {
-            let message = format!("its documents have {last} tokens, the .bin {}", part.count);
-            return Err(Error::input(&files.index, message));
-        }
-        Ok(part)
-    }
-
-    /// Where a document ends, in tokens of this part.
-    fn end(&self, document: usize) -> u64 {
-        let bytes = &self.ends[document * 8..document * 8 + 8];
-        u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
-    }
-
-    fn start(&self, document: usize) -> u64 {
-        document.checked_sub(1).map_or(0, |before| self.end(before))
-    }
-
-    fn prompt(&self, document: usize) -> u64 {
-        self.prompts.as_ref().map_or(0, |prompts| {
-            let bytes = &prompts[document * 4..document * 4 + 4];
-            u64::from(u32::from_le_bytes(bytes.try_into().expect("4 bytes")))
-        })
-    }
-
-    /// The document that holds a token.
-    fn document_of(&self, token: u64) -> usize {
-        let (mut low, mut high) = (0, self.documents);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.end(middle) <= token { low = middle + 1 } else { high = middle }
-        }
-        low
-    }
-
-    /// Appends tokens `from..to` of this part.
-    fn read(&self, from: u64, to: u64, vocab_size: u32, out: &mut Vec<i64>) -> Result<()> {
-        let bytes = |from: u64| (from * self.width.bytes()) as usize;
-        let stored = &self.tokens[bytes(from)..bytes(to)];
-        let before = out.len();
-        match self.width {
-            Width::Two => out.extend(
-                stored.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))),
-            ),
-            Width::Four => out.extend(
-                stored
-                    .chunks_exact(4)
-                    .map(|b| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            ),
-        }
-        let largest = out[before..].iter().copied().max().unwrap_or(0);
-        if largest >= i64::from(vocab_size) {
-            return Err(Error::input(
-                &self.path,
-                format!(
-                    "id {largest} among tokens {from}..{to}, but the vocabulary has {vocab_size}: \
-                     damaged; check the folder with `hornbook verify`"
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
-
 impl Source {
     fn open(files: &SourceFiles, options: Options) -> Result<Self> {
         let mut parts: Vec<Part> = Vec::with_capacity(files.parts.len());
         let mut tokens = 0;
-        for (part, width) in &files.parts {
-            parts.push(Part::open(part, *width, tokens)?);
+        for part in &files.parts {
+            parts.push(Part::open(part, tokens, options.end_of_text)?);
             tokens = parts.last().map_or(0, |part| part.first + part.count);
         }
         let plan = (options.method == Method::BestFit).then(|| {
-            let documents = parts.iter().flat_map(|part| {
-                (0..part.documents).map(|document| {
-                    let start = part.start(document);
-                    (part.first + start, part.end(document) - start)
-                })
-            });
-            Plan::best_fit(documents, options.length)
+            let hash = hash_bytes(format!("{} {}", files.identity, options.length).as_bytes());
+            let key = u128::from_str_radix(&hash, 16).expect("32 hexadecimal digits");
+            let path = files.plans.join(format!("{}-{}.plan", options.length, &hash[..16]));
+            let documents = parts.iter().flat_map(Part::lengths);
+            Plan::open_or_make(&path, key, documents, options.length)
         });
+        let plan = plan.transpose()?;
         // The last token of the stream is only ever a label.
         let windows = tokens.saturating_sub(1).div_ceil(u64::from(options.length));
         let rows = plan.as_ref().map_or(windows, |plan| plan.len() as u64);
@@ -235,7 +115,8 @@ impl Source {
                 "a packed data set of {tokens} tokens holds no sample"
             )));
         }
-        Ok(Self { parts, tokens, plan, rows })
+        let has_prompts = parts.iter().any(Part::has_prompts);
+        Ok(Self { parts, tokens, plan, rows, has_prompts })
     }
 
     /// The parts that overlap tokens `from..to`, each with the overlap in its own count.
@@ -246,24 +127,64 @@ impl Source {
         })
     }
 
-    fn read(&self, from: u64, to: u64, vocab_size: u32, out: &mut Vec<i64>) -> Result<()> {
-        self.overlaps(from, to)
-            .try_for_each(|(part, from, to)| part.read(from, to, vocab_size, out))
+    fn copy<N: Number>(&self, from: u64, mut out: &mut [N]) -> Result<()> {
+        for (part, from, to) in self.overlaps(from, from + out.len() as u64) {
+            let (here, rest) = out.split_at_mut((to - from) as usize);
+            part.copy(from, here)?;
+            out = rest;
+        }
+        Ok(())
     }
 
-    /// The documents that overlap tokens `from..to`: start, end and prompt tokens.
-    fn documents(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+    /// The documents that overlap tokens `from..to`.
+    fn documents(&self, from: u64, to: u64) -> impl Iterator<Item = Result<Document>> {
         self.overlaps(from, to).flat_map(|(part, from, to)| {
-            (part.document_of(from)..part.documents)
-                .map(|document| (part.start(document), part.end(document), part.prompt(document)))
-                .take_while(move |(start, ..)| *start < to)
-                .map(|(start, end, prompt)| (part.first + start, part.first + end, prompt))
+            part.documents_from(from)
+                .take_while(move |found| found.as_ref().map_or(true, |found| found.start < to))
+                .map(|found| {
+                    found.map(|Document { start, end, prompt }| Document {
+                        start: part.first + start,
+                        end: part.first + end,
+                        prompt,
+                    })
+                })
         })
+    }
+
+    /// Copies `length` tokens, their labels (the last one only if `labelled`) and prompt marks to the
+    /// front of `out`.
+    fn span<N: Number>(
+        &self,
+        (start, length, labelled): (u64, usize, bool),
+        out: &mut Fields<N>,
+    ) -> Result<()> {
+        self.copy(start, &mut out.inputs[..length])?;
+        let next = length - usize::from(!labelled);
+        if let Some(labels) = &mut out.labels {
+            self.copy(start + 1, &mut labels[..next])?;
+            labels[next..length].fill(N::IGNORED);
+        }
+        if let Some(prompts) = &mut out.prompts {
+            prompts[..length].fill(false);
+            if self.has_prompts {
+                let to = start + 1 + next as u64;
+                for document in self.documents(start + 1, to) {
+                    let Document { start: first, end, prompt } = document?;
+                    let from = first.max(start + 1);
+                    let upto = first.saturating_add(prompt).min(end).min(to);
+                    if from < upto {
+                        let shift = |token: u64| (token - start - 1) as usize;
+                        prompts[shift(from)..shift(upto)].fill(true);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Dataset {
-    /// Opens and checks the files; plans the rows for [`Method::BestFit`].
+    /// Opens the files; finds or makes the plan of the rows for [`Method::BestFit`].
     pub fn open(sources: &[SourceFiles], options: Options) -> Result<Self> {
         if options.length == 0 || options.length > 1 << 24 {
             return Err(Error::config(format!(
@@ -288,90 +209,143 @@ impl Dataset {
         self.sources.iter().map(|source| source.tokens).sum()
     }
 
-    /// Samples `first..first + count` of the stream.
-    pub fn batch(&self, first: u64, count: usize) -> Result<Batch> {
-        let length = self.options.length as usize;
-        let mut batch = Batch {
-            inputs: vec![i64::from(self.options.end_of_text); count * length],
-            labels: vec![IGNORED; count * length],
-            prompts: vec![false; count * length],
-            bounds: Vec::with_capacity(count),
-        };
-        let mut scratch = Vec::with_capacity(length + 1);
-        for sample in 0..count {
-            let number = first + sample as u64;
-            let at = sample * length;
-            let bounds = self.sample(number, at, &mut batch, &mut scratch)?;
-            batch.bounds.push(bounds);
-        }
-        Ok(batch)
+    /// For each source: samples of an epoch, and samples among the first `number` of the stream.
+    pub fn counts(&self, number: u64) -> Vec<(u64, u64)> {
+        let rows = self.sources.iter().map(|source| source.rows);
+        rows.zip(self.schedule.counts(number)).collect()
     }
 
-    fn sample(
+    /// Writes samples `first..first + count` of the stream, shared out to so many threads.
+    ///
+    /// Returns where documents begin in the samples laid end to end, from 0 to `count * length`;
+    /// every sample begins a new one.
+    pub fn fill<N: Number>(
+        &self,
+        first: u64,
+        count: usize,
+        fields: Fields<N>,
+        threads: usize,
+    ) -> Result<Vec<i32>> {
+        let length = self.options.length as usize;
+        if count.checked_mul(length).is_none_or(|tokens| tokens > i32::MAX as usize) {
+            return Err(Error::config(format!(
+                "a batch of {count} samples of {length} tokens: give fewer than 2^31 tokens"
+            )));
+        }
+        assert_eq!(fields.inputs.len(), count * length, "the caller's buffers fit");
+        let share = count.div_ceil(threads.max(1)).max(1);
+        let mut bounds = vec![0];
+        if share >= count {
+            self.fill_some(first, fields, 0, &mut bounds)?;
+            return Ok(bounds);
+        }
+        // Threads of this call alone: nothing is left running, so a process may fork at any time.
+        let found: Vec<Result<Vec<i32>>> = std::thread::scope(|scope| {
+            let mut rest = Some(fields);
+            let mut workers = Vec::new();
+            for begin in (0..count).step_by(share) {
+                let here = share.min(count - begin);
+                let (mine, others) = rest.take().expect("put back").split(here * length);
+                rest = Some(others);
+                workers.push(scope.spawn(move || {
+                    let mut bounds = Vec::new();
+                    let shift = (begin * length) as i32;
+                    self.fill_some(first + begin as u64, mine, shift, &mut bounds)?;
+                    Ok(bounds)
+                }));
+            }
+            let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<i32>>>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).collect()
+        });
+        for part in found {
+            bounds.extend(part?);
+        }
+        Ok(bounds)
+    }
+
+    fn fill_some<N: Number>(
+        &self,
+        first: u64,
+        fields: Fields<N>,
+        mut shift: i32,
+        bounds: &mut Vec<i32>,
+    ) -> Result<()> {
+        let length = self.options.length as usize;
+        let count = fields.inputs.len() / length;
+        let mut rest = fields;
+        for number in first..first + count as u64 {
+            let (sample, others) = rest.split(length);
+            self.sample(number, sample, shift, bounds)?;
+            rest = others;
+            shift += length as i32;
+        }
+        Ok(())
+    }
+
+    fn sample<N: Number>(
         &self,
         number: u64,
-        mut at: usize,
-        batch: &mut Batch,
-        scratch: &mut Vec<i64>,
-    ) -> Result<Vec<i32>> {
+        mut out: Fields<N>,
+        shift: i32,
+        bounds: &mut Vec<i32>,
+    ) -> Result<()> {
         let (index, before) = self.schedule.at(number);
         let source = &self.sources[index];
         let seed = self.options.seed.wrapping_add(mix(index as u64));
         let order = Permutation::new(source.rows, seed, before / source.rows);
         let row = order.at(before % source.rows);
-        let mut bounds = vec![0];
+        let size = self.options.length;
+        let begun = bounds.len();
+        let mut filled = 0;
         if let Some(plan) = &source.plan {
-            let mut filled = 0;
-            for piece in plan.row(row as usize) {
-                let length = u64::from(piece.length);
-                self.span(source, piece.start, length, piece.continues, at, batch, scratch)?;
-                at += length as usize;
-                filled += piece.length as i32;
-                bounds.push(filled);
+            for piece in plan.row(row as usize)? {
+                let length = piece.length as usize;
+                let end = piece.start.checked_add(u64::from(piece.length));
+                let fits = end.is_some_and(|end| end <= source.tokens);
+                if !fits || filled + length > size as usize {
+                    return Err(Error::config("the plan does not belong to these files"));
+                }
+                let mut here = Fields {
+                    inputs: &mut out.inputs[filled..],
+                    labels: out.labels.as_deref_mut().map(|labels| &mut labels[filled..]),
+                    positions: None,
+                    prompts: out.prompts.as_deref_mut().map(|prompts| &mut prompts[filled..]),
+                };
+                source.span((piece.start, length, piece.continues), &mut here)?;
+                filled += length;
+                bounds.push(shift + filled as i32);
             }
         } else {
-            let start = row * u64::from(self.options.length);
-            let length = u64::from(self.options.length).min(source.tokens - 1 - start);
-            self.span(source, start, length, true, at, batch, scratch)?;
-            let ends = source.documents(start, start + length);
-            bounds.extend(
-                ends.filter(|(_, end, _)| *end < start + length)
-                    .map(|(_, end, _)| (end - start) as i32),
-            );
-            bounds.push(length as i32);
+            let start = row * u64::from(size);
+            filled = u64::from(size).min(source.tokens - 1 - start) as usize;
+            source.span((start, filled, true), &mut out)?;
+            let mut at = shift;
+            for (part, from, to) in source.overlaps(start, start + filled as u64) {
+                part.ends(from, to, self.options.end_of_text, at, bounds)?;
+                at += (to - from) as i32;
+            }
+            if bounds.len() == begun || bounds.last() != Some(&at) {
+                bounds.push(at);
+            }
         }
-        if bounds.last() != Some(&(self.options.length as i32)) {
-            bounds.push(self.options.length as i32);
+        out.inputs[filled..].fill(N::of(self.options.end_of_text));
+        if let Some(labels) = &mut out.labels {
+            labels[filled..].fill(N::IGNORED);
         }
-        Ok(bounds)
-    }
-
-    /// Copies `length` tokens, their labels (the last one only if `labelled`) and prompt marks.
-    #[expect(clippy::too_many_arguments)]
-    fn span(
-        &self,
-        source: &Source,
-        start: u64,
-        length: u64,
-        labelled: bool,
-        at: usize,
-        batch: &mut Batch,
-        scratch: &mut Vec<i64>,
-    ) -> Result<()> {
-        let count = length as usize;
-        let to = start + length + u64::from(labelled);
-        scratch.clear();
-        source.read(start, to, self.options.vocab_size, scratch)?;
-        batch.inputs[at..at + count].copy_from_slice(&scratch[..count]);
-        batch.labels[at..at + scratch.len() - 1].copy_from_slice(&scratch[1..]);
-        if source.parts.iter().any(|part| part.prompts.is_some()) {
-            for (first, end, prompt) in source.documents(start + 1, to) {
-                let from = first.max(start + 1);
-                let upto = first.saturating_add(prompt).min(end).min(to);
-                if from < upto {
-                    let shift = |token: u64| at + (token - start - 1) as usize;
-                    batch.prompts[shift(from)..shift(upto)].fill(true);
-                }
+        if let Some(prompts) = &mut out.prompts {
+            prompts[filled..].fill(false);
+        }
+        if filled < size as usize {
+            bounds.push(shift + size as i32);
+        }
+        if let Some(positions) = &mut out.positions {
+            let mut from = 0;
+            for &bound in &bounds[begun..] {
+                let to = (bound - shift) as usize;
+                part::positions(&mut positions[from..to]);
+                from = to;
             }
         }
         Ok(())

@@ -47,6 +47,11 @@ impl Permutation {
 
 /// Which source each sample comes from: a fixed pattern, in which source `i` has exactly its weight,
 /// repeated for ever.
+///
+/// Tijdeman's rule for the chairman assignment problem ("The chairman assignment problem", 1980): of
+/// the sources that are behind enough, the one that would be too late first. After any number of
+/// samples each source has had its share to within less than one sample, which always taking the one
+/// furthest behind does not promise.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     weights: Vec<u64>,
@@ -55,23 +60,42 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The pattern for integer weights: at each place, the source that is furthest behind.
+    /// The pattern for integer weights, whose sum is its length.
     pub fn new(weights: Vec<u64>) -> Self {
         let period: u64 = weights.iter().sum();
-        let mut counts = vec![0; weights.len()];
+        let mut counts = vec![0_u64; weights.len()];
         let mut pattern = Vec::with_capacity(period as usize);
-        for place in 0..period {
-            let behind = |i: usize| {
-                i128::from(place + 1) * i128::from(weights[i])
-                    - i128::from(counts[i]) * i128::from(period)
+        // With shares w/p and n sources, Tijdeman's bound on the lag is 1 - 1/(2n - 2); all terms
+        // below are multiplied by p (2n - 2) to stay whole.
+        let scale = (2 * weights.len() as i128 - 2).max(1);
+        let whole = i128::from(period) * scale;
+        for place in 1..=i128::from(period) {
+            let lag = |i: usize| {
+                let due = place * i128::from(weights[i]) - i128::from(counts[i] * period);
+                due * scale
             };
             let next = (0..weights.len())
-                .max_by_key(|&i| (behind(i), std::cmp::Reverse(i)))
-                .expect("at least one source");
+                .filter(|&i| weights[i] > 0 && lag(i) >= i128::from(period))
+                // (bound - lag) / weight, compared without division; the first of equal ones.
+                .min_by(|&a, &b| {
+                    let slack = |i: usize| whole - i128::from(period) - lag(i);
+                    (slack(a) * i128::from(weights[b])).cmp(&(slack(b) * i128::from(weights[a])))
+                })
+                .expect("the lags sum to one sample, so one of them is large enough");
             pattern.push((next as u32, counts[next]));
             counts[next] += 1;
         }
         Self { weights, pattern }
+    }
+
+    /// How many of the first `number` samples come from each source.
+    pub fn counts(&self, number: u64) -> Vec<u64> {
+        let period = self.pattern.len() as u64;
+        let mut counts: Vec<u64> = self.weights.iter().map(|w| number / period * w).collect();
+        for (source, _) in &self.pattern[..(number % period) as usize] {
+            counts[*source as usize] += 1;
+        }
+        counts
     }
 
     /// The source of sample `number`, and how many samples of that source came before.
@@ -99,7 +123,7 @@ mod tests {
         }
 
         #[test]
-        fn a_schedule_keeps_its_proportions(weights in prop::collection::vec(1_u64..40, 1..6)) {
+        fn a_schedule_keeps_its_proportions(weights in prop::collection::vec(1_u64..60, 1..9)) {
             let schedule = Schedule::new(weights.clone());
             let period: u64 = weights.iter().sum();
             let mut counts = vec![0; weights.len()];
@@ -107,9 +131,12 @@ mod tests {
                 let (source, before) = schedule.at(number);
                 prop_assert_eq!(before, counts[source]);
                 counts[source] += 1;
-                if (number + 1) % period == 0 {
-                    let rounds = (number + 1) / period;
-                    prop_assert!(counts.iter().zip(&weights).all(|(c, w)| *c == w * rounds));
+                let done = number + 1;
+                prop_assert_eq!(&schedule.counts(done), &counts);
+                for (count, weight) in counts.iter().zip(&weights) {
+                    // |count - done * weight / period| < 1
+                    prop_assert!((count * period).abs_diff(done * weight) < period);
+                    prop_assert!(done % period > 0 || count * period == done * weight);
                 }
             }
         }

@@ -3,24 +3,29 @@
 //! A part is `part-00000.bin` (little-endian ids, each document followed by the end token) with
 //! - `.idx`: Megatron-LM's index, version 1;
 //! - `.bin.index`: datatrove's, the end of each document in tokens as u64;
-//! - `.prompt`: how many leading tokens of each document are prompt, as i32; only if the documents
-//!   have a column `prompt_chars`.
+//! - `.ds` and `.ds.index`: the two under the names that nanotron looks for (hard links, where the file
+//!   system has them);
+//! - `.prompt`: how many leading tokens of each document are prompt, as u32; only if the documents
+//!   have a column `prompt_chars`;
+//! - `.xxh3`: the hashes of the blocks of `.bin`, `.bin.index` and `.prompt`, in this order.
+//!
+//! `journal.jsonl` has one line for each finished part, so that an interrupted run goes on after it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Width;
-use crate::corpus::{self, Corpus, Part, Reject, sync_folder, write_rejected, write_whole};
-use crate::tokenizer::{Special, Tokenizer};
+use super::blocks::{BLOCK, block_hashes, hash_bytes_le};
+use crate::corpus::{Part, sync_folder, write_whole};
 use crate::{Error, Result};
 
-const PROMPT_COLUMN: &str = "prompt_chars";
+const JOURNAL: &str = "journal.jsonl";
+/// Documents of one part at most: closing it takes about 50 bytes for each.
+const PART_DOCUMENTS: usize = 1 << 23;
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +34,30 @@ pub struct PackOptions {
     pub width: Width,
     /// Bytes a `.bin` may not exceed (unless one document does).
     pub part_bytes: u64,
-    /// Threads that encode; no effect on the output.
-    pub threads: Option<usize>,
+    /// The id that ends each document, and stands nowhere else.
+    pub end_of_text: u32,
+    /// Ids at or above are refused.
+    pub vocab_size: u32,
+    /// Whether documents say how much of them is prompt.
+    pub prompts: bool,
+    /// How many sources the documents are counted by.
+    pub sources: usize,
+}
+
+/// Documents and tokens.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Documents.
+    pub documents: u64,
+    /// Tokens, end tokens included.
+    pub tokens: u64,
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.documents += other.documents;
+        self.tokens += other.tokens;
+    }
 }
 
 /// What was written.
@@ -38,108 +65,35 @@ pub struct PackOptions {
 pub struct Packed {
     /// Every file, for the manifest.
     pub parts: Vec<Part>,
-    /// Documents in all.
-    pub documents: u64,
-    /// Tokens in all, end tokens included.
-    pub tokens: u64,
-    /// Rows set aside.
-    pub rejects: Vec<Reject>,
+    /// All of it.
+    pub total: Count,
+    /// By source.
+    pub sources: Vec<Count>,
 }
 
-/// Encodes a corpus into `out`. Special tokens in the text are taken as text.
-pub fn pack(
-    corpus: &Corpus,
-    out: &Path,
-    tokenizer: &Tokenizer,
-    options: PackOptions,
-) -> Result<Packed> {
-    let end = tokenizer.end_of_text().ok_or_else(|| {
-        Error::config("the tokenizer has no <|endoftext|>, which ends each document")
-    })?;
-    if tokenizer.can_come_from_text(end) {
-        return Err(Error::config(
-            "the tokenizer makes <|endoftext|> out of plain text, so it cannot mark document ends",
-        ));
-    }
-    if options.width == Width::Two && tokenizer.vocab_size() > 1 << 16 {
-        return Err(Error::config(format!(
-            "dtype uint16 cannot hold {} tokens; use uint32",
-            tokenizer.vocab_size()
-        )));
-    }
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    let has_prompts = corpus.schema().column_with_name(PROMPT_COLUMN).is_some();
-    let mut packed = Packed::default();
-    let mut writer = PartWriter::new(out, options, has_prompts);
-    let mut batches = corpus.batches();
-    while let Some(batch) = batches.next() {
-        let batch = batch?;
-        packed.rejects.extend(batches.take_rejects());
-        let texts: Vec<&str> =
-            corpus::texts(&batch).iter().map(Option::unwrap_or_default).collect();
-        let prompts = has_prompts.then(|| prompt_chars(&batch)).transpose()?;
-        let (ids, ends) =
-            tokenizer.encode_batch::<u32, _>(&texts, Special::Text, options.threads)?;
-        let mut start = 0;
-        for (row, &stop) in ends.iter().enumerate() {
-            let document = &ids[start..stop as usize];
-            start = stop as usize;
-            let prompt = match &prompts {
-                Some(column) if !column.is_null(row) => prompt_tokens(
-                    tokenizer,
-                    texts[row],
-                    document,
-                    column.value(row),
-                )
-                .ok_or_else(|| {
-                    bad_prompt(corpus::ids(&batch).value(row), texts[row], column.value(row))
-                })?,
-                _ => 0,
-            };
-            writer.document(document, end, prompt, &mut packed)?;
-        }
-    }
-    packed.rejects.extend(batches.take_rejects());
-    writer.close(&mut packed)?;
-    write_rejected(out, &packed.rejects)?;
-    Ok(packed)
+/// One line of the journal.
+#[derive(Serialize, Deserialize)]
+struct Finished {
+    parts: Vec<Part>,
+    sources: Vec<Count>,
 }
 
-fn prompt_chars(batch: &RecordBatch) -> Result<Int64Array> {
-    let column = batch.column_by_name(PROMPT_COLUMN).expect("in the schema");
-    // A column of nulls alone has no type of its own.
-    if *column.data_type() != DataType::Int64 && column.null_count() < column.len() {
-        return Err(Error::config(format!(
-            "column `{PROMPT_COLUMN}` holds {}, not whole numbers",
-            column.data_type()
-        )));
-    }
-    let column = cast(column, &DataType::Int64).map_err(|e| Error::config(e.to_string()))?;
-    Ok(column.as_primitive::<Int64Type>().clone())
+/// An id in memory.
+pub trait Token: Copy {
+    /// As a number.
+    fn value(self) -> u32;
 }
 
-fn bad_prompt(id: &str, text: &str, chars: i64) -> Error {
-    Error::config(format!(
-        "document `{id}`: {PROMPT_COLUMN} = {chars}, but its text has {} characters",
-        text.chars().count()
-    ))
+impl Token for u16 {
+    fn value(self) -> u32 {
+        u32::from(self)
+    }
 }
 
-/// How many leading ids lie wholly within the first `chars` characters; `None` if there are fewer.
-fn prompt_tokens(tokenizer: &Tokenizer, text: &str, ids: &[u32], chars: i64) -> Option<u32> {
-    let chars = usize::try_from(chars).ok()?;
-    let mut ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-    let mut bytes = ends.nth(chars)?;
-    let mut count = 0;
-    for &id in ids {
-        let length = tokenizer.token_bytes(id).len();
-        if length > bytes {
-            break;
-        }
-        bytes -= length;
-        count += 1;
+impl Token for u32 {
+    fn value(self) -> u32 {
+        self
     }
-    Some(count)
 }
 
 /// One `.bin` under way.
@@ -147,120 +101,255 @@ struct Open {
     path: PathBuf,
     file: File,
     hash: Xxh3,
-    lengths: Vec<u32>,
+    blocks: Vec<u64>,
+    lengths: Vec<i32>,
     prompts: Vec<u32>,
+    sources: Vec<Count>,
     /// Bytes so far, those in `buffer` included.
     bytes: u64,
     buffer: Vec<u8>,
 }
 
-struct PartWriter<'a> {
-    folder: &'a Path,
+/// Writes parts into a folder, going on after those that an earlier run finished.
+pub struct Writer {
+    folder: PathBuf,
     options: PackOptions,
-    has_prompts: bool,
     open: Option<Open>,
-    parts: usize,
+    finished: usize,
+    packed: Packed,
 }
 
-const FLUSH_BYTES: usize = 4 << 20;
+const FLUSH_BYTES: usize = 32 * BLOCK;
 
-impl<'a> PartWriter<'a> {
-    fn new(folder: &'a Path, options: PackOptions, has_prompts: bool) -> Self {
-        Self { folder, options, has_prompts, open: None, parts: 0 }
+impl Writer {
+    /// Reads the journal of an interrupted run, if there is one.
+    pub fn create(folder: &Path, options: PackOptions) -> Result<Self> {
+        if options.width == Width::Two && options.vocab_size > 1 << 16 {
+            return Err(Error::config(format!(
+                "dtype uint16 cannot hold {} tokens; use uint32",
+                options.vocab_size
+            )));
+        }
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let packed =
+            Packed { sources: vec![Count::default(); options.sources], ..Packed::default() };
+        let mut writer =
+            Self { folder: folder.to_path_buf(), options, open: None, finished: 0, packed };
+        let journal = folder.join(JOURNAL);
+        let lines = match std::fs::read_to_string(&journal) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            lines => lines.map_err(Error::io(&journal))?,
+        };
+        let mut sound = 0;
+        for line in lines.split_inclusive('\n') {
+            // A torn line, or a part that has gone since: what follows is made again.
+            let Ok(part) = serde_json::from_str::<Finished>(line) else { break };
+            let whole = |part: &Part| {
+                std::fs::metadata(folder.join(&part.name)).is_ok_and(|m| m.len() == part.bytes)
+            };
+            if !line.ends_with('\n')
+                || part.sources.len() != options.sources
+                || !part.parts.iter().all(whole)
+            {
+                break;
+            }
+            sound += line.len();
+            writer.finished += 1;
+            writer.count(&part);
+        }
+        if sound < lines.len() {
+            let file =
+                OpenOptions::new().write(true).open(&journal).map_err(Error::io(&journal))?;
+            file.set_len(sound as u64).map_err(Error::io(&journal))?;
+        }
+        Ok(writer)
     }
 
-    fn document(&mut self, ids: &[u32], end: u32, prompt: u32, packed: &mut Packed) -> Result<()> {
+    fn count(&mut self, part: &Finished) {
+        self.packed.parts.extend(part.parts.iter().cloned());
+        for (sum, count) in self.packed.sources.iter_mut().zip(&part.sources) {
+            sum.add(*count);
+            self.packed.total.add(*count);
+        }
+    }
+
+    /// What is in finished parts: so many documents must be left out when going on.
+    pub fn finished(&self) -> Count {
+        self.packed.total
+    }
+
+    /// What is written so far, the part under way included.
+    pub fn written(&self) -> Count {
+        let mut total = self.packed.total;
+        for count in self.open.iter().flat_map(|open| &open.sources) {
+            total.add(*count);
+        }
+        total
+    }
+
+    /// Appends a document and its end token; its first `prompt` tokens are prompt.
+    pub fn document<T: Token>(&mut self, ids: &[T], prompt: u32, source: usize) -> Result<()> {
         let width = self.options.width;
         let tokens = ids.len() as u64 + 1;
-        let full = |open: &Open| open.bytes + tokens * width.bytes() > self.options.part_bytes;
+        let bytes = tokens * width.bytes();
+        let full = |open: &Open| {
+            open.bytes + bytes > self.options.part_bytes || open.lengths.len() >= PART_DOCUMENTS
+        };
         if self.open.as_ref().is_some_and(full) {
-            self.close(packed)?;
+            self.close()?;
+        }
+        let PackOptions { end_of_text, vocab_size, .. } = self.options;
+        let bad = |id: u32| id >= vocab_size || id == end_of_text;
+        if ids.iter().fold(false, |found, id| found | bad(id.value())) {
+            let at = ids.iter().position(|id| bad(id.value())).expect("one is bad");
+            return Err(Error::config(format!(
+                "document {}: token {at} is {}, but ids go from 0 to {} and {end_of_text} only \
+                 ends documents",
+                self.written().documents,
+                ids[at].value(),
+                vocab_size - 1,
+            )));
         }
         let open = match &mut self.open {
             Some(open) => open,
-            None => self.open.insert(Open::create(self.folder, self.parts)?),
+            None => self.open.insert(Open::create(&self.folder, self.finished, &self.options)?),
         };
-        for id in ids.iter().copied().chain([end]) {
-            match width {
-                Width::Two => open.buffer.extend((id as u16).to_le_bytes()),
-                Width::Four => open.buffer.extend(id.to_le_bytes()),
+        // Megatron's lengths are i32.
+        open.lengths.push(i32::try_from(tokens).map_err(|_| {
+            Error::input(&open.path, "a document of 2^31 tokens or more cannot be indexed")
+        })?);
+        open.prompts.push(prompt.min(ids.len() as u32));
+        open.sources[source].add(Count { documents: 1, tokens });
+        open.bytes += bytes;
+        for ids in ids.chunks(FLUSH_BYTES / 4) {
+            append(&mut open.buffer, ids, width);
+            if open.buffer.len() >= FLUSH_BYTES {
+                open.flush(false)?;
             }
         }
-        open.bytes += tokens * width.bytes();
-        open.lengths.push(u32::try_from(tokens).map_err(|_| {
-            Error::input(&open.path, "a document of 2^32 tokens or more cannot be indexed")
-        })?);
-        open.prompts.push(prompt);
-        packed.documents += 1;
-        packed.tokens += tokens;
-        if open.buffer.len() >= FLUSH_BYTES { open.flush() } else { Ok(()) }
+        append(&mut open.buffer, &[end_of_text], width);
+        Ok(())
     }
 
-    fn close(&mut self, packed: &mut Packed) -> Result<()> {
+    fn close(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else {
             return Ok(());
         };
-        open.flush()?;
+        open.flush(true)?;
         open.file.sync_all().map_err(Error::io(&open.path))?;
-        let stem = format!("part-{:05}", self.parts);
+        let rows = open.lengths.len() as u64;
+        let stem = format!("part-{:05}", self.finished);
         let name = format!("{stem}.bin");
         let path = self.folder.join(&name);
         std::fs::rename(&open.path, &path).map_err(Error::io(&path))?;
-        packed.parts.push(Part {
-            name,
-            rows: open.lengths.len() as u64,
-            bytes: open.bytes,
-            xxh3: format!("{:032x}", open.hash.digest128()),
-        });
+        let xxh3 = format!("{:032x}", open.hash.digest128());
+        let mut parts = vec![Part { name, rows, bytes: open.bytes, xxh3 }];
         let mut sidecar = |suffix: &str, bytes: &[u8]| -> Result<()> {
             let part = write_whole(&self.folder.join(format!("{stem}{suffix}")), bytes)?;
-            packed.parts.push(Part { rows: open.lengths.len() as u64, ..part });
+            parts.push(Part { rows, ..part });
             Ok(())
         };
-        sidecar(".idx", &megatron_index(&open.lengths, self.options.width))?;
-        let mut ends = Vec::with_capacity(open.lengths.len() * 8);
         let mut end = 0_u64;
+        let mut ends = Vec::with_capacity(open.lengths.len() * 8);
         for &length in &open.lengths {
-            end += u64::from(length);
-            ends.extend(end.to_le_bytes());
+            end += length as u64;
+            ends.extend_from_slice(&end.to_le_bytes());
         }
+        sidecar(".idx", &megatron_index(&open.lengths, self.options.width))?;
         sidecar(".bin.index", &ends)?;
-        if self.has_prompts {
+        open.blocks.extend(block_hashes(&ends));
+        if self.options.prompts {
             let bytes: Vec<u8> = open.prompts.iter().flat_map(|n| n.to_le_bytes()).collect();
             sidecar(".prompt", &bytes)?;
+            open.blocks.extend(block_hashes(&bytes));
         }
-        sync_folder(self.folder)?;
-        self.parts += 1;
+        sidecar(".xxh3", &hash_bytes_le(open.blocks))?;
+        for (from, to) in [(".bin", ".ds"), (".bin.index", ".ds.index")] {
+            let link = self.folder.join(format!("{stem}{to}"));
+            let _ = std::fs::remove_file(&link);
+            let _ = std::fs::hard_link(self.folder.join(format!("{stem}{from}")), link);
+        }
+        sync_folder(&self.folder)?;
+        let finished = Finished { parts, sources: open.sources };
+        let mut line = serde_json::to_vec(&finished).expect("plain data");
+        line.push(b'\n');
+        let journal = self.folder.join(JOURNAL);
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&journal)
+            .and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_all()))
+            .map_err(Error::io(&journal))?;
+        self.finished += 1;
+        self.count(&finished);
         Ok(())
+    }
+
+    /// Closes the last part; removes the journal, which a finished folder does not need.
+    pub fn finish(&mut self) -> Result<Packed> {
+        self.close()?;
+        let journal = self.folder.join(JOURNAL);
+        match std::fs::remove_file(&journal) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.map_err(Error::io(&journal))?,
+        }
+        Ok(std::mem::take(&mut self.packed))
     }
 }
 
 impl Open {
-    fn create(folder: &Path, number: usize) -> Result<Self> {
+    fn create(folder: &Path, number: usize, options: &PackOptions) -> Result<Self> {
         let path = folder.join(format!("part-{number:05}.bin.tmp"));
         let file = File::create(&path).map_err(Error::io(&path))?;
         Ok(Self {
             path,
             file,
             hash: Xxh3::new(),
+            blocks: Vec::new(),
             lengths: Vec::new(),
             prompts: Vec::new(),
+            sources: vec![Count::default(); options.sources],
             bytes: 0,
             buffer: Vec::new(),
         })
     }
 
-    fn flush(&mut self) -> Result<()> {
-        self.hash.update(&self.buffer);
-        self.file.write_all(&self.buffer).map_err(Error::io(&self.path))?;
-        self.buffer.clear();
+    /// Writes whole blocks, or everything.
+    fn flush(&mut self, last: bool) -> Result<()> {
+        let whole = if last { self.buffer.len() } else { self.buffer.len() / BLOCK * BLOCK };
+        let ready = &self.buffer[..whole];
+        for block in ready.chunks(BLOCK) {
+            // Twice over a block that is still in the cache.
+            self.blocks.extend(block_hashes(block));
+            self.hash.update(block);
+        }
+        self.file.write_all(ready).map_err(Error::io(&self.path))?;
+        self.buffer.drain(..whole);
         Ok(())
+    }
+}
+
+fn append<T: Token>(buffer: &mut Vec<u8>, ids: &[T], width: Width) {
+    let at = buffer.len();
+    buffer.resize(at + ids.len() * width.bytes() as usize, 0);
+    let places = &mut buffer[at..];
+    match width {
+        Width::Two => {
+            for (place, id) in places.chunks_exact_mut(2).zip(ids) {
+                place.copy_from_slice(&(id.value() as u16).to_le_bytes());
+            }
+        }
+        Width::Four => {
+            for (place, id) in places.chunks_exact_mut(4).zip(ids) {
+                place.copy_from_slice(&id.value().to_le_bytes());
+            }
+        }
     }
 }
 
 /// Megatron-LM's index: magic, version, type of ids, counts, then lengths (i32), byte offsets (i64)
 /// and document bounds (i64; one sequence a document).
-fn megatron_index(lengths: &[u32], width: Width) -> Vec<u8> {
+fn megatron_index(lengths: &[i32], width: Width) -> Vec<u8> {
     let count = lengths.len() as u64;
     let mut out = Vec::with_capacity(34 + 20 * lengths.len() + 8);
     out.extend(b"MMIDIDX\0\0");
@@ -272,12 +361,16 @@ fn megatron_index(lengths: &[u32], width: Width) -> Vec<u8> {
     });
     out.extend(count.to_le_bytes());
     out.extend((count + 1).to_le_bytes());
-    out.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+    for length in lengths {
+        out.extend_from_slice(&length.to_le_bytes());
+    }
     let mut offset = 0_u64;
     for &length in lengths {
-        out.extend(offset.to_le_bytes());
-        offset += u64::from(length) * width.bytes();
+        out.extend_from_slice(&offset.to_le_bytes());
+        offset += length as u64 * width.bytes();
     }
-    out.extend((0..=count).flat_map(u64::to_le_bytes));
+    for bound in 0..=count {
+        out.extend_from_slice(&bound.to_le_bytes());
+    }
     out
 }
