@@ -7,24 +7,28 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use rustc_hash::FxHashMap;
+
+use super::perfect::{self, PerfectMap};
+
 /// Longest piece that is merged by scanning: one bit a byte must fit 64.
 pub const SCAN_BYTES: usize = 64;
 /// Ids and ranks fit this many bits, so that a pair and its rank fit 64.
-pub const ID_BITS: u32 = 21;
+pub const ID_BITS: u32 = perfect::VALUE_BITS;
 const NONE: u32 = u32::MAX;
-const EMPTY: u64 = u64::MAX;
 
 /// The merges of a vocabulary.
 #[derive(Debug)]
 pub struct Merges {
     /// Id of each single byte.
     bytes: [u32; 256],
-    /// Open addressing: `left << 42 | right << 21 | rank`.
-    pairs: Vec<u64>,
+    /// From pairs to ranks.
+    ranks: PerfectMap,
     /// The id that the merge of each rank makes.
     made: Vec<u32>,
 }
 
+/// A pair of ids as one number.
 fn key(left: u32, right: u32) -> u64 {
     u64::from(left) << ID_BITS | u64::from(right)
 }
@@ -33,22 +37,16 @@ impl Merges {
     /// Merges in order of rank: left id, right id, merged id, each under 2^21. A pair that stands
     /// twice has its last rank, as in HF.
     pub fn new(bytes: &[u32; 256], merges: &[(u32, u32, u32)]) -> Self {
-        let size = (merges.len() * 2 + 1).next_power_of_two();
-        let mut new = Self {
-            bytes: *bytes,
-            pairs: vec![EMPTY; size],
-            made: merges.iter().map(|&(_, _, id)| id).collect(),
-        };
+        let mut ranks = FxHashMap::default();
         for (rank, &(left, right, _)) in merges.iter().enumerate() {
             assert!((left | right | rank as u32) >> ID_BITS == 0, "under 2^21 ids and merges");
-            let key = key(left, right);
-            let mut at = new.home(key);
-            while new.pairs[at] != EMPTY && new.pairs[at] >> ID_BITS != key {
-                at = (at + 1) & (size - 1);
-            }
-            new.pairs[at] = key << ID_BITS | rank as u64;
+            ranks.insert(key(left, right), rank as u32);
         }
-        new
+        Self {
+            bytes: *bytes,
+            ranks: PerfectMap::new(&ranks),
+            made: merges.iter().map(|&(_, _, id)| id).collect(),
+        }
     }
 
     /// The id of a single byte.
@@ -62,31 +60,13 @@ impl Merges {
         self.made.contains(&id)
     }
 
-    #[inline]
-    fn home(&self, key: u64) -> usize {
-        let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (hash >> 32) as usize & (self.pairs.len() - 1)
-    }
-
     /// The rank of a pair, or `u32::MAX` if it is not merged.
     #[inline]
     pub fn rank(&self, left: u32, right: u32) -> u32 {
-        let key = key(left, right);
-        let mut at = self.home(key);
-        loop {
-            let entry = self.pairs[at];
-            if entry == EMPTY {
-                return NONE;
-            }
-            if entry >> ID_BITS == key {
-                return entry as u32 & ((1 << ID_BITS) - 1);
-            }
-            at = (at + 1) & (self.pairs.len() - 1);
-        }
+        self.ranks.get(key(left, right)).unwrap_or(NONE)
     }
 
     /// Hands the ids of one piece to `out`, in order.
-    #[inline]
     pub fn encode(&self, piece: &[u8], out: impl FnMut(u32)) {
         if piece.len() <= SCAN_BYTES {
             self.encode_by_scan(piece, out);

@@ -4,16 +4,17 @@ use super::simd;
 
 /// Longest piece of the table of short pieces, in bytes.
 pub const SHORT_BYTES: usize = 15;
-/// 2^17 buckets of 64 bytes: 8 MiB.
-const BUCKET_BITS: u32 = 17;
+/// 2^18 buckets of 64 bytes: 16 MiB.
+const BUCKET_BITS: u32 = 18;
 /// Longest piece of the table of long pieces.
 const LONG_BYTES: usize = 256;
-/// 2^15 places of 16 bytes: 512 KiB.
-const PLACE_BITS: u32 = 15;
+/// 2^17 places of 16 bytes: 2 MiB.
+const PLACE_BITS: u32 = 17;
 /// Places that are used before all long pieces are dropped.
 const MOST_LONG: usize = 3 << (PLACE_BITS - 2);
-/// Bytes of long pieces, and ids of long pieces, that are kept before all are dropped.
-const MOST_BYTES: usize = 1 << 20;
+/// Bytes and ids of long pieces that are kept before all are dropped: 3 MiB and 4 MiB.
+const MOST_BYTES: usize = 3 << 20;
+const MOST_IDS: usize = 1 << 20;
 /// How many 16-bit numbers stand beside a short piece: ids, then how many.
 pub const LANES: usize = 8;
 
@@ -46,14 +47,16 @@ impl Packed {
         usize::from(self.0[LANES - 1])
     }
 
-    /// Number `i`; no id from `count` on.
+    /// The ids, of which only the first `count` are meant.
     #[inline]
-    pub fn id<const WIDE: bool>(self, i: usize) -> u32 {
-        if WIDE {
-            u32::from(self.0[2 * i]) | u32::from(self.0[2 * i + 1]) << 16
-        } else {
-            u32::from(self.0[i])
-        }
+    pub fn narrow(self) -> [u16; LANES] {
+        self.0
+    }
+
+    /// The ids where they have 32 bits, of which only the first `count` are meant.
+    #[inline]
+    pub fn wide(self) -> [u32; LANES / 2] {
+        std::array::from_fn(|i| u32::from(self.0[2 * i]) | u32::from(self.0[2 * i + 1]) << 16)
     }
 }
 
@@ -127,7 +130,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache: 8 MiB, and up to 6 MiB more where there are long pieces.
+    /// An empty cache: 16 MiB, and up to 9 MiB more where there are long pieces.
     pub fn new() -> Self {
         let mut short = Vec::with_capacity(1 << BUCKET_BITS);
         simd::advise_large_pages(&mut short);
@@ -149,11 +152,11 @@ impl Cache {
 
     /// The ids of a short piece.
     #[inline]
-    pub fn short(&self, bucket: u32, key: u128) -> Option<&Packed> {
+    pub fn short(&self, bucket: u32, key: u128) -> Option<Packed> {
         let Bucket { keys, ids } = &self.short[bucket as usize];
         // Chosen without a branch, which could not be foreseen.
         let place = usize::from(keys[1] == key);
-        (keys[place] == key).then_some(&ids[place])
+        (keys[place] == key).then_some(ids[place])
     }
 
     /// Keeps a short piece.
@@ -203,7 +206,7 @@ impl Cache {
     pub fn keep_long(&mut self, hash: u64, place: usize, piece: &[u8], ids: &[u32]) {
         let full = self.used == MOST_LONG
             || self.bytes.len() + piece.len() > MOST_BYTES
-            || self.ids.len() + ids.len() > MOST_BYTES;
+            || self.ids.len() + ids.len() > MOST_IDS;
         if full || self.long.is_empty() {
             self.long.clear();
             self.long.resize(1 << PLACE_BITS, Long::default());
@@ -251,11 +254,11 @@ mod tests {
         for count in 0..=7 {
             let packed = Packed::new::<false>(&ids[..count]).unwrap();
             assert_eq!(packed.count(), count);
-            assert!((0..count).all(|i| packed.id::<false>(i) == ids[i]));
+            assert!(packed.narrow()[..count].iter().zip(&ids).all(|(&a, &b)| u32::from(a) == b));
         }
         assert!(Packed::new::<false>(&[1; 8]).is_none() && Packed::new::<true>(&[1; 4]).is_none());
         let wide = Packed::new::<true>(&[u32::MAX, 7]).unwrap();
-        assert_eq!((wide.count(), wide.id::<true>(0), wide.id::<true>(1)), (2, u32::MAX, 7));
+        assert_eq!((wide.count(), &wide.wide()[..2]), (2, &[u32::MAX, 7][..]));
     }
 
     proptest! {
@@ -270,7 +273,7 @@ mod tests {
                 if bytes.len() <= SHORT_BYTES {
                     let key = key(bytes, 0, bytes.len());
                     let bucket = Cache::bucket(key);
-                    let found = cache.short(bucket, key).map(|ids| ids.id::<false>(0));
+                    let found = cache.short(bucket, key).map(|ids| u32::from(ids.narrow()[0]));
                     prop_assert_eq!(found, known.get(piece).copied());
                     cache.keep_short(bucket, key, Packed::new::<false>(&[id]).unwrap());
                     known.insert(piece, id);

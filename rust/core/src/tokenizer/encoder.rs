@@ -6,8 +6,9 @@
 use std::ops::Range;
 use std::sync::{Mutex, TryLockError};
 
+use super::backtrack::Backtrack;
 use super::boundaries::{Boundaries, Runs, Starts, WINDOW};
-use super::bpe::Merges;
+use super::bpe::{Merges, SCAN_BYTES};
 use super::cache::{self, Cache, LANES, Packed, SHORT_BYTES};
 use super::simd::{BLOCK, Level};
 use super::{Id, MAX_U16_VOCAB};
@@ -24,6 +25,8 @@ pub struct Worker {
 /// The merges of a vocabulary, ready for use on text without added tokens but for runs.
 pub struct Encoder {
     merges: Merges,
+    /// For long pieces, where the vocabulary allows.
+    backtrack: Option<Backtrack>,
     level: Level,
     runs: Runs,
     /// Ids of runs by length, from two on.
@@ -45,12 +48,18 @@ impl std::fmt::Debug for Encoder {
 impl Encoder {
     /// Prepares merges. `space_ids` and `tab_ids` are those of runs of two, three, ...; `words` are
     /// the bytes of each id.
-    pub fn new(merges: Merges, [space_ids, tab_ids]: [Vec<u32>; 2], words: &[Vec<u8>]) -> Self {
+    pub fn new(
+        merges: Merges,
+        backtrack: Option<Backtrack>,
+        [space_ids, tab_ids]: [Vec<u32>; 2],
+        words: &[Vec<u8>],
+    ) -> Self {
         let longest = |ids: &[u32]| if ids.is_empty() { 0 } else { ids.len() + 1 };
         let runs = Runs { spaces: longest(&space_ids), tabs: longest(&tab_ids) };
         let wide = words.len() > MAX_U16_VOCAB;
         let mut new = Self {
             merges,
+            backtrack,
             level: Level::best(),
             runs,
             space_ids,
@@ -161,11 +170,12 @@ impl Encoder {
             out.resize(at + count * LANES + LANES, T::of(0));
             for i in 0..count {
                 if let Some(packed) = cache.short(buckets[i], keys[i]) {
-                    let lanes: &mut [T; LANES] =
+                    let room: &mut [T; LANES] =
                         out[at..].first_chunk_mut().expect("room for every lane");
-                    let held = if WIDE { LANES / 2 } else { LANES };
-                    for (i, id) in lanes[..held].iter_mut().enumerate() {
-                        *id = T::of(packed.id::<WIDE>(i));
+                    if WIDE {
+                        *room.first_chunk_mut().expect("half as many") = packed.wide().map(T::of);
+                    } else {
+                        *room = packed.narrow().map(|id| T::of(u32::from(id)));
                     }
                     at += packed.count();
                 } else {
@@ -213,7 +223,14 @@ impl Encoder {
         match piece {
             [b' ', b' ', ..] if self.runs.spaces > 0 => run(&self.space_ids, piece.len(), ids),
             [b'\t', b'\t', ..] if self.runs.tabs > 0 => run(&self.tab_ids, piece.len(), ids),
-            _ => self.merges.encode(piece, |id| ids.push(id)),
+            _ => {
+                let long = piece.len() > SCAN_BYTES;
+                let found = self.backtrack.as_ref().filter(|_| long);
+                match found.and_then(|backtrack| backtrack.encode(&self.merges, piece)) {
+                    Some(found) => ids.extend(found),
+                    None => self.merges.encode(piece, |id| ids.push(id)),
+                }
+            }
         }
     }
 }

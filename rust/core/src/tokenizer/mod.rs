@@ -5,6 +5,7 @@
 //! `n log n` in one piece. Each thread keeps a 3 MiB cache of short pieces.
 
 mod added;
+mod backtrack;
 mod batch;
 mod boundaries;
 mod bpe;
@@ -14,6 +15,7 @@ mod classes;
 mod encoder;
 mod json;
 mod parallel;
+mod perfect;
 mod simd;
 mod split;
 mod train;
@@ -29,6 +31,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{Error, Result};
 use added::Trie;
+use backtrack::Backtrack;
 use bpe::Merges;
 use encoder::{Encoder, Worker};
 use split::Pieces;
@@ -143,6 +146,9 @@ impl Tokenizer {
                 Trie::new(&vocabulary.added, |token| token.normalized == second && wanted(token))
             })
         };
+        let list = merges;
+        let merges = Merges::new(&byte_ids, &list);
+        let backtrack = Backtrack::new(&merges, &list, &bytes);
         let runs = added::runs(&vocabulary.added);
         let in_run = |token: &Added| runs.iter().any(|ids| ids.contains(&token.id));
         let can_cut = |token: &Added| in_run(token) || !token.content.contains(char::is_whitespace);
@@ -150,7 +156,7 @@ impl Tokenizer {
             tries: tries(&|token| !in_run(token)),
             all_tries: tries(&|_| true),
             can_cut: vocabulary.added.iter().all(can_cut),
-            encoder: Encoder::new(Merges::new(&byte_ids, &merges), runs.clone(), &bytes),
+            encoder: Encoder::new(merges, backtrack, runs.clone(), &bytes),
             bytes,
             vocabulary,
         })
