@@ -173,10 +173,10 @@ impl Cache {
         (bucket.keys[place], bucket.ids[place]) = (key, ids);
     }
 
-    /// The hash of a long piece, if it is not too long to be kept.
+    /// The hash of a piece of eight bytes or more, if it is not too long to be kept.
     #[inline]
     pub fn hash(piece: &[u8]) -> Option<u64> {
-        if piece.len() > LONG_BYTES {
+        if piece.len() < 8 || piece.len() > LONG_BYTES {
             return None;
         }
         let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));

@@ -199,22 +199,19 @@ impl Encoder {
     #[cold]
     fn look_up(&self, piece: &[u8], bucket: u32, key: u128, cache: &mut Cache, ids: &mut Vec<u32>) {
         ids.clear();
-        if piece.len() <= SHORT_BYTES {
-            self.merge(piece, ids);
-            if let Some(packed) = self.pack(ids) {
-                cache.keep_short(bucket, key, packed);
-            }
-            return;
-        }
-        let Some(hash) = Cache::hash(piece) else {
-            return self.merge(piece, ids);
+        // Short pieces with too many ids for the short table are kept with the long ones.
+        let hash = Cache::hash(piece);
+        let place = match hash.map(|hash| cache.long(hash, piece)) {
+            Some(Ok(known)) => return ids.extend_from_slice(known),
+            Some(Err(place)) => place,
+            None => 0,
         };
-        match cache.long(hash, piece) {
-            Ok(known) => ids.extend_from_slice(known),
-            Err(place) => {
-                self.merge(piece, ids);
-                cache.keep_long(hash, place, piece, ids);
-            }
+        self.merge(piece, ids);
+        let packed = if piece.len() <= SHORT_BYTES { self.pack(ids) } else { None };
+        if let Some(packed) = packed {
+            cache.keep_short(bucket, key, packed);
+        } else if let Some(hash) = hash {
+            cache.keep_long(hash, place, piece, ids);
         }
     }
 
