@@ -262,6 +262,8 @@ def main() -> None:
     parser.add_argument("--tokenizers-1", type=Path, help="folder of HF tokenizers 1.0")
     parser.add_argument("--engines", nargs="*", default=list(ENGINES))
     parser.add_argument("--series", nargs="*", default=["all", "large", "pathological"])
+    parser.add_argument("--vocabularies", nargs="*", default=["codegen", "gpt2"])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--timeout", type=float, default=120)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -285,7 +287,8 @@ def main() -> None:
         for size in {options.megabytes, options.megabytes_slow}:
             corpora[size] = Path(folder) / f"{size}.txt"
             corpora[size].write_bytes("\0".join(documents(size, options.packages)).encode())
-        for vocabulary, path in vocabularies.items():
+        for vocabulary in options.vocabularies:
+            path = vocabularies[vocabulary]
             job: dict[str, Any] = {"vocabulary": str(path), "threads": 1, "check": True}
             job["corpus"] = str(corpora[options.megabytes_slow])
             able = [n for n in names if n != "tiktoken" or vocabulary == "gpt2"]
@@ -298,7 +301,7 @@ def main() -> None:
             print(f"\n{vocabulary}, ids: {data[f'{vocabulary}, ids']}")
             exact = [name for name in able if sums.get(name) == wanted]
             job["check"] = False
-            for threads in (1, 2):
+            for threads in options.threads:
                 for which, size in (("all", options.megabytes_slow), ("large", options.megabytes)):
                     if which not in options.series:
                         continue
@@ -314,7 +317,9 @@ def main() -> None:
                     corpus.write_bytes("\0".join(texts).encode())
                     job |= {"corpus": str(corpus), "threads": 1}
                     megabytes = corpus.stat().st_size / 1e6
-                    rows = series(f"{vocabulary}, {title}", options, exact, job, megabytes, 3)
+                    rows = series(
+                        f"{vocabulary}, {title}", options, exact, job, megabytes, options.rounds
+                    )
                     data[f"{vocabulary}, pathological: {title}"] = {"engines": rows}
     write(data, options)
 

@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Id, Special, Tokenizer, parallel};
+use super::{Id, Special, Tokenizer, parallel, simd};
 use crate::Result;
 
 /// Bytes of text that one thread takes at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+/// From here on the system's work on small pages would cost more than large pages waste.
+const LARGE_BYTES: usize = 8 << 20;
 
 /// A stretch of one text.
 struct Part {
@@ -29,6 +31,9 @@ pub fn encode<T: Id, S: AsRef<str> + Sync>(
         // A token of source code is about three bytes.
         let bytes: usize = parts.iter().map(|part| part.range.len()).sum();
         let mut ids = Vec::with_capacity(bytes / 2 + 1024);
+        if bytes > LARGE_BYTES {
+            simd::advise_large_pages(&mut ids);
+        }
         tokenizer.encoder.with_worker(|worker| {
             for Part { text, range } in parts {
                 let text = texts[*text].as_ref();
@@ -52,7 +57,11 @@ pub fn encode<T: Id, S: AsRef<str> + Sync>(
         chunks.into_par_iter().map(|range| encode(&parts[range])).collect()
     })?;
     let count = encoded.iter().map(|(ids, _)| ids.len()).sum();
-    let mut all = vec![T::of(0); count];
+    let mut all = Vec::with_capacity(count);
+    if count > LARGE_BYTES {
+        simd::advise_large_pages(&mut all);
+    }
+    all.resize(count, T::of(0));
     let mut ends = Vec::with_capacity(texts.len());
     let mut copies = Vec::with_capacity(encoded.len());
     let (mut rest, mut start) = (all.as_mut_slice(), 0);

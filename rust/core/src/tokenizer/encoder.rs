@@ -168,8 +168,9 @@ impl Encoder {
             }
             // Each piece writes all its lanes, and the next overwrites those that are too many.
             out.resize(at + count * LANES + LANES, T::of(0));
-            for i in 0..count {
-                if let Some(packed) = cache.short(buckets[i], keys[i]) {
+            let looked_up = keys.iter().zip(buckets.iter()).take(count).enumerate();
+            for (i, (&key, &bucket)) in looked_up {
+                if let Some(packed) = cache.short(bucket, key) {
                     let room: &mut [T; LANES] =
                         out[at..].first_chunk_mut().expect("room for every lane");
                     if WIDE {
@@ -180,37 +181,47 @@ impl Encoder {
                     at += packed.count();
                 } else {
                     let piece = &text[bounds[i]..bounds[i + 1]];
-                    self.look_up(piece, buckets[i], keys[i], cache, ids);
-                    let room = ids.len() + (count - i) * LANES;
+                    // Short pieces of too many ids for the short table are kept with the long ones.
+                    let hash = Cache::hash(piece);
+                    let new = match hash.map(|hash| cache.long(hash, piece)) {
+                        Some(Ok(known)) => known,
+                        other => {
+                            let place = hash.zip(other.and_then(Result::err));
+                            self.learn(piece, (bucket, key), place, cache, ids);
+                            ids.as_slice()
+                        }
+                    };
+                    let room = new.len() + (count - i) * LANES;
                     if out.len() < at + room {
                         out.resize(at + room, T::of(0));
                     }
-                    for (id, &new) in out[at..].iter_mut().zip(&*ids) {
+                    for (id, &new) in out[at..].iter_mut().zip(new) {
                         *id = T::of(new);
                     }
-                    at += ids.len();
+                    at += new.len();
                 }
             }
         }
         out.truncate(at);
     }
 
-    /// Puts the ids of a piece that is long, or that the short table lacks, into `ids`.
+    /// Merges a piece that the cache lacks into `ids`, and keeps it: with the short ones if it is one
+    /// and has few ids, else at its place among the long ones, if it has one.
     #[cold]
-    fn look_up(&self, piece: &[u8], bucket: u32, key: u128, cache: &mut Cache, ids: &mut Vec<u32>) {
+    fn learn(
+        &self,
+        piece: &[u8],
+        (bucket, key): (u32, u128),
+        place: Option<(u64, usize)>,
+        cache: &mut Cache,
+        ids: &mut Vec<u32>,
+    ) {
         ids.clear();
-        // Short pieces with too many ids for the short table are kept with the long ones.
-        let hash = Cache::hash(piece);
-        let place = match hash.map(|hash| cache.long(hash, piece)) {
-            Some(Ok(known)) => return ids.extend_from_slice(known),
-            Some(Err(place)) => place,
-            None => 0,
-        };
         self.merge(piece, ids);
         let packed = if piece.len() <= SHORT_BYTES { self.pack(ids) } else { None };
         if let Some(packed) = packed {
             cache.keep_short(bucket, key, packed);
-        } else if let Some(hash) = hash {
+        } else if let Some((hash, place)) = place {
             cache.keep_long(hash, place, piece, ids);
         }
     }

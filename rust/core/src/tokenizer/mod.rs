@@ -1,8 +1,10 @@
 //! Byte-level BPE with GPT-2's pre-tokenizer, exact to HF tokenizers 0.23.
 //!
-//! Text is split on added tokens ([`added`]), each stretch between them into pieces ([`split`]), each
-//! piece is merged by rank ([`bpe`]). No regular expression, no recursion; time is linear in the text,
-//! `n log n` in one piece. Each thread keeps a 3 MiB cache of short pieces.
+//! Text is cut at added tokens ([`added`]) and into pieces ([`boundaries`], 64 bytes at a time by
+//! [`simd`]); a piece's ids come from the worker's [`cache`], or are merged by rank ([`bpe`], long
+//! pieces by [`backtrack`]). No regular expression, no recursion; time is linear in the text. A worker
+//! keeps at most 26 MiB. The definition stands beside all this: [`split`], one character at a time,
+//! and [`Tokenizer::encode_by_definition`].
 
 mod added;
 mod backtrack;
