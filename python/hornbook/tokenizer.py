@@ -3,34 +3,36 @@
 Takes any `tokenizer.json` of byte-level BPE with GPT-2's pre-tokenizer (GPT-2, CodeGen, ours),
 gives the same ids as HF on any text, trains the same merges as HF's trainer. GPT-2's and CodeGen's
 vocabularies are built in. A tokenizer is immutable, picklable and safe to share between threads;
-output does not depend on the thread count; a forked child may go on using it. Each thread keeps a
-3 MiB cache of short pieces; a batch costs its texts and its ids.
+output does not depend on the thread count; a forked child may go on using it. Each thread that
+encodes keeps up to 26 MiB of pieces it has seen; a batch costs its texts and its ids.
 
     hornbook.Tokenizer.codegen().encode("def f(x):\\n    return x")
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import StrPath, write_text
+from hornbook.manifest import Report, StrPath, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 """The token that ends a document."""
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 AllowedSpecial = Literal["all", "none"]
-P = ParamSpec("P")
+Errors = Literal["strict", "replace"]
 R = TypeVar("R")
 
 _TRAIN_BATCH_CHARS = 16 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,21 +105,26 @@ class Tokenizer:
         if vocab_size < 0:
             raise ConfigError(f"vocab_size = {vocab_size}: give a number above 256")
         trainer = _core.Trainer()
-        batch: list[str] = []
+        batch: list[str | bytes] = []
         chars = 0
         for text in texts:
             batch.append(text)
             chars += len(text)
             if chars >= _TRAIN_BATCH_CHARS:
-                _strings(trainer.feed, batch)
+                _each(trainer.feed, batch, "strict")
                 batch, chars = [], 0
-        _strings(trainer.feed, batch)
+        _each(trainer.feed, batch, "strict")
         return cls(trainer.finish(vocab_size, list(special_tokens)))
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return self._core.vocab_size
+
+    @property
+    def instructions(self) -> str:
+        """What splits text on this machine: `avx512`, `avx2`, `sse2`, `neon` or `scalar`."""
+        return self._core.instructions
 
     @property
     def eot_id(self) -> int:
@@ -146,40 +153,52 @@ class Tokenizer:
         """xxh3-128 of tokens, merges and added tokens; equal for equal tokenizers."""
         return self._core.hash
 
-    def encode(self, text: str, allowed_special: AllowedSpecial = "all") -> Ids:
+    def encode(
+        self,
+        text: str | bytes,
+        allowed_special: AllowedSpecial = "all",
+        *,
+        errors: Errors = "strict",
+    ) -> Ids:
         """The ids of a text.
 
         Args:
-            text: Any text; special tokens that stand in it are found (HF's default).
+            text: Any text, or its UTF-8 bytes; special tokens that stand in it are found (HF's
+                default).
             allowed_special: `"none"` takes them as plain text instead, so that data cannot forge a
                 document end.
+            errors: What to do with half a surrogate pair or bytes that are not UTF-8: `"strict"`
+                raises, `"replace"` puts U+FFFD there.
 
         Returns:
             uint16 if the vocabulary has at most 65,536 tokens, else uint32.
 
         Raises:
-            InputError: If the text holds half a surrogate pair, which no encoding can store.
+            InputError: If the text has no UTF-8 form, or the bytes are not UTF-8.
         """
-        return _strings(self._core.encode, text, _tokens(allowed_special))
+        special = _tokens(allowed_special)
+        return _each(lambda texts: self._core.encode(texts[0], special), [text], errors)
 
     def encode_batch(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | bytes],
         threads: int | None = None,
         *,
         allowed_special: AllowedSpecial = "all",
+        errors: Errors = "strict",
     ) -> TokenBatch:
         """The ids of many texts.
 
         Args:
-            texts: A list of texts, or an Arrow array or column of strings.
+            texts: A list of texts (or their UTF-8 bytes), or an Arrow array or column of strings.
             threads: How many work; `None` is one a core. Has no effect on the output.
             allowed_special: As in `encode`.
+            errors: As in `encode`.
 
         Raises:
-            InputError: If a text is null or holds half a surrogate pair.
+            InputError: If a text is null, has no UTF-8 form, or its bytes are not UTF-8.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str | bytes):
             raise ConfigError("texts: give a list of texts, not one string")
         special = _tokens(allowed_special)
         if threads is not None and threads < 1:
@@ -187,12 +206,39 @@ class Tokenizer:
         if hasattr(texts, "__arrow_c_stream__") or hasattr(texts, "__arrow_c_array__"):
             ids, offsets = self._core.encode_arrow(texts, special, threads)
         else:
-            ids, offsets = _strings(self._core.encode_batch, list(texts), special, threads)
+            ids, offsets = _each(
+                lambda texts: self._core.encode_batch(texts, special, threads), list(texts), errors
+            )
         return TokenBatch(ids=ids, offsets=offsets)
 
-    def count(self, text: str, allowed_special: AllowedSpecial = "all") -> int:
-        """How many tokens a text has."""
-        return _strings(self._core.count, text, _tokens(allowed_special))
+    def encode_files(
+        self, inputs: StrPath | Sequence[StrPath], out: StrPath, *, threads: int | None = None
+    ) -> Report:
+        """Encodes files into packed token files, a batch of documents at a time: `hornbook.pack`.
+
+        Args:
+            inputs: Parquet or JSON-lines files, or folders of either or of source files.
+            out: The folder for `part-*.bin` and their indexes; each document is ended by `eot_id`.
+            threads: How many encode; `None` is one a core. Has no effect on the output.
+
+        Raises:
+            InputError: If an input cannot be read.
+            ConfigError: If the tokenizer has no usable end token.
+        """
+        from hornbook.packing import pack
+
+        return pack(inputs, out, tokenizer=self, threads=threads)
+
+    def count(
+        self,
+        text: str | bytes,
+        allowed_special: AllowedSpecial = "all",
+        *,
+        errors: Errors = "strict",
+    ) -> int:
+        """How many tokens a text has; arguments and errors as in `encode`."""
+        special = _tokens(allowed_special)
+        return _each(lambda texts: self._core.count(texts[0], special), [text], errors)
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         """The bytes of some ids, special tokens included; ids outside the vocabulary give none.
@@ -248,12 +294,27 @@ def _tokens(allowed_special: str) -> bool:
     return allowed_special == "all"
 
 
-def _strings(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Calls the core, which cannot take a `str` that has no UTF-8 form."""
+def _each(function: Callable[[list[str]], R], texts: list[Any], errors: str) -> R:
+    """Calls the core, which takes no bytes and no `str` that has no UTF-8 form."""
+    if errors not in ("strict", "replace"):
+        raise ConfigError(f'errors = {errors!r}: give "strict" or "replace"')
     try:
-        return function(*args, **kwargs)
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"text: half a surrogate pair at character {error.start}; "
-            "clean it with text.encode(errors='replace')"
-        ) from error
+        if any(isinstance(text, bytes) for text in texts):
+            texts = [t.decode("utf-8", errors) if isinstance(t, bytes) else t for t in texts]
+        return function(texts)
+    except UnicodeError as error:
+        if errors == "strict":
+            raise _no_utf8(error) from error
+    return function([_SURROGATE.sub("\ufffd", text) for text in texts])
+
+
+def _no_utf8(error: UnicodeError) -> InputError:
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(
+            f'text: not UTF-8 at byte {error.start}; decode it, or give errors="replace"'
+        )
+    start = error.start if isinstance(error, UnicodeEncodeError) else "?"
+    return InputError(
+        f"text: half a surrogate pair at character {start}; "
+        'clean it with text.encode(errors="replace"), or give errors="replace"'
+    )

@@ -6,6 +6,7 @@ import os
 import pickle
 import sysconfig
 import threading
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,67 @@ def test_what_cannot_be_encoded_or_decoded_says_why() -> None:
         tokenizer.decode([5, -100])
     with pytest.raises(ConfigError, match="allowed_special"):
         tokenizer.encode("a", allowed_special="some")  # type: ignore[arg-type]
+
+
+def test_what_is_not_utf8_is_refused_or_replaced_as_asked(tmp_path: Path) -> None:
+    tokenizer = ours("codegen")
+    good = tokenizer.encode("é漢").tolist()
+    assert tokenizer.encode("é漢".encode()).tolist() == good
+    assert tokenizer.encode_batch(["é漢", "é漢".encode()])[1].tolist() == good
+    with pytest.raises(InputError, match="not UTF-8 at byte 1"):
+        tokenizer.encode(b"a\xff")
+    with pytest.raises(InputError, match="not UTF-8"):
+        tokenizer.encode_batch(["a", b"\xc3"])
+    replaced = tokenizer.encode("a\ufffdb").tolist()
+    assert tokenizer.encode(b"a\xffb", errors="replace").tolist() == replaced
+    assert tokenizer.encode("a\ud800b", errors="replace").tolist() == replaced
+    mixed = tokenizer.encode_batch(["a\udfffb", b"a\xffb", "x"], errors="replace")
+    assert [mixed[i].tolist() for i in range(3)] == [replaced, replaced, [87]]
+    assert tokenizer.count(b"a\xffb", errors="replace") == len(replaced)
+    with pytest.raises(ConfigError, match="errors"):
+        tokenizer.encode("a", errors="ignore")  # type: ignore[arg-type]
+
+
+def test_files_are_encoded_as_their_texts_are(tmp_path: Path) -> None:
+    tokenizer = ours("codegen")
+    items = ["def f(x):\n    return x\n", "", f"a {SPECIAL} b", "é漢 " * 50]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in items)
+    (tmp_path / "docs.jsonl").write_text(lines, encoding="utf-8")
+    report = tokenizer.encode_files(tmp_path / "docs.jsonl", tmp_path / "packed", threads=1)
+    ids = np.fromfile(tmp_path / "packed" / "part-00000.bin", dtype=np.uint16)
+    batch = tokenizer.encode_batch(items, allowed_special="none")
+    expected = [i for text in range(4) for i in [*batch[text].tolist(), tokenizer.eot_id]]
+    assert ids.tolist() == expected
+    assert report["details"]["tokens"] == len(expected)
+
+
+def test_a_forked_child_encodes_while_threads_of_the_parent_do() -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    tokenizer = ours("codegen")
+    items = [Path(__file__).read_text(encoding="utf-8")] * 60
+    expected = tokenizer.encode_batch(items, threads=2).ids.tobytes()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            tokenizer.encode_batch(items, threads=2)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(5):
+            with warnings.catch_warnings():
+                # The warning is the point: this fork happens while threads run.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+            if child == 0:
+                same = tokenizer.encode_batch(items, threads=2).ids.tobytes() == expected
+                os._exit(0 if same else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        worker.join()
 
 
 def byte_level_trainer(vocab_size: int) -> trainers.BpeTrainer:

@@ -63,6 +63,12 @@ impl Tokenizer {
         self.inner.vocab_size()
     }
 
+    /// The instructions that split text on this machine.
+    #[getter]
+    fn instructions(&self) -> &'static str {
+        self.inner.level().name()
+    }
+
     #[getter]
     fn eot_id(&self) -> Option<u32> {
         self.inner.end_of_text()

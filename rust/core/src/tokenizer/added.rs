@@ -1,5 +1,7 @@
 //! Added tokens: strings that become one token wherever they stand, before anything else is split.
 
+use super::Special;
+
 /// A token that is matched as text, such as `<|endoftext|>` or a run of spaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Added {
@@ -13,6 +15,24 @@ pub struct Added {
     pub normalized: bool,
 }
 
+/// Ids of the runs of spaces and of tabs among added tokens, from a run of two on without a gap, if
+/// they are all the white space in them: then a text is cut into runs and pieces in one go.
+pub fn runs(tokens: &[Added]) -> [Vec<u32>; 2] {
+    let white = |token: &&Added| token.content.contains([' ', '\t']);
+    let mut white: Vec<&Added> = tokens.iter().filter(white).collect();
+    white.sort_unstable_by_key(|token| token.content.len());
+    let mut runs = [Vec::new(), Vec::new()];
+    for token in white {
+        let run = &mut runs[usize::from(token.content.starts_with('\t'))];
+        let unit = &token.content[..1];
+        if token.special || token.content != unit.repeat(run.len() + 2) {
+            return [Vec::new(), Vec::new()];
+        }
+        run.push(token.id);
+    }
+    runs
+}
+
 #[derive(Debug, Default)]
 struct Node {
     children: Vec<(u8, u32)>,
@@ -23,16 +43,20 @@ struct Node {
 /// Finds added tokens: leftmost first, longest of those that start there.
 #[derive(Debug)]
 pub struct Trie {
-    starts: [bool; 256],
+    /// The bytes that tokens start with.
+    starts: Vec<u8>,
     nodes: Vec<Node>,
+    only_special: bool,
 }
 
 impl Trie {
     /// A trie over the tokens for which `wanted` holds.
     pub fn new(tokens: &[Added], wanted: impl Fn(&Added) -> bool) -> Self {
-        let mut trie = Self { starts: [false; 256], nodes: vec![Node::default()] };
+        let mut trie =
+            Self { starts: Vec::new(), nodes: vec![Node::default()], only_special: true };
         for (index, token) in tokens.iter().enumerate().filter(|(_, token)| wanted(token)) {
-            trie.starts[usize::from(token.content.as_bytes()[0])] = true;
+            trie.starts.push(token.content.as_bytes()[0]);
+            trie.only_special &= token.special;
             let mut node = 0;
             for &byte in token.content.as_bytes() {
                 node = trie.child(node, byte).unwrap_or_else(|| {
@@ -44,6 +68,8 @@ impl Trie {
             }
             trie.nodes[node].token = Some(index as u32);
         }
+        trie.starts.sort_unstable();
+        trie.starts.dedup();
         trie
     }
 
@@ -52,9 +78,21 @@ impl Trie {
         children.iter().find(|(label, _)| *label == byte).map(|(_, child)| *child as usize)
     }
 
-    /// Whether there is nothing to find.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.len() == 1
+    /// Whether there is nothing to find, or nothing that would count.
+    pub fn is_idle(&self, special: Special) -> bool {
+        self.starts.is_empty() || self.only_special && special == Special::Text
+    }
+
+    /// Where the next token may start.
+    #[inline]
+    fn candidate(&self, text: &[u8]) -> Option<usize> {
+        match *self.starts {
+            [] => None,
+            [a] => memchr::memchr(a, text),
+            [a, b] => memchr::memchr2(a, b, text),
+            [a, b, c] => memchr::memchr3(a, b, c, text),
+            _ => text.iter().position(|byte| self.starts.binary_search(byte).is_ok()),
+        }
     }
 
     /// The first match at or after `from`: start, end, position in the list of added tokens.
@@ -62,7 +100,7 @@ impl Trie {
     pub fn find(&self, text: &[u8], from: usize) -> Option<(usize, usize, usize)> {
         let mut start = from;
         loop {
-            start += text[start..].iter().position(|&byte| self.starts[usize::from(byte)])?;
+            start += self.candidate(&text[start..])?;
             let (mut node, mut found) = (0, None);
             for (offset, &byte) in text[start..].iter().enumerate() {
                 let Some(child) = self.child(node, byte) else { break };
@@ -81,7 +119,7 @@ impl Trie {
 
 #[cfg(test)]
 mod tests {
-    use super::{Added, Trie};
+    use super::{Added, Special, Trie, runs};
 
     #[test]
     fn leftmost_then_longest() {
@@ -98,6 +136,30 @@ mod tests {
         assert_eq!(trie.find(b"<a>b", 0), Some((0, 3, 2)));
         assert_eq!(trie.find(b"<<a>b", 2), Some((2, 5, 3)));
         assert_eq!(trie.find(b"x y", 0), None);
-        assert!(Trie::new(&tokens, |token| token.special).is_empty());
+        assert!(Trie::new(&tokens, |token| token.special).is_idle(Special::Token));
+    }
+
+    #[test]
+    fn runs_are_whole_or_not_at_all() {
+        let tokens = |contents: &[&str]| {
+            contents
+                .iter()
+                .enumerate()
+                .map(|(id, content)| Added {
+                    content: (*content).to_owned(),
+                    id: id as u32,
+                    special: false,
+                    normalized: true,
+                })
+                .collect::<Vec<_>>()
+        };
+        let none: [Vec<u32>; 2] = [vec![], vec![]];
+        assert_eq!(runs(&tokens(&["   ", "x", "  ", "\t\t"])), [vec![2_u32, 0], vec![3]]);
+        for other in [" ", "  x", "    ", "\t \t", "a b", "\t\t\t"] {
+            assert_eq!(runs(&tokens(&["  ", other])), none, "{other:?}");
+        }
+        let mut special = tokens(&["  "]);
+        special[0].special = true;
+        assert_eq!(runs(&special), none);
     }
 }

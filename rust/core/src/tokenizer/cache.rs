@@ -1,109 +1,295 @@
-//! A bounded cache from short pieces to their ids, one for each thread.
+//! Pieces of text that were seen before, and their ids: bounded, one for each worker.
 
-use std::cell::RefCell;
+use super::simd;
 
-/// Longest piece that is kept, in bytes.
-const KEY_BYTES: usize = 15;
-/// Most ids of a piece that are kept.
-const MAX_IDS: usize = 6;
-/// 2^16 slots of 48 bytes: 3 MiB.
-const SLOT_BITS: u32 = 16;
+/// Longest piece of the table of short pieces, in bytes.
+pub const SHORT_BYTES: usize = 15;
+/// 2^18 buckets of 64 bytes: 16 MiB.
+const BUCKET_BITS: u32 = 18;
+/// Longest piece of the table of long pieces.
+const LONG_BYTES: usize = 256;
+/// 2^17 places of 16 bytes: 2 MiB.
+const PLACE_BITS: u32 = 17;
+/// Places that are used before all long pieces are dropped.
+const MOST_LONG: usize = 3 << (PLACE_BITS - 2);
+/// Bytes and ids of long pieces that are kept before all are dropped: 3 MiB and 4 MiB.
+const MOST_BYTES: usize = 3 << 20;
+const MOST_IDS: usize = 1 << 20;
+/// How many 16-bit numbers stand beside a short piece: ids, then how many.
+pub const LANES: usize = 8;
 
-/// One piece and its ids.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Slot {
-    key: u128,
-    tokenizer: u32,
-    count: u8,
-    ids: [u32; MAX_IDS],
-}
+/// The ids of a short piece: up to seven of 16 bits or three of 32 (low half first), and in the last
+/// lane how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed([u16; LANES]);
 
-impl Slot {
-    /// Whether it holds this piece for this tokenizer (numbered from 1).
-    #[inline]
-    pub fn holds(&self, key: u128, tokenizer: u32) -> bool {
-        self.key == key && self.tokenizer == tokenizer
-    }
-
-    /// Starts over with another piece.
-    pub fn fill(&mut self, key: u128, tokenizer: u32) {
-        *self = Self { key, tokenizer, count: 0, ids: [0; MAX_IDS] };
-    }
-
-    /// Appends an id; a piece with too many is not kept.
-    pub fn push(&mut self, id: u32) {
-        match self.ids.get_mut(usize::from(self.count)) {
-            Some(slot) => *slot = id,
-            None => self.tokenizer = 0,
+impl Packed {
+    /// Packs some ids; `None` if they are too many.
+    pub fn new<const WIDE: bool>(ids: &[u32]) -> Option<Self> {
+        let width = if WIDE { 2 } else { 1 };
+        if ids.len() * width >= LANES {
+            return None;
         }
-        self.count = self.count.saturating_add(1);
+        let mut lanes = [0; LANES];
+        for (pair, &id) in lanes.chunks_exact_mut(width).zip(ids) {
+            pair[0] = id as u16;
+            if WIDE {
+                pair[1] = (id >> 16) as u16;
+            }
+        }
+        lanes[LANES - 1] = ids.len() as u16;
+        Some(Self(lanes))
     }
 
-    /// The ids.
+    /// How many ids.
     #[inline]
-    pub fn ids(&self) -> &[u32] {
-        &self.ids[..usize::from(self.count)]
+    pub fn count(self) -> usize {
+        usize::from(self.0[LANES - 1])
+    }
+
+    /// The ids, of which only the first `count` are meant.
+    #[inline]
+    pub fn narrow(self) -> [u16; LANES] {
+        self.0
+    }
+
+    /// The ids where they have 32 bits, of which only the first `count` are meant.
+    #[inline]
+    pub fn wide(self) -> [u32; LANES / 2] {
+        std::array::from_fn(|i| u32::from(self.0[2 * i]) | u32::from(self.0[2 * i + 1]) << 16)
     }
 }
 
-/// A table in which each piece has one place.
-pub struct Cache {
-    slots: Vec<Slot>,
+/// A short piece as one number: its bytes, and its length in the highest byte. Never 0; for longer
+/// pieces a number that no short piece has.
+#[inline]
+pub fn key(text: &[u8], start: usize, end: usize) -> u128 {
+    const MASKS: [[u128; 2]; SHORT_BYTES + 2] = {
+        let mut masks = [[0, 0xFF << 120]; SHORT_BYTES + 2];
+        let mut length = 0;
+        while length <= SHORT_BYTES {
+            masks[length] = [(1 << (8 * length)) - 1, (length as u128) << 120];
+            length += 1;
+        }
+        masks
+    };
+    let length = end - start;
+    let [mask, tag] = MASKS[length.min(SHORT_BYTES + 1)];
+    let bytes = match text.get(start..start + 16) {
+        Some(window) => u128::from_le_bytes(window.try_into().expect("16 bytes")),
+        None => tail(text, start),
+    };
+    bytes & mask | tag
 }
 
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache {
-        slots: vec![Slot::default(); 1 << SLOT_BITS],
-    });
+/// The last bytes of a text, fewer than 16, as one number.
+#[inline(never)]
+fn tail(text: &[u8], start: usize) -> u128 {
+    let mut bytes = [0; 16];
+    let rest = &text[start..];
+    bytes[..rest.len()].copy_from_slice(rest);
+    u128::from_le_bytes(bytes)
+}
+
+#[inline]
+fn fold(low: u64, high: u64) -> u64 {
+    let product =
+        u128::from(low ^ 0x9E37_79B9_7F4A_7C15) * u128::from(high ^ 0xD1B5_4A32_D192_ED03);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Two short pieces, in one line of the processor's cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket {
+    keys: [u128; 2],
+    ids: [Packed; 2],
+}
+
+/// Where a long piece and its ids are kept.
+#[derive(Debug, Clone, Copy, Default)]
+struct Long {
+    /// The upper half of the hash.
+    tag: u32,
+    bytes: u32,
+    ids: u32,
+    /// 0: nothing is kept here.
+    length: u16,
+    count: u16,
+}
+
+/// Each short piece has one bucket of two places; long pieces are kept until there are too many.
+pub struct Cache {
+    short: Vec<Bucket>,
+    long: Vec<Long>,
+    used: usize,
+    bytes: Vec<u8>,
+    ids: Vec<u32>,
+    /// Chooses the place that a new piece takes from an old one.
+    turn: u64,
 }
 
 impl Cache {
-    /// This thread's cache.
-    pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
-        CACHE.with_borrow_mut(work)
+    /// An empty cache: 16 MiB, and up to 9 MiB more where there are long pieces.
+    pub fn new() -> Self {
+        let mut short = Vec::with_capacity(1 << BUCKET_BITS);
+        simd::advise_large_pages(&mut short);
+        short.resize(1 << BUCKET_BITS, Bucket { keys: [0; 2], ids: [Packed([0; LANES]); 2] });
+        Self { short, long: Vec::new(), used: 0, bytes: Vec::new(), ids: Vec::new(), turn: 1 }
     }
 
-    /// The place of a piece.
+    /// Where the bucket of a key stands.
     #[inline]
-    pub fn slot(&mut self, key: u128, tokenizer: u32) -> &mut Slot {
-        let low = key as u64 ^ 0x9E37_79B9_7F4A_7C15;
-        let high = (key >> 64) as u64 ^ 0xD1B5_4A32_D192_ED03 ^ u64::from(tokenizer);
-        let product = u128::from(low) * u128::from(high);
-        let hash = product as u64 ^ (product >> 64) as u64;
-        &mut self.slots[(hash >> (64 - SLOT_BITS)) as usize]
+    pub fn bucket(key: u128) -> u32 {
+        (fold(key as u64, (key >> 64) as u64) >> (64 - BUCKET_BITS)) as u32
     }
-}
 
-/// The bytes of a short piece and its length as one number; `None` if it is too long.
-#[inline]
-pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
-    let length = end - start;
-    if length > KEY_BYTES {
-        return None;
+    /// Starts loading a bucket.
+    #[inline]
+    pub fn prefetch(&self, bucket: u32) {
+        simd::prefetch(&self.short, bucket as usize);
     }
-    let bytes = match text.get(start..start + 16) {
-        Some(window) => {
-            let window = u128::from_le_bytes(window.try_into().expect("16 bytes"));
-            window & ((1 << (8 * length)) - 1)
+
+    /// The ids of a short piece.
+    #[inline]
+    pub fn short(&self, bucket: u32, key: u128) -> Option<Packed> {
+        let Bucket { keys, ids } = &self.short[bucket as usize];
+        // Chosen without a branch, which could not be foreseen.
+        let place = usize::from(keys[1] == key);
+        (keys[place] == key).then_some(ids[place])
+    }
+
+    /// Keeps a short piece.
+    pub fn keep_short(&mut self, bucket: u32, key: u128, ids: Packed) {
+        let bucket = &mut self.short[bucket as usize];
+        let free = |place: &usize| [0, key].contains(&bucket.keys[*place]);
+        let place = (0..2).find(free).unwrap_or_else(|| {
+            // Xorshift: any old piece is as good as another.
+            self.turn ^= self.turn << 13;
+            self.turn ^= self.turn >> 7;
+            self.turn ^= self.turn << 17;
+            (self.turn & 1) as usize
+        });
+        (bucket.keys[place], bucket.ids[place]) = (key, ids);
+    }
+
+    /// The hash of a piece of eight bytes or more, if it is not too long to be kept.
+    #[inline]
+    pub fn hash(piece: &[u8]) -> Option<u64> {
+        if piece.len() < 8 || piece.len() > LONG_BYTES {
+            return None;
         }
-        None => text[start..end].iter().rev().fold(0, |key, &byte| key << 8 | u128::from(byte)),
-    };
-    Some(bytes | (length as u128) << 120)
+        let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
+        let whole =
+            piece.chunks_exact(8).fold(piece.len() as u64, |hash, chunk| fold(hash, word(chunk)));
+        Some(fold(whole, word(&piece[piece.len() - 8..])))
+    }
+
+    /// The ids of a long piece, or the place where they may be kept.
+    #[inline]
+    pub fn long(&self, hash: u64, piece: &[u8]) -> Result<&[u32], usize> {
+        let mut place = hash as usize & ((1 << PLACE_BITS) - 1);
+        while let Some(&Long { tag, bytes, ids, length, count }) = self.long.get(place) {
+            if length == 0 {
+                break;
+            }
+            let known = || &self.bytes[bytes as usize..][..usize::from(length)] == piece;
+            if tag == (hash >> 32) as u32 && known() {
+                return Ok(&self.ids[ids as usize..][..usize::from(count)]);
+            }
+            place = (place + 1) & ((1 << PLACE_BITS) - 1);
+        }
+        Err(place)
+    }
+
+    /// Keeps a long piece at the place that [`Self::long`] gave.
+    pub fn keep_long(&mut self, hash: u64, place: usize, piece: &[u8], ids: &[u32]) {
+        let full = self.used == MOST_LONG
+            || self.bytes.len() + piece.len() > MOST_BYTES
+            || self.ids.len() + ids.len() > MOST_IDS;
+        if full || self.long.is_empty() {
+            self.long.clear();
+            self.long.resize(1 << PLACE_BITS, Long::default());
+            self.bytes.clear();
+            self.ids.clear();
+            self.used = 0;
+        }
+        self.long[place] = Long {
+            tag: (hash >> 32) as u32,
+            bytes: self.bytes.len() as u32,
+            ids: self.ids.len() as u32,
+            length: piece.len() as u16,
+            count: ids.len() as u16,
+        };
+        self.used += 1;
+        self.bytes.extend_from_slice(piece);
+        self.ids.extend_from_slice(ids);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::key;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::{Cache, LONG_BYTES, Packed, SHORT_BYTES, key};
 
     #[test]
     fn a_key_depends_on_the_piece_alone() {
         let text = b"abc def ghi jkl mno pqr";
         for start in 0..text.len() {
             for end in start + 1..=text.len() {
-                assert_eq!(key(text, start, end), key(&text[start..end], 0, end - start));
-                assert_eq!(key(text, start, end).is_none(), end - start > 15);
+                let alone = key(&text[start..end], 0, end - start);
+                assert_eq!(key(text, start, end), alone);
+                assert_eq!(alone >> 120 == 0xFF, end - start > SHORT_BYTES);
             }
         }
         assert_ne!(key(b"a\0", 0, 2), key(b"a", 0, 1));
+    }
+
+    #[test]
+    fn ids_are_packed_and_unpacked() {
+        let ids: Vec<u32> = (65_529..65_536).collect();
+        for count in 0..=7 {
+            let packed = Packed::new::<false>(&ids[..count]).unwrap();
+            assert_eq!(packed.count(), count);
+            assert!(packed.narrow()[..count].iter().zip(&ids).all(|(&a, &b)| u32::from(a) == b));
+        }
+        assert!(Packed::new::<false>(&[1; 8]).is_none() && Packed::new::<true>(&[1; 4]).is_none());
+        let wide = Packed::new::<true>(&[u32::MAX, 7]).unwrap();
+        assert_eq!((wide.count(), &wide.wide()[..2]), (2, &[u32::MAX, 7][..]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_is_what_was_kept(
+            pieces in prop::collection::vec("[ab]{1,3}|[abc]{14,18}|a{250,260}", 1..60),
+        ) {
+            let mut cache = Cache::new();
+            let mut known = HashMap::new();
+            for (id, piece) in pieces.iter().enumerate() {
+                let (bytes, id) = (piece.as_bytes(), id as u32);
+                if bytes.len() <= SHORT_BYTES {
+                    let key = key(bytes, 0, bytes.len());
+                    let bucket = Cache::bucket(key);
+                    let found = cache.short(bucket, key).map(|ids| u32::from(ids.narrow()[0]));
+                    prop_assert_eq!(found, known.get(piece).copied());
+                    cache.keep_short(bucket, key, Packed::new::<false>(&[id]).unwrap());
+                    known.insert(piece, id);
+                } else if let Some(hash) = Cache::hash(bytes) {
+                    match cache.long(hash, bytes) {
+                        Ok(ids) => prop_assert_eq!(ids.first(), known.get(piece)),
+                        Err(place) => {
+                            prop_assert!(!known.contains_key(piece));
+                            cache.keep_long(hash, place, bytes, &[id]);
+                            known.insert(piece, id);
+                        }
+                    }
+                } else {
+                    prop_assert!(bytes.len() > LONG_BYTES);
+                }
+            }
+        }
     }
 }

@@ -6,10 +6,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{Added, Vocabulary};
+use super::{Added, MAX_VOCAB, Vocabulary};
 
-/// Largest id that is believed; a damaged file cannot ask for more memory than this.
-const MAX_ID: u32 = 1 << 24;
+/// No id reaches this; a damaged file cannot ask for more memory than that.
+const MAX_ID: u32 = MAX_VOCAB as u32;
 
 #[derive(Deserialize)]
 struct File {

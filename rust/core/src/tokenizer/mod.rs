@@ -1,41 +1,49 @@
 //! Byte-level BPE with GPT-2's pre-tokenizer, exact to HF tokenizers 0.23.
 //!
-//! Text is split on added tokens ([`added`]), each stretch between them into pieces ([`split`]), each
-//! piece is merged by rank ([`bpe`]). No regular expression, no recursion; time is linear in the text,
-//! `n log n` in one piece. Each thread keeps a 3 MiB cache of short pieces.
+//! Text is cut at added tokens ([`added`]) and into pieces ([`boundaries`], 64 bytes at a time by
+//! [`simd`]); a piece's ids come from the worker's [`cache`], or are merged by rank ([`bpe`], long
+//! pieces by [`backtrack`]). No regular expression, no recursion; time is linear in the text. A worker
+//! keeps at most 26 MiB. The definition stands beside all this: [`split`], one character at a time,
+//! and [`Tokenizer::encode_by_definition`].
 
 mod added;
+mod backtrack;
+mod batch;
+mod boundaries;
 mod bpe;
 mod builtin;
 mod cache;
 mod classes;
+mod encoder;
 mod json;
 mod parallel;
+mod perfect;
+mod simd;
 mod split;
 mod train;
 
 pub use added::Added;
+pub use simd::Level;
 pub use train::Trainer;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::{Error, Result};
 use added::Trie;
+use backtrack::Backtrack;
 use bpe::Merges;
-use cache::Cache;
+use encoder::{Encoder, Worker};
 use split::Pieces;
 
 /// The token that ends a document.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Largest vocabulary whose ids fit 16 bits.
 pub const MAX_U16_VOCAB: usize = 1 << 16;
-/// Bytes of text that one thread takes at a time.
-const CHUNK_BYTES: usize = 256 << 10;
+/// Most tokens and merges of a vocabulary, so that a pair of ids and its rank fit 64 bits.
+pub const MAX_VOCAB: usize = 1 << bpe::ID_BITS;
 
 /// What to do with special tokens that stand in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,16 +88,17 @@ pub struct Vocabulary {
 #[derive(Debug)]
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    merges: Merges,
-    /// Added tokens that HF matches first, then the others.
+    encoder: Encoder,
+    /// Added tokens that are looked for before pieces are: those HF matches first, then the others,
+    /// without the runs of white space that pieces are cut at anyway.
     tries: [Trie; 2],
+    /// The same with the runs, as the definition has it.
+    all_tries: [Trie; 2],
+    /// Whether no added token holds white space, runs aside, so that a text may be cut beside it.
+    can_cut: bool,
     /// The bytes each id stands for.
     bytes: Vec<Vec<u8>>,
-    /// Tells tokenizers apart in the threads' caches.
-    number: u32,
 }
-
-static NUMBERS: AtomicU32 = AtomicU32::new(1);
 
 impl Tokenizer {
     /// Checks a vocabulary and prepares it for use; the error says what is missing.
@@ -122,6 +131,9 @@ impl Tokenizer {
         }
         let size = vocabulary.added.iter().map(|token| token.id as usize + 1).max().unwrap_or(0);
         let mut bytes = vec![Vec::new(); size.max(vocabulary.tokens.len())];
+        if bytes.len().max(merges.len()) > MAX_VOCAB {
+            return Err(format!("more than {MAX_VOCAB} tokens or merges"));
+        }
         let letters = builtin::letter_bytes();
         for (id, token) in vocabulary.tokens.iter().enumerate() {
             if let Some(token) = token {
@@ -131,12 +143,23 @@ impl Tokenizer {
         for token in &vocabulary.added {
             bytes[token.id as usize] = builtin::token_bytes(&token.content, &letters);
         }
+        let tries = |wanted: &dyn Fn(&Added) -> bool| {
+            [false, true].map(|second| {
+                Trie::new(&vocabulary.added, |token| token.normalized == second && wanted(token))
+            })
+        };
+        let list = merges;
+        let merges = Merges::new(&byte_ids, &list);
+        let backtrack = Backtrack::new(&merges, &list, &bytes);
+        let runs = added::runs(&vocabulary.added);
+        let in_run = |token: &Added| runs.iter().any(|ids| ids.contains(&token.id));
+        let can_cut = |token: &Added| in_run(token) || !token.content.contains(char::is_whitespace);
         Ok(Self {
-            merges: Merges::new(&byte_ids, merges),
-            tries: [false, true]
-                .map(|second| Trie::new(&vocabulary.added, |token| token.normalized == second)),
+            tries: tries(&|token| !in_run(token)),
+            all_tries: tries(&|_| true),
+            can_cut: vocabulary.added.iter().all(can_cut),
+            encoder: Encoder::new(merges, backtrack, runs.clone(), &bytes),
             bytes,
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             vocabulary,
         })
     }
@@ -190,7 +213,7 @@ impl Tokenizer {
     /// Whether plain text can become the token `id`.
     pub fn can_come_from_text(&self, id: u32) -> bool {
         self.vocabulary.added.iter().any(|token| token.id == id && !token.special)
-            || self.merges.makes(id)
+            || self.encoder.merges().makes(id)
     }
 
     /// xxh3-128 of tokens, merges and added tokens: equal for equal tokenizers, however the file was
@@ -218,64 +241,86 @@ impl Tokenizer {
         format!("{:032x}", hash.digest128())
     }
 
+    /// The instructions that split text here: `avx512`, `avx2`, `sse2`, `neon` or `scalar`.
+    pub fn level(&self) -> Level {
+        self.encoder.level()
+    }
+
+    /// The same tokenizer with other instructions; for tests and benchmarks.
+    #[must_use]
+    pub fn with_level(mut self, level: Level) -> Self {
+        self.encoder.set_level(level);
+        self
+    }
+
     /// Appends the ids of a text.
     pub fn encode<T: Id>(&self, text: &str, special: Special, out: &mut Vec<T>) {
-        Cache::with(|cache| {
-            let [first, second] = &self.tries;
-            self.split(first, text, special, out, &mut |text, out| {
-                self.split(second, text, special, out, &mut |text, out| {
-                    self.encode_plain(text, cache, out);
-                });
-            });
+        self.encoder
+            .with_worker(|worker| self.encode_range(worker, text, 0..text.len(), special, out));
+    }
+
+    /// Appends the ids of a stretch of a text, with a worker at hand.
+    fn encode_range<T: Id>(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        range: Range<usize>,
+        special: Special,
+        out: &mut Vec<T>,
+    ) {
+        let [first, second] = &self.tries;
+        let mut plain = |range, out: &mut Vec<T>| self.encoder.encode(worker, text, range, out);
+        self.cut(first, text, range, special, out, &mut |range, out| {
+            self.cut(second, text, range, special, out, &mut plain);
         });
     }
 
-    /// Cuts a text at the added tokens of one trie and hands what lies between them to `rest`.
-    fn split<T: Id>(
+    /// Appends the ids of a text by the definition: one character at a time, each piece merged anew.
+    /// What the fast way is tested against.
+    pub fn encode_by_definition<T: Id>(&self, text: &str, special: Special, out: &mut Vec<T>) {
+        let [first, second] = &self.all_tries;
+        let mut plain = |range: Range<usize>, out: &mut Vec<T>| {
+            let text = &text[range];
+            for (start, end) in Pieces::new(text) {
+                let piece = &text.as_bytes()[start..end];
+                self.encoder.merges().encode_by_heap(piece, |id| out.push(T::of(id)));
+            }
+        };
+        self.cut(first, text, 0..text.len(), special, out, &mut |range, out| {
+            self.cut(second, text, range, special, out, &mut plain);
+        });
+    }
+
+    /// Cuts a stretch of text at the added tokens of one trie and hands what lies between them to
+    /// `rest`.
+    fn cut<T: Id>(
         &self,
         trie: &Trie,
         text: &str,
+        range: Range<usize>,
         special: Special,
         out: &mut Vec<T>,
-        rest: &mut impl FnMut(&str, &mut Vec<T>),
+        rest: &mut impl FnMut(Range<usize>, &mut Vec<T>),
     ) {
-        let (mut done, mut from) = (0, 0);
-        if !trie.is_empty() {
-            while let Some((start, end, index)) = trie.find(text.as_bytes(), from) {
+        let (mut done, mut from) = (range.start, range.start);
+        if !trie.is_idle(special) {
+            let bytes = &text.as_bytes()[..range.end];
+            while let Some((start, end, index)) = trie.find(bytes, from) {
                 from = end;
                 let token = &self.vocabulary.added[index];
                 // As in HF, an unwanted special token is text, but still hides what it overlaps.
                 if token.special && special == Special::Text {
                     continue;
                 }
-                rest(&text[done..start], out);
+                if done < start {
+                    rest(done..start, out);
+                }
                 out.push(T::of(token.id));
                 done = end;
             }
         }
-        rest(&text[done..], out);
-    }
-
-    fn encode_plain<T: Id>(&self, text: &str, cache: &mut Cache, out: &mut Vec<T>) {
-        for (start, end) in Pieces::new(text) {
-            if end - start == 1 {
-                out.push(T::of(self.merges.byte(text.as_bytes()[start])));
-                continue;
-            }
-            let Some(key) = cache::key(text.as_bytes(), start, end) else {
-                self.merges.encode(&text.as_bytes()[start..end], |id| out.push(T::of(id)));
-                continue;
-            };
-            let slot = cache.slot(key, self.number);
-            if !slot.holds(key, self.number) {
-                slot.fill(key, self.number);
-                self.merges.encode(&text.as_bytes()[start..end], |id| {
-                    slot.push(id);
-                    out.push(T::of(id));
-                });
-                continue;
-            }
-            out.extend(slot.ids().iter().map(|&id| T::of(id)));
+        if done < range.end {
+            rest(done..range.end, out);
         }
     }
 
@@ -287,28 +332,7 @@ impl Tokenizer {
         special: Special,
         threads: Option<usize>,
     ) -> Result<(Vec<T>, Vec<i64>)> {
-        let encode = |range: &Range<usize>| {
-            let (mut ids, mut ends) = (Vec::new(), Vec::with_capacity(range.len()));
-            for text in &texts[range.clone()] {
-                self.encode(text.as_ref(), special, &mut ids);
-                ends.push(ids.len() as i64);
-            }
-            (ids, ends)
-        };
-        let chunks = chunks(texts);
-        let encoded: Vec<(Vec<T>, Vec<i64>)> = if chunks.len() < 2 || threads == Some(1) {
-            chunks.iter().map(encode).collect()
-        } else {
-            parallel::run(threads, || chunks.par_iter().map(encode).collect())?
-        };
-        let mut all = Vec::with_capacity(encoded.iter().map(|(ids, _)| ids.len()).sum());
-        let mut ends = Vec::with_capacity(texts.len());
-        for (ids, chunk_ends) in encoded {
-            let start = all.len() as i64;
-            ends.extend(chunk_ends.into_iter().map(|end| start + end));
-            all.extend_from_slice(&ids);
-        }
-        Ok((all, ends))
+        batch::encode(self, texts, special, threads)
     }
 
     /// The bytes of some ids; ids outside the vocabulary stand for none, as in HF.
@@ -322,27 +346,13 @@ impl Tokenizer {
     }
 }
 
-/// Neighbouring texts of about [`CHUNK_BYTES`] together.
-fn chunks<S: AsRef<str>>(texts: &[S]) -> Vec<Range<usize>> {
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (i, text) in texts.iter().enumerate() {
-        bytes += text.as_ref().len();
-        if bytes >= CHUNK_BYTES || i + 1 == texts.len() {
-            chunks.push(start..i + 1);
-            (start, bytes) = (i + 1, 0);
-        }
-    }
-    chunks
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
 
     use proptest::prelude::*;
 
-    use super::{Special, Tokenizer};
+    use super::{Level, Special, Tokenizer};
 
     fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
         let mut out = Vec::new();
@@ -383,6 +393,59 @@ mod tests {
         assert_eq!(again.vocabulary(), codegen.vocabulary());
         assert_eq!(again.hash(), codegen.hash());
         assert_ne!(again.hash(), Tokenizer::gpt2().hash());
+    }
+
+    /// Text made of what the rules are about, long enough to cross blocks at every place.
+    fn texts() -> impl Strategy<Value = String> {
+        let repeat = |unit: &'static str, most: usize| (0..most).prop_map(move |n| unit.repeat(n));
+        let word = prop_oneof![
+            4 => "[a-zA-Z]{1,9}|[0-9]{1,5}|[-+*/=<>(){}.,:'\"#|]{1,4}",
+            4 => prop_oneof![repeat(" ", 70), repeat("\t", 30), repeat("\n", 5), Just(" ".into())],
+            2 => "'(s|t|re|ve|m|ll|d|S|x)?",
+            1 => prop_oneof![repeat("a", 90), repeat("-", 90), repeat("\u{3000}", 25)],
+            2 => "(\u{85}|\u{a0}|\u{2028}|\u{3000}|\r\n| \t|\u{b}|\u{1c}|\0){1,3}",
+            2 => "\\PC{1,12}",
+            1 => prop::collection::vec(any::<char>(), 1..30).prop_map(String::from_iter),
+            1 => "<\\|endoftext\\|>|<\\|endof|\\|>",
+        ];
+        prop::collection::vec(word, 0..40).prop_map(|words| words.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn every_level_follows_the_definition(text in texts(), as_text in any::<bool>()) {
+            static ALL: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
+                let levels = Level::available().into_iter();
+                levels
+                    .flat_map(|l| [Tokenizer::gpt2().with_level(l), Tokenizer::codegen().with_level(l)])
+                    .collect()
+            });
+            let special = if as_text { Special::Text } else { Special::Token };
+            for tokenizer in &*ALL {
+                let (mut fast, mut plain) = (Vec::<u32>::new(), Vec::<u32>::new());
+                tokenizer.encode(&text, special, &mut fast);
+                tokenizer.encode_by_definition(&text, special, &mut plain);
+                prop_assert_eq!(&fast, &plain, "{}", tokenizer.level().name());
+                prop_assert_eq!(tokenizer.decode(&fast), text.as_bytes());
+                let mut narrow = Vec::<u16>::new();
+                tokenizer.encode(&text, special, &mut narrow);
+                prop_assert!(narrow.iter().map(|&id| u32::from(id)).eq(fast));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn a_long_text_is_cut_where_ids_stay_equal(seed in texts(), unit in texts()) {
+            static CODEGEN: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::codegen);
+            let text = seed + &unit.repeat(1_000_000 / unit.len().max(1));
+            let expected = ids(&CODEGEN, &text);
+            let (all, ends) = CODEGEN.encode_batch::<u32, _>(&[text], Special::Token, Some(2)).unwrap();
+            prop_assert_eq!(&ends, &[expected.len() as i64]);
+            prop_assert!(all == expected);
+        }
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! A pool of threads that survives `fork`: made on first use, and made anew in a child process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -19,27 +19,41 @@ pub fn run<R: Send>(threads: Option<usize>, work: impl FnOnce() -> R + Send) -> 
     if threads == Some(0) {
         return Err(Error::config("threads = 0: give at least 1, or none for one a core"));
     }
+    Ok(pool(threads)?.install(work))
+}
+
+/// The pool that is there, if it fits, or a new one.
+fn pool(threads: Option<usize>) -> Result<Arc<ThreadPool>> {
     let process = std::process::id();
-    let pool = {
-        let mut slot = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &*slot {
-            Some(known) if known.process == process && known.threads == threads => {
-                known.workers.clone()
-            }
-            _ => {
-                let pool = ThreadPoolBuilder::new()
-                    .num_threads(threads.unwrap_or(0))
-                    .build()
-                    .map_err(|error| Error::config(format!("cannot start threads: {error}")))?;
-                let pool = Arc::new(pool);
-                let old = slot.replace(Pool { process, threads, workers: pool.clone() });
-                if let Some(old) = old.filter(|old| old.process != process) {
-                    // Its threads live in the parent; there is nothing here to stop.
-                    std::mem::forget(old);
-                }
-                pool
-            }
+    let fits = |known: &Pool| known.process == process && known.threads == threads;
+    if let Some(workers) =
+        slot(|slot| slot.as_ref().filter(|known| fits(known)).map(|p| p.workers.clone())).flatten()
+    {
+        return Ok(workers);
+    }
+    let workers = ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .build()
+        .map_err(|error| Error::config(format!("cannot start threads: {error}")))?;
+    let workers = Arc::new(workers);
+    let new = Pool { process, threads, workers: workers.clone() };
+    if let Some(old) = slot(|slot| slot.replace(new)).flatten().filter(|old| old.process != process)
+    {
+        // Its threads live in the parent; there is nothing here to stop.
+        std::mem::forget(old);
+    }
+    Ok(workers)
+}
+
+/// The kept pool. The lock is only ever held for an instant; where it cannot be had for long, a fork
+/// has copied it locked, and the child keeps none.
+fn slot<R>(work: impl FnOnce(&mut Option<Pool>) -> R) -> Option<R> {
+    for _ in 0..1000 {
+        match POOL.try_lock() {
+            Ok(mut slot) => return Some(work(&mut slot)),
+            Err(TryLockError::Poisoned(slot)) => return Some(work(&mut slot.into_inner())),
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
         }
-    };
-    Ok(pool.install(work))
+    }
+    None
 }

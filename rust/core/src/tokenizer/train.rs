@@ -8,8 +8,9 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
+use super::batch::chunks;
 use super::split::Pieces;
-use super::{Added, Vocabulary, builtin, chunks, parallel};
+use super::{Added, MAX_VOCAB, Vocabulary, builtin, parallel};
 use crate::{Error, Result};
 
 type Pair = (u32, u32);
@@ -103,8 +104,8 @@ impl Trainer {
 
     /// Learns a vocabulary of at most `vocab_size` tokens: the special tokens, the 256 bytes, merges.
     pub fn finish(self, vocab_size: usize, special: &[String]) -> Result<Vocabulary> {
-        if vocab_size > 1 << 24 {
-            return Err(Error::config(format!("vocab_size = {vocab_size}: at most {}", 1 << 24)));
+        if vocab_size > MAX_VOCAB {
+            return Err(Error::config(format!("vocab_size = {vocab_size}: at most {MAX_VOCAB}")));
         }
         let mut tokens: Vec<String> = Vec::new();
         let mut ids: FxHashMap<String, u32> = FxHashMap::default();

@@ -1,0 +1,253 @@
+//! Pieces to ids: what a worker has seen before from its cache, the rest by merging.
+//!
+//! A window of pieces is looked up in two passes, so that the processor loads all of the window's
+//! buckets at once instead of waiting for each.
+
+use std::ops::Range;
+use std::sync::{Mutex, TryLockError};
+
+use super::backtrack::Backtrack;
+use super::boundaries::{Boundaries, Runs, Starts, WINDOW};
+use super::bpe::{Merges, SCAN_BYTES};
+use super::cache::{self, Cache, LANES, Packed, SHORT_BYTES};
+use super::simd::{BLOCK, Level};
+use super::{Id, MAX_U16_VOCAB};
+
+/// A cache and room to work in; each thread that encodes takes one and gives it back.
+pub struct Worker {
+    cache: Cache,
+    starts: Starts,
+    keys: [u128; WINDOW + BLOCK],
+    buckets: [u32; WINDOW + BLOCK],
+    ids: Vec<u32>,
+}
+
+/// The merges of a vocabulary, ready for use on text without added tokens but for runs.
+pub struct Encoder {
+    merges: Merges,
+    /// For long pieces, where the vocabulary allows.
+    backtrack: Option<Backtrack>,
+    level: Level,
+    runs: Runs,
+    /// Ids of runs by length, from two on.
+    space_ids: Vec<u32>,
+    tab_ids: Vec<u32>,
+    /// Short pieces that every worker knows from the start.
+    seeds: Vec<(u128, Packed)>,
+    /// Whether ids need 32 bits.
+    wide: bool,
+    idle: Mutex<Vec<Box<Worker>>>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    /// Prepares merges. `space_ids` and `tab_ids` are those of runs of two, three, ...; `words` are
+    /// the bytes of each id.
+    pub fn new(
+        merges: Merges,
+        backtrack: Option<Backtrack>,
+        [space_ids, tab_ids]: [Vec<u32>; 2],
+        words: &[Vec<u8>],
+    ) -> Self {
+        let longest = |ids: &[u32]| if ids.is_empty() { 0 } else { ids.len() + 1 };
+        let runs = Runs { spaces: longest(&space_ids), tabs: longest(&tab_ids) };
+        let wide = words.len() > MAX_U16_VOCAB;
+        let mut new = Self {
+            merges,
+            backtrack,
+            level: Level::best(),
+            runs,
+            space_ids,
+            tab_ids,
+            seeds: Vec::new(),
+            wide,
+            idle: Mutex::default(),
+        };
+        let mut ids = Vec::new();
+        for word in words.iter().filter(|word| (1..=SHORT_BYTES).contains(&word.len())) {
+            ids.clear();
+            new.merge(word, &mut ids);
+            if let Some(packed) = new.pack(&ids) {
+                new.seeds.push((cache::key(word, 0, word.len()), packed));
+            }
+        }
+        new
+    }
+
+    /// The merges.
+    pub fn merges(&self) -> &Merges {
+        &self.merges
+    }
+
+    /// The instructions in use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Uses other instructions; for tests and benchmarks.
+    pub fn set_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
+    fn pack(&self, ids: &[u32]) -> Option<Packed> {
+        if self.wide { Packed::new::<true>(ids) } else { Packed::new::<false>(ids) }
+    }
+
+    /// Runs `work` with a worker that no other thread uses.
+    pub fn with_worker<R>(&self, work: impl FnOnce(&mut Worker) -> R) -> R {
+        let mut worker = self.idle(Vec::pop).flatten().unwrap_or_else(|| {
+            let mut cache = Cache::new();
+            for &(key, packed) in &self.seeds {
+                cache.keep_short(Cache::bucket(key), key, packed);
+            }
+            Box::new(Worker {
+                cache,
+                starts: [0; WINDOW + BLOCK + 1],
+                keys: [0; WINDOW + BLOCK],
+                buckets: [0; WINDOW + BLOCK],
+                ids: Vec::new(),
+            })
+        });
+        let result = work(&mut worker);
+        self.idle(|idle| idle.push(worker));
+        result
+    }
+
+    /// The idle workers. The lock is only ever held for an instant; where it cannot be had for long,
+    /// a fork has copied it locked, and the child goes without.
+    fn idle<R>(&self, work: impl FnOnce(&mut Vec<Box<Worker>>) -> R) -> Option<R> {
+        for _ in 0..1000 {
+            match self.idle.try_lock() {
+                Ok(mut idle) => return Some(work(&mut idle)),
+                Err(TryLockError::Poisoned(idle)) => return Some(work(&mut idle.into_inner())),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
+        None
+    }
+
+    /// Appends the ids of a stretch of text.
+    pub fn encode<T: Id>(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        range: Range<usize>,
+        out: &mut Vec<T>,
+    ) {
+        if self.wide {
+            self.encode_as::<T, true>(worker, text, range, out);
+        } else {
+            self.encode_as::<T, false>(worker, text, range, out);
+        }
+    }
+
+    fn encode_as<T: Id, const WIDE: bool>(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        range: Range<usize>,
+        out: &mut Vec<T>,
+    ) {
+        let Worker { cache, starts, keys, buckets, ids } = worker;
+        let mut boundaries = Boundaries::new(self.level, self.runs, text, range, starts);
+        let text = text.as_bytes();
+        let mut at = out.len();
+        while let Some(bounds) = boundaries.window() {
+            let count = bounds.len() - 1;
+            for ((pair, key), bucket) in
+                bounds.windows(2).zip(keys.iter_mut()).zip(buckets.iter_mut())
+            {
+                *key = cache::key(text, pair[0], pair[1]);
+                *bucket = Cache::bucket(*key);
+                cache.prefetch(*bucket);
+            }
+            // Each piece writes all its lanes, and the next overwrites those that are too many.
+            out.resize(at + count * LANES + LANES, T::of(0));
+            let looked_up = keys.iter().zip(buckets.iter()).take(count).enumerate();
+            for (i, (&key, &bucket)) in looked_up {
+                if let Some(packed) = cache.short(bucket, key) {
+                    let room: &mut [T; LANES] =
+                        out[at..].first_chunk_mut().expect("room for every lane");
+                    if WIDE {
+                        *room.first_chunk_mut().expect("half as many") = packed.wide().map(T::of);
+                    } else {
+                        *room = packed.narrow().map(|id| T::of(u32::from(id)));
+                    }
+                    at += packed.count();
+                } else {
+                    let piece = &text[bounds[i]..bounds[i + 1]];
+                    // Short pieces of too many ids for the short table are kept with the long ones.
+                    let hash = Cache::hash(piece);
+                    let new = match hash.map(|hash| cache.long(hash, piece)) {
+                        Some(Ok(known)) => known,
+                        other => {
+                            let place = hash.zip(other.and_then(Result::err));
+                            self.learn(piece, (bucket, key), place, cache, ids);
+                            ids.as_slice()
+                        }
+                    };
+                    let room = new.len() + (count - i) * LANES;
+                    if out.len() < at + room {
+                        out.resize(at + room, T::of(0));
+                    }
+                    for (id, &new) in out[at..].iter_mut().zip(new) {
+                        *id = T::of(new);
+                    }
+                    at += new.len();
+                }
+            }
+        }
+        out.truncate(at);
+    }
+
+    /// Merges a piece that the cache lacks into `ids`, and keeps it: with the short ones if it is one
+    /// and has few ids, else at its place among the long ones, if it has one.
+    #[cold]
+    fn learn(
+        &self,
+        piece: &[u8],
+        (bucket, key): (u32, u128),
+        place: Option<(u64, usize)>,
+        cache: &mut Cache,
+        ids: &mut Vec<u32>,
+    ) {
+        ids.clear();
+        self.merge(piece, ids);
+        let packed = if piece.len() <= SHORT_BYTES { self.pack(ids) } else { None };
+        if let Some(packed) = packed {
+            cache.keep_short(bucket, key, packed);
+        } else if let Some((hash, place)) = place {
+            cache.keep_long(hash, place, piece, ids);
+        }
+    }
+
+    /// Appends the ids of a piece.
+    fn merge(&self, piece: &[u8], ids: &mut Vec<u32>) {
+        match piece {
+            [b' ', b' ', ..] if self.runs.spaces > 0 => run(&self.space_ids, piece.len(), ids),
+            [b'\t', b'\t', ..] if self.runs.tabs > 0 => run(&self.tab_ids, piece.len(), ids),
+            _ => {
+                let long = piece.len() > SCAN_BYTES;
+                let found = self.backtrack.as_ref().filter(|_| long);
+                match found.and_then(|backtrack| backtrack.encode(&self.merges, piece)) {
+                    Some(found) => ids.extend(found),
+                    None => self.merges.encode(piece, |id| ids.push(id)),
+                }
+            }
+        }
+    }
+}
+
+/// Cuts a run into its longest token and what is left, which is never one character.
+fn run(run_ids: &[u32], length: usize, ids: &mut Vec<u32>) {
+    let longest = run_ids.len() + 1;
+    ids.resize(ids.len() + length / longest, run_ids[longest - 2]);
+    if let Some(left) = (length % longest).checked_sub(2) {
+        ids.push(run_ids[left]);
+    }
+}

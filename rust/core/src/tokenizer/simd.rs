@@ -1,0 +1,368 @@
+//! Classes of 64 bytes of text at a time, by the widest instructions the processor has.
+//!
+//! Every level gives the same masks; the binary needs none of them to start. This file holds all of
+//! the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
+//! was asked first.
+
+#![allow(unsafe_code)]
+
+/// Bytes of text in a block.
+pub const BLOCK: usize = 64;
+
+/// A way to classify text; the names are those that `Tokenizer::simd` reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// One byte at a time, by a table: any processor.
+    Scalar,
+    /// 16 bytes at a time: every x86-64.
+    #[cfg(target_arch = "x86_64")]
+    Sse2,
+    /// 32 bytes at a time.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 64 bytes at a time.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// 16 bytes at a time: every 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Level {
+    /// The levels that this processor can run, slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            levels.push(Self::Sse2);
+            let common = is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            if common && is_x86_feature_detected!("avx2") {
+                levels.push(Self::Avx2);
+            }
+            if common && is_x86_feature_detected!("avx512bw") {
+                levels.push(Self::Avx512);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        levels.push(Self::Neon);
+        levels
+    }
+
+    /// The fastest level of this processor.
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self::Scalar)
+    }
+
+    /// Its name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Sse2 => "sse2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+        }
+    }
+}
+
+/// What the bytes of a block are: bit `i` tells of byte `i`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Masks {
+    /// ASCII letters.
+    pub letter: u64,
+    /// ASCII digits.
+    pub number: u64,
+    /// The space.
+    pub space: u64,
+    /// The tab.
+    pub tab: u64,
+    /// The other white space of ASCII: U+000A to U+000D.
+    pub line: u64,
+    /// The apostrophe.
+    pub quote: u64,
+    /// Bytes of characters beyond ASCII.
+    pub high: u64,
+}
+
+/// Work that needs masks and is compiled once for each level.
+pub trait Kernel {
+    /// Runs with a function that classifies a block.
+    fn run(&mut self, masks: impl Fn(&[u8; BLOCK]) -> Masks);
+}
+
+/// Runs a kernel compiled for a level of this processor.
+pub fn run(level: Level, kernel: &mut impl Kernel) {
+    match level {
+        Level::Scalar => kernel.run(scalar),
+        #[cfg(target_arch = "x86_64")]
+        Level::Sse2 => kernel.run(x86::sse2),
+        // SAFETY: these levels are only made by `available`, which asked for their features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run(|block| neon::masks(block)),
+    }
+}
+
+/// Asks the processor to load what stands at an index soon.
+#[inline]
+pub fn prefetch<T>(items: &[T], index: usize) {
+    debug_assert!(index < items.len());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and cannot fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch(items.as_ptr().wrapping_add(index).cast(), _MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, index);
+}
+
+/// Asks the system to keep what will fill a vector in large pages; a hint only.
+pub fn advise_large_pages<T>(items: &mut Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let range = items.spare_capacity_mut().as_mut_ptr_range();
+        let start = (range.start as usize).next_multiple_of(PAGE);
+        let end = range.end as usize / PAGE * PAGE;
+        if start < end {
+            // SAFETY: whole pages inside one allocation of ours; the advice changes no content.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = items;
+}
+
+const LETTER: u8 = 1;
+const NUMBER: u8 = 1 << 1;
+const SPACE: u8 = 1 << 2;
+const TAB: u8 = 1 << 3;
+const LINE: u8 = 1 << 4;
+const QUOTE: u8 = 1 << 5;
+const HIGH: u8 = 1 << 6;
+
+static KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        kinds[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => LETTER,
+            b'0'..=b'9' => NUMBER,
+            b' ' => SPACE,
+            b'\t' => TAB,
+            10..=13 => LINE,
+            b'\'' => QUOTE,
+            128.. => HIGH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+/// The masks by their definition.
+pub fn scalar(block: &[u8; BLOCK]) -> Masks {
+    let mut masks = Masks::default();
+    for (i, &byte) in block.iter().enumerate() {
+        let kind = KINDS[usize::from(byte)];
+        let bit = |of: u8| u64::from(kind & of != 0) << i;
+        masks.letter |= bit(LETTER);
+        masks.number |= bit(NUMBER);
+        masks.space |= bit(SPACE);
+        masks.tab |= bit(TAB);
+        masks.line |= bit(LINE);
+        masks.quote |= bit(QUOTE);
+        masks.high |= bit(HIGH);
+    }
+    masks
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    #[allow(clippy::wildcard_imports)] // some thirty intrinsics
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, Kernel, Masks};
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn run_avx2(kernel: &mut impl Kernel) {
+        kernel.run(|block| avx2(block));
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn run_avx512(kernel: &mut impl Kernel) {
+        kernel.run(|block| avx512(block));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn avx512(block: &[u8; BLOCK]) -> Masks {
+        // SAFETY: 64 bytes are there, and the load needs no alignment.
+        let bytes = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        let all = |byte: u8| _mm512_set1_epi8(byte as i8);
+        let is = |byte: u8| _mm512_cmpeq_epi8_mask(bytes, all(byte));
+        let within = |bytes: __m512i, first: u8, count: u8| {
+            _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, all(first)), all(count))
+        };
+        Masks {
+            letter: within(_mm512_or_si512(bytes, all(0x20)), b'a', 26),
+            number: within(bytes, b'0', 10),
+            space: is(b' '),
+            tab: is(b'\t'),
+            line: within(bytes, 10, 4),
+            quote: is(b'\''),
+            high: _mm512_movepi8_mask(bytes),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn avx2(block: &[u8; BLOCK]) -> Masks {
+        let half = |offset: usize| {
+            // SAFETY: 32 bytes stand at 0 and at 32, and the load needs no alignment.
+            unsafe { _mm256_loadu_si256(block[offset..offset + 32].as_ptr().cast()) }
+        };
+        let (low, high) = (half(0), half(32));
+        let all = |byte: u8| _mm256_set1_epi8(byte as i8);
+        let join = |low: __m256i, high: __m256i| {
+            u64::from(_mm256_movemask_epi8(low) as u32)
+                | u64::from(_mm256_movemask_epi8(high) as u32) << 32
+        };
+        let is =
+            |byte: u8| join(_mm256_cmpeq_epi8(low, all(byte)), _mm256_cmpeq_epi8(high, all(byte)));
+        let within = |low: __m256i, high: __m256i, first: u8, count: u8| {
+            let test = |bytes: __m256i| {
+                let past = _mm256_sub_epi8(bytes, all(first));
+                _mm256_cmpeq_epi8(_mm256_min_epu8(past, all(count - 1)), past)
+            };
+            join(test(low), test(high))
+        };
+        let lower = |bytes: __m256i| _mm256_or_si256(bytes, all(0x20));
+        Masks {
+            letter: within(lower(low), lower(high), b'a', 26),
+            number: within(low, high, b'0', 10),
+            space: is(b' '),
+            tab: is(b'\t'),
+            line: within(low, high, 10, 4),
+            quote: is(b'\''),
+            high: join(low, high),
+        }
+    }
+
+    #[inline]
+    pub fn sse2(block: &[u8; BLOCK]) -> Masks {
+        let mut masks = Masks::default();
+        for quarter in 0..4 {
+            let at = quarter * 16;
+            // SAFETY: x86-64 has SSE2; 16 bytes stand at each quarter, and the load needs no
+            // alignment.
+            unsafe {
+                let bytes = _mm_loadu_si128(block[at..at + 16].as_ptr().cast());
+                let all = |byte: u8| _mm_set1_epi8(byte as i8);
+                let bits = |mask: __m128i| u64::from(_mm_movemask_epi8(mask) as u32) << at;
+                let is = |byte: u8| bits(_mm_cmpeq_epi8(bytes, all(byte)));
+                let within = |bytes: __m128i, first: u8, count: u8| {
+                    let past = _mm_sub_epi8(bytes, all(first));
+                    bits(_mm_cmpeq_epi8(_mm_min_epu8(past, all(count - 1)), past))
+                };
+                masks.letter |= within(_mm_or_si128(bytes, all(0x20)), b'a', 26);
+                masks.number |= within(bytes, b'0', 10);
+                masks.space |= is(b' ');
+                masks.tab |= is(b'\t');
+                masks.line |= within(bytes, 10, 4);
+                masks.quote |= is(b'\'');
+                masks.high |= bits(bytes);
+            }
+        }
+        masks
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    #[allow(clippy::wildcard_imports)] // some ten intrinsics
+    use std::arch::aarch64::*;
+
+    use super::{BLOCK, Masks};
+
+    #[inline]
+    pub fn masks(block: &[u8; BLOCK]) -> Masks {
+        const WEIGHTS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+        // SAFETY: 64-bit Arm has NEON; 16 bytes stand at each quarter and in `WEIGHTS`.
+        unsafe {
+            let weights = vld1q_u8(WEIGHTS.as_ptr());
+            let quarters: [uint8x16_t; 4] =
+                std::array::from_fn(|i| vld1q_u8(block[i * 16..i * 16 + 16].as_ptr()));
+            // Bits of 64 lanes: weigh each, then add neighbours three times.
+            let bits = |test: &dyn Fn(uint8x16_t) -> uint8x16_t| {
+                let [a, b, c, d] = quarters.map(|quarter| vandq_u8(test(quarter), weights));
+                let pairs = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
+                vgetq_lane_u64::<0>(vreinterpretq_u64_u8(vpaddq_u8(pairs, pairs)))
+            };
+            let is = |byte: u8| bits(&|bytes| vceqq_u8(bytes, vdupq_n_u8(byte)));
+            let within = |flip: u8, first: u8, count: u8| {
+                bits(&|bytes| {
+                    let bytes = vorrq_u8(bytes, vdupq_n_u8(flip));
+                    vcltq_u8(vsubq_u8(bytes, vdupq_n_u8(first)), vdupq_n_u8(count))
+                })
+            };
+            Masks {
+                letter: within(0x20, b'a', 26),
+                number: within(0, b'0', 10),
+                space: is(b' '),
+                tab: is(b'\t'),
+                line: within(0, 10, 4),
+                quote: is(b'\''),
+                high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{BLOCK, Kernel, Level, Masks, run, scalar};
+
+    struct Classify(Box<[u8; BLOCK]>, Masks);
+
+    impl Kernel for Classify {
+        fn run(&mut self, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
+            self.1 = masks(&self.0);
+        }
+    }
+
+    fn check(block: [u8; BLOCK]) {
+        for level in Level::available() {
+            let mut kernel = Classify(Box::new(block), Masks::default());
+            run(level, &mut kernel);
+            assert_eq!(kernel.1, scalar(&block), "{}", level.name());
+        }
+    }
+
+    #[test]
+    fn every_level_knows_every_byte_at_every_place() {
+        for shift in 0..=255_usize {
+            check(std::array::from_fn(|i| (i * 5 + shift) as u8));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn levels_agree(bytes in prop::collection::vec(any::<u8>(), BLOCK)) {
+            check(bytes.try_into().expect("64 bytes"));
+        }
+    }
+}
