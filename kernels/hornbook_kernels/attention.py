@@ -92,7 +92,8 @@ def _backward(
     slope = weights * (pull - delta[..., None]) * scale
 
     def shrink(grad: Tensor) -> Tensor:
-        return grad.unflatten(2, (shared, share)).sum(3).to(k.dtype)
+        summed: Tensor = grad.unflatten(2, (shared, share)).sum(3).to(k.dtype)
+        return summed
 
     dq = torch.einsum("bhts,bshd->bthd", slope, k_wide).to(q.dtype)
     dk = torch.einsum("bhts,bthd->bshd", slope, q_wide)
