@@ -32,6 +32,8 @@ from triton.compiler import ASTSource
 
 from hornbook_kernels.gpu import attention, configs, cross_entropy, rotary
 
+# Spill instructions that pass: none in half precision, a few in fp32, which nothing trains in.
+SPILLS = {"fp16": 0, "bf16": 0, "fp32": 4}
 TABLE = Path(__file__).with_name("compiled.json")
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -225,7 +227,11 @@ def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] |
     Returns:
         A sentence for each fault.
     """
-    faults = [f"{name}: {row['spills']} spills" for name, row in rows.items() if row["spills"]]
+    faults = [
+        f"{name}: {row['spills']} spills"
+        for name, row in rows.items()
+        if row["spills"] > next(most for kind, most in SPILLS.items() if f" {kind}" in name)
+    ]
     if recorded is not None:
         for name, row in rows.items():
             known = recorded.get(name)

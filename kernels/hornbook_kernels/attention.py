@@ -47,6 +47,7 @@ def _keep(seed: Tensor | None, scores: Tensor, level: int) -> Tensor | float:
 
 
 @torch.library.custom_op("hornbook::attention", mutates_args=(), device_types="cpu")
+@torch.autocast("cpu", enabled=False)
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -65,6 +66,7 @@ def _forward(
 
 
 @torch.library.custom_op("hornbook::attention_backward", mutates_args=(), device_types="cpu")
+@torch.autocast("cpu", enabled=False)
 def _backward(
     dout: Tensor,
     dlse: Tensor | None,

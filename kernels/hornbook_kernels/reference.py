@@ -41,28 +41,30 @@ def attention(
     Raises:
         ValueError: If there is dropout and no seed.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    share = q.shape[2] // k.shape[2]
-    k, v = (part.to(wide).repeat_interleave(share, 2) for part in (k, v))
-    scores = torch.einsum("bthd,bshd->bhts", q.to(wide), k) * scale
-    if mask is not None and mask.dtype != torch.bool:
-        scores = scores + mask
-    else:
-        if mask is None and causal:
-            t, s = scores.shape[-2:]
-            mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-    lse = scores.logsumexp(-1)
-    weights = scores.softmax(-1)
-    level = philox.threshold(dropout_p)
-    if level:
-        if seed is None:
-            raise ValueError("dropout needs a seed here")
-        kept = philox.kept(torch.as_tensor(seed, device=q.device), weights.shape, level)
-        weights = weights.masked_fill(~kept, 0.0) * (philox.LEVELS / (philox.LEVELS - level))
-    return torch.einsum("bhts,bshd->bthd", weights, v).to(q.dtype), lse
+    # Autocast would take the products back to half precision.
+    with torch.autocast(q.device.type, enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        share = q.shape[2] // k.shape[2]
+        k, v = (part.to(wide).repeat_interleave(share, 2) for part in (k, v))
+        scores = torch.einsum("bthd,bshd->bhts", q.to(wide), k) * scale
+        if mask is not None and mask.dtype != torch.bool:
+            scores = scores + mask
+        else:
+            if mask is None and causal:
+                t, s = scores.shape[-2:]
+                mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+        lse = scores.logsumexp(-1)
+        weights = scores.softmax(-1)
+        level = philox.threshold(dropout_p)
+        if level:
+            if seed is None:
+                raise ValueError("dropout needs a seed here")
+            kept = philox.kept(torch.as_tensor(seed, device=q.device), weights.shape, level)
+            weights = weights.masked_fill(~kept, 0.0) * (philox.LEVELS / (philox.LEVELS - level))
+        return torch.einsum("bhts,bshd->bthd", weights, v).to(q.dtype), lse
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> Tensor:

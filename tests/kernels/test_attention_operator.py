@@ -143,8 +143,16 @@ def test_half_precision_and_autocast() -> None:
         low = hk.attention(qkv.to(dtype), impl="triton", dropout_p=0.1, seed=1)
         assert low.dtype == dtype
         assert (low.double() - exact).norm() / exact.norm() < limit
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert hk.attention(qkv, impl="triton").dtype == torch.bfloat16
+    low = qkv.bfloat16().requires_grad_(True)
+    for impl in ("triton", "reference"):
+        plain = hk.attention(low, impl=impl, dropout_p=0.1, seed=1)
+        (grad,) = torch.autograd.grad(plain.sum(), low)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # products stay in fp32 within
+            cast = hk.attention(qkv, impl=impl, dropout_p=0.1, seed=1)
+            made = hk.attention(low, impl=impl, dropout_p=0.1, seed=1)
+            assert torch.equal(cast, plain)
+            if impl == "triton":  # autograd repeats the reference's products, under autocast
+                assert torch.equal(torch.autograd.grad(made.sum(), low)[0], grad)
 
 
 def test_bounds_from_boundaries_and_from_ids() -> None:

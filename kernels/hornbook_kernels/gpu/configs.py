@@ -42,13 +42,13 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
     "forward": {
         (80, 32): (Config(128, 64, 4, 3), Config(128, 64, 8, 3)),
         (80, 64): (Config(128, 64, 4, 3), Config(128, 64, 8, 3)),
-        (80, 128): (Config(64, 64, 8, 2), Config(128, 64, 8, 2)),
+        (80, 128): (Config(64, 64, 8, 2), Config(64, 64, 8, 2)),
         (90, 32): (Config(128, 64, 8, 3), Config(128, 64, 8, 3, 128)),
-        (90, 64): (Config(128, 64, 8, 3), Config(128, 64, 8, 3, 128)),
+        (90, 64): (Config(128, 64, 8, 3), Config(64, 64, 4, 3, 168)),
         (90, 128): (Config(128, 64, 8, 2), Config(128, 64, 8, 2)),
         (100, 32): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
         (100, 64): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
-        (100, 128): (Config(128, 64, 8, 2), Config(128, 64, 8, 2)),
+        (100, 128): (Config(128, 64, 8, 2), Config(64, 64, 8, 2)),
     },
     "backward_q": {
         (80, 32): (Config(128, 64, 8, 2), Config(64, 64, 4, 2)),
@@ -63,21 +63,21 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
     },
     "backward_kv": {
         (80, 32): (Config(32, 64, 4, 2), Config(32, 64, 4, 2)),
-        (80, 64): (Config(32, 64, 4, 2), Config(32, 64, 4, 2)),
-        (80, 128): (Config(64, 64, 8, 2), Config(32, 64, 8, 2)),
+        (80, 64): (Config(32, 64, 4, 2), Config(32, 64, 8, 2)),
+        (80, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
         (90, 32): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (90, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (90, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
-        (100, 32): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
-        (100, 64): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
+        (100, 32): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
+        (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (100, 128): (Config(64, 64, 8, 2), Config(64, 64, 8, 2)),
     },
 }
 
 # fp32, every architecture and head dimension to 64; above it dk and dv do not fit in registers.
 _WHOLE = {
-    "forward": Config(32, 64, 8, 1),
-    "backward_q": Config(32, 32, 8, 1),
+    "forward": Config(16, 64, 4, 1),
+    "backward_q": Config(16, 32, 8, 1),
     "backward_kv": Config(16, 32, 8, 1),
 }
 
