@@ -68,7 +68,7 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (90, 32): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (90, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (90, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
-        (100, 32): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
+        (100, 32): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
         (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
         (100, 128): (Config(64, 64, 8, 2), Config(64, 64, 8, 2)),
     },
