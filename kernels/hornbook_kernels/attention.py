@@ -47,7 +47,7 @@ def _keep(seed: Tensor | None, scores: Tensor, level: int) -> Tensor | float:
 
 
 @torch.library.custom_op("hornbook::attention", mutates_args=(), device_types="cpu")
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator, unused-ignore]
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -66,7 +66,7 @@ def _forward(
 
 
 @torch.library.custom_op("hornbook::attention_backward", mutates_args=(), device_types="cpu")
-@torch.autocast("cpu", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator, unused-ignore]
 def _backward(
     dout: Tensor,
     dlse: Tensor | None,
