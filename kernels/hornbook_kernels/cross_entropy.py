@@ -1,8 +1,9 @@
-"""Cross-entropy of a linear head without ever holding all the logits.
+"""Cross-entropy of logits, and of a linear head without ever holding all the logits.
 
-Tokens go through in chunks. Each chunk's logits become its gradient at once, in the forward pass,
-so they are computed once and dropped; memory is `chunk x V` in fp32, about twice. The head's
-gradient is summed over chunks in fp32 whatever the inputs' dtype.
+`cross_entropy` writes its gradient over the logits. `linear_cross_entropy` takes tokens in chunks:
+each chunk's logits become its gradient at once, in the forward pass, so they are computed once and
+dropped; the head's gradient is summed over chunks in fp32 whatever the inputs' dtype. Memory: on a
+CPU two chunks of logits in fp32, on a GPU one in the inputs' dtype.
 
     python -c "import hornbook_kernels as hk; help(hk.linear_cross_entropy)"
 """
@@ -13,65 +14,255 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def _products(hidden: Tensor) -> torch.dtype:
-    """The dtype to multiply in: autocast's, where it is on."""
-    kind = hidden.device.type
-    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return hidden.dtype
+from hornbook_kernels import dispatch
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _plain(
+    logits: Tensor, labels: Tensor, factors: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and log-sum-exps `[N]`, log-probabilities `[N, V]`."""
+    if z_loss == 0.0:
+        log_p = torch.log_softmax(logits, -1, dtype=_wide(logits))
+        picked = log_p.gather(1, labels[:, None])[:, 0]
+        return -picked * factors, logits.gather(1, labels[:, None])[:, 0] - picked, log_p
+    wide = logits.to(_wide(logits))
+    lse = wide.logsumexp(-1)
+    log_p = wide - lse[:, None]
+    picked = log_p.gather(1, labels[:, None])[:, 0]
+    return (z_loss * lse.square() - picked) * factors, lse, log_p
+
+
+def _plain_gradient(
+    log_p: Tensor, labels: Tensor, factors: Tensor, lse: Tensor, z_loss: float
+) -> Tensor:
+    """The gradient of the logits, over `log_p`."""
+    slope = factors if z_loss == 0.0 else factors * (1.0 + 2.0 * z_loss * lse)
+    grad = log_p.exp_().mul_(slope[:, None])
+    return grad.scatter_add_(1, labels[:, None], -factors[:, None])
+
+
+# Logits that exist already: losses now, the gradient over them later.
+
+
+@torch.library.custom_op("hornbook::cross_entropy", mutates_args=(), device_types="cpu")
+def _losses(
+    logits: Tensor, labels: Tensor, factors: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    losses, lse, _ = _plain(logits, labels, factors, z_loss)
+    return losses.masked_fill(factors == 0.0, 0.0), lse.to(losses.dtype)
+
+
+@_losses.register_kernel("cuda")
+def _losses_cuda(
+    logits: Tensor, labels: Tensor, factors: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    if dispatch.unproven(logits.device, logits.dtype):
+        losses, lse, _ = _plain(logits, labels, factors, z_loss)
+        return losses.masked_fill(factors == 0.0, 0.0), lse.to(losses.dtype)
+    from hornbook_kernels.gpu import cross_entropy as gpu
+
+    losses, lse = (torch.empty_like(factors) for _ in range(2))
+    gpu.run(logits, labels, factors, losses, lse, z_loss, False)
+    return losses, lse
+
+
+@_losses.register_fake
+def _(logits: Tensor, labels: Tensor, factors: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(factors), torch.empty_like(factors)
+
+
+@torch.library.custom_op(
+    "hornbook::cross_entropy_backward_", mutates_args=("logits",), device_types="cpu"
+)
+def _overwrite(logits: Tensor, labels: Tensor, factors: Tensor, lse: Tensor, z_loss: float) -> None:
+    log_p = logits.to(lse.dtype) - lse[:, None]
+    grad = _plain_gradient(log_p, labels, factors, lse, z_loss)
+    logits.copy_(grad.masked_fill_((factors == 0.0)[:, None], 0.0))
+
+
+@_overwrite.register_kernel("cuda")
+def _overwrite_cuda(
+    logits: Tensor, labels: Tensor, factors: Tensor, lse: Tensor, z_loss: float
+) -> None:
+    if dispatch.unproven(logits.device, logits.dtype):
+        log_p = logits.to(lse.dtype) - lse[:, None]
+        grad = _plain_gradient(log_p, labels, factors, lse, z_loss)
+        logits.copy_(grad.masked_fill_((factors == 0.0)[:, None], 0.0))
+        return
+    from hornbook_kernels.gpu import cross_entropy as gpu
+
+    gpu.run(logits, labels, factors, None, lse, z_loss, True)
+
+
+class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        factors: Tensor,
-        chunk: int,
+        ctx: Any, logits: Tensor, labels: Tensor, factors: Tensor, z_loss: float, leaf: bool
     ) -> Tensor:
-        low = _products(hidden)
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        need_x, need_w, need_b = ctx.needs_input_grad[:3]
-        grad_x = torch.empty_like(hidden) if need_x else None
-        grad_w = grad_b = None
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(low)
-            shift = None if bias is None else bias.to(low)
-            for start in range(0, hidden.shape[0], chunk):
-                part = slice(start, start + chunk)
-                x, label, factor = hidden[part].to(low), labels[part, None], factors[part, None]
-                logits = torch.mm(x, head.t()) if shift is None else torch.addmm(shift, x, head.t())
-                log_p = torch.log_softmax(logits, -1, dtype=wide)
-                total -= (log_p.gather(1, label) * factor).sum()
-                if not (need_x or need_w or need_b):
-                    continue
-                grad = log_p.exp_().mul_(factor)
-                grad.scatter_add_(1, label, -factor)
-                if need_b:
-                    grad_b = grad.sum(0) if grad_b is None else grad_b + grad.sum(0)
-                grad = grad.to(low)
-                if grad_x is not None:
-                    grad_x[part] = torch.mm(grad, head)
-                if need_w:
-                    step = torch.mm(grad.t(), x).to(wide)
-                    grad_w = step if grad_w is None else grad_w.add_(step)
-        ctx.save_for_backward(
-            grad_x,
-            None if grad_w is None else grad_w.to(weight.dtype),
-            None if grad_b is None or bias is None else grad_b.to(bias.dtype),
-        )
-        return total
+        losses, lse = _losses(logits, labels, factors, z_loss)
+        ctx.save_for_backward(logits, labels, factors, lse)
+        ctx.z_loss, ctx.leaf = z_loss, leaf
+        result: Tensor = losses
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override, unused-ignore]
-        made = (None if kept is None else kept * grad.to(kept.dtype) for kept in ctx.saved_tensors)
-        return (*made, None, None, None)
+    def backward(ctx: Any, pull: Tensor) -> tuple[Any, ...]:  # type: ignore[override, unused-ignore]
+        # A second backward finds that a saved tensor has changed, and torch refuses it.
+        logits, labels, factors, lse = ctx.saved_tensors
+        logits = logits.clone() if ctx.leaf else logits
+        _overwrite(logits, labels, factors * pull, lse, ctx.z_loss)
+        return logits, None, None, None, None
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Cross-entropy whose backward pass writes the gradient over the logits.
+
+    Args:
+        logits: `[..., V]`; not to be used again where a gradient is wanted. A leaf is copied first.
+        labels: `[...]` int64; `ignore_index` has no loss.
+        weights: `[...]` factor on each token's loss; no gradient.
+        ignore_index: The label without loss.
+        reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of weights.
+        z_loss: Factor on the squared log-sum-exp, added to each token's loss.
+
+    Returns:
+        A scalar (`[...]` for `"none"`) in fp32 (fp64 for fp64); one backward pass.
+
+    Raises:
+        ValueError: If shapes or options make no sense.
+    """
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction {reduction!r} must be none, mean or sum")
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)} do not fit")
+    safe, factors = _factors(labels, weights, ignore_index, _wide(logits))
+    flat = logits.reshape(-1, logits.shape[-1])
+    if flat.stride(-1) != 1:
+        flat = flat.contiguous()
+    losses: Tensor = _CrossEntropy.apply(flat, safe, factors, z_loss, logits.is_leaf)
+    if reduction == "none":
+        return losses.reshape(labels.shape)
+    return losses.sum() / factors.sum() if reduction == "mean" else losses.sum()
+
+
+# A head and hidden states: logits never exist all at once.
+
+
+@torch.library.custom_op("hornbook::linear_cross_entropy", mutates_args=())
+def _linear(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    factors: Tensor,
+    low: torch.dtype,
+    chunk: int,
+    z_loss: float,
+    gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss, and (or empty) the gradients of hidden, weight and bias."""
+    fused = hidden.is_cuda and dispatch.unproven(hidden.device, low) is None
+    wide = _wide(hidden)
+    total = torch.zeros((), dtype=wide, device=hidden.device)
+    grad_x = torch.empty_like(hidden) if gradients else hidden.new_empty(0)
+    # Outputs of an operator must not share memory: three empty ones, not one.
+    grad_w, grad_b = hidden.new_empty(0), hidden.new_empty(0)
+    head = weight.to(low)
+    shift = None if bias is None else bias.to(low)
+    for start in range(0, hidden.shape[0], chunk):
+        part = slice(start, start + chunk)
+        x, label, factor = hidden[part].to(low), labels[part], factors[part]
+        logits = torch.mm(x, head.t()) if shift is None else torch.addmm(shift, x, head.t())
+        if fused:
+            from hornbook_kernels.gpu import cross_entropy as gpu
+
+            losses, lse = (torch.empty_like(factor) for _ in range(2))
+            gpu.run(logits, label, factor, losses, lse, z_loss, gradients)
+            grad = logits
+        else:
+            losses, lse, log_p = _plain(logits, label, factor, z_loss)
+            grad = _plain_gradient(log_p, label, factor, lse, z_loss) if gradients else log_p
+        total += losses.sum()
+        if not gradients:
+            continue
+        if bias is not None:
+            step = grad.sum(0, dtype=wide)
+            grad_b = step if start == 0 else grad_b.add_(step)
+        grad = grad.to(low)
+        grad_x[part] = torch.mm(grad, head)
+        step = _outer(grad, x, wide)
+        grad_w = step if start == 0 else grad_w.add_(step)
+    if gradients:
+        grad_w = grad_w.to(weight.dtype) if hidden.shape[0] else torch.zeros_like(weight)
+        if bias is not None:
+            grad_b = grad_b.to(bias.dtype) if hidden.shape[0] else torch.zeros_like(bias)
+    return total, grad_x, grad_w, grad_b
+
+
+def _outer(grad: Tensor, x: Tensor, wide: torch.dtype) -> Tensor:
+    """`grad.T @ x` in fp32: on a GPU straight from the accumulators, without a rounding between."""
+    if grad.is_cuda and grad.dtype != wide and wide == torch.float32:
+        return torch.mm(grad.t(), x, out_dtype=torch.float32)
+    return torch.mm(grad.t(), x).to(wide)
+
+
+@_linear.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    factors: Tensor,
+    low: torch.dtype,
+    chunk: int,
+    z_loss: float,
+    gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    none = hidden.new_empty(0)
+    total = hidden.new_empty((), dtype=_wide(hidden))
+    if not gradients:
+        return total, none, hidden.new_empty(0), hidden.new_empty(0)
+    grad_b = none if bias is None else torch.empty_like(bias)
+    return total, torch.empty_like(hidden), weight.new_empty(weight.shape), grad_b
+
+
+def _linear_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.biased = inputs[2] is not None
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _linear_grad(ctx: Any, pull: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+    grad_x, grad_w, grad_b = (kept * pull.to(kept.dtype) for kept in ctx.saved_tensors)
+    return grad_x, grad_w, grad_b if ctx.biased else None, *[None] * 6
+
+
+_linear.register_autograd(_linear_grad, setup_context=_linear_save)
+
+
+def _factors(
+    labels: Tensor, weights: Tensor | None, ignore_index: int, wide: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Labels in range and the factor on each loss, both flat."""
+    ignored = labels == ignore_index
+    factors = (~ignored).to(wide)
+    if weights is not None:
+        factors = factors * weights
+    # An ignored label has factor 0; it is looked up as 0 because it must be in range.
+    return labels.masked_fill(ignored, 0).reshape(-1), factors.to(wide).reshape(-1)
 
 
 def linear_cross_entropy(
@@ -84,6 +275,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     chunk: int = 4096,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of `hidden @ weight.T + bias` against `labels`.
 
@@ -96,6 +288,7 @@ def linear_cross_entropy(
         ignore_index: The label without loss.
         reduction: `"sum"`, or `"mean"`: the sum divided by the sum of weights (NaN if that is 0).
         chunk: Tokens whose logits are held at once.
+        z_loss: Factor on the squared log-sum-exp, added to each token's loss.
 
     Returns:
         A scalar in fp32 (fp64 for fp64 inputs); differentiable once in hidden, weight and bias.
@@ -110,19 +303,20 @@ def linear_cross_entropy(
             f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels "
             f"{tuple(labels.shape)} do not fit"
         )
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    ignored = labels == ignore_index
-    factors = (~ignored).to(wide)
-    if weights is not None:
-        factors = factors * weights
-    # An ignored label has factor 0; it is looked up as 0 because it must be in range.
-    safe = labels.masked_fill(ignored, 0)
-    total: Tensor = _LinearCrossEntropy.apply(
+    kind, low = hidden.device.type, hidden.dtype
+    if low != torch.float64 and torch.is_autocast_enabled(kind):
+        low = torch.get_autocast_dtype(kind)
+    safe, factors = _factors(labels, weights, ignore_index, _wide(hidden))
+    learns = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
+    total: Tensor = _linear(
         hidden.reshape(-1, hidden.shape[-1]),
         weight,
         bias,
-        safe.reshape(-1),
-        factors.reshape(-1),
+        safe,
+        factors,
+        low,
         chunk,
-    )
+        z_loss,
+        learns and torch.is_grad_enabled(),
+    )[0]
     return total / factors.sum() if reduction == "mean" else total

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hornbook_kernels import philox
+
 
 def attention(
     q: Tensor,
@@ -16,44 +18,53 @@ def attention(
     *,
     mask: Tensor | None = None,
     dropout_p: float = 0.0,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     causal: bool = True,
     scale: float | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Softmax attention with the scores held whole, in fp32 at least.
 
     Args:
         q: `[B, T, H, D]`.
-        k: `[B, S, H, D]`.
-        v: `[B, S, H, D]`.
+        k: `[B, S, G, D]`; each of the G heads serves H / G consecutive heads of `q`.
+        v: `[B, S, G, D]`.
         mask: Boolean (true: may see) or additive, broadcast to `[B, H, T, S]`; replaces `causal`.
-        dropout_p: Share of attention weights dropped; the rest is scaled up.
-        seed: Seed of the dropped weights; None takes torch's global generator.
+        dropout_p: Share of attention weights dropped, rounded to 1 / 256; the rest is scaled up.
+        seed: Of the dropped weights (see `philox.kept`): an int, or one int64 on the device.
         causal: A query sees keys up to its own position, the last query being at the last key.
         scale: Factor on the scores, `D ** -0.5` unless stated.
 
     Returns:
-        `[B, T, H, D]`, in the dtype of `q`.
+        `[B, T, H, D]`, in the dtype of `q`, and the log-sum-exp of the scores, `[B, H, T]`, in fp32
+        (fp64 for fp64).
+
+    Raises:
+        ValueError: If there is dropout and no seed.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bthd,bshd->bhts", q.to(wide), k.to(wide)) * scale
-    if mask is not None and mask.dtype != torch.bool:
-        scores = scores + mask
-    else:
-        if mask is None and causal:
-            t, s = scores.shape[-2:]
-            mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-    weights = scores.softmax(-1)
-    if dropout_p > 0.0:
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(device=q.device).manual_seed(seed)
-        draw = torch.rand(weights.shape, generator=generator, device=q.device)
-        weights = weights * (draw >= dropout_p) / (1.0 - dropout_p)
-    return torch.einsum("bhts,bshd->bthd", weights, v.to(wide)).to(q.dtype)
+    # Autocast would take the products back to half precision.
+    with torch.autocast(q.device.type, enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        share = q.shape[2] // k.shape[2]
+        k, v = (part.to(wide).repeat_interleave(share, 2) for part in (k, v))
+        scores = torch.einsum("bthd,bshd->bhts", q.to(wide), k) * scale
+        if mask is not None and mask.dtype != torch.bool:
+            scores = scores + mask
+        else:
+            if mask is None and causal:
+                t, s = scores.shape[-2:]
+                mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+        lse = scores.logsumexp(-1)
+        weights = scores.softmax(-1)
+        level = philox.threshold(dropout_p)
+        if level:
+            if seed is None:
+                raise ValueError("dropout needs a seed here")
+            kept = philox.kept(torch.as_tensor(seed, device=q.device), weights.shape, level)
+            weights = weights.masked_fill(~kept, 0.0) * (philox.LEVELS / (philox.LEVELS - level))
+        return torch.einsum("bhts,bshd->bthd", weights, v).to(q.dtype), lse
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> Tensor:

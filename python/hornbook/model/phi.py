@@ -21,7 +21,9 @@ from hornbook.model.config import PhiConfig
 from hornbook_kernels import (
     apply_rotary,
     attention,
+    document_bounds,
     document_mask,
+    explain,
     linear_cross_entropy,
     rotary_tables,
 )
@@ -91,6 +93,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None,
+        bounds: Tensor | None,
         cache: Cache | None,
     ) -> Tensor:
         """`[B, T, C]` to the same."""
@@ -100,11 +103,14 @@ class Attention(nn.Module):
         bias = torch.cat([part.bias for part in parts])
         qkv = F.linear(x_BTC, weight, bias)
         qkv = qkv.view(*x_BTC.shape[:2], 3, self.heads, self.head_dim)
-        q, k, v = apply_rotary(qkv, cos, sin).unbind(2)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
+        qkv = apply_rotary(qkv, cos, sin)
         dropout = self.dropout if self.training else 0.0
-        out = attention(q, k, v, mask=mask, dropout_p=dropout)
+        if cache is None:
+            out = attention(qkv, mask=mask, bounds=bounds, dropout_p=dropout)
+        else:
+            q, k, v = qkv.unbind(2)
+            k, v = cache.append(self.layer, k, v)
+            out = attention(q, k, v, mask=mask, dropout_p=dropout)
         return self.dense(out.reshape(x_BTC.shape))  # type: ignore[no-any-return, unused-ignore]
 
 
@@ -138,11 +144,12 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None,
+        bounds: Tensor | None,
         cache: Cache | None,
     ) -> Tensor:
         """`[B, T, C]` to the same."""
         normed = self.input_layernorm(x_BTC)
-        attended = self.self_attn(normed, cos, sin, mask, cache)
+        attended = self.self_attn(normed, cos, sin, mask, bounds, cache)
         thought = self.mlp(normed)
         if self.dropout and self.training:
             attended = F.dropout(attended, self.dropout)
@@ -260,14 +267,14 @@ class Phi(nn.Module):
         elif before:
             cos, sin = cos[before:], sin[before:]
         x_BTC = self.model.embed_tokens(input_ids)
+        bounds = None
         if cu_seqlens is not None:
-            kind = x_BTC.dtype if x_BTC.device.type == "cpu" else torch.bool
-            mask = document_mask(cu_seqlens, length, dtype=kind, device=x_BTC.device)
+            mask, bounds = self._documents(x_BTC, cu_seqlens)
         for block in self.model.layers:
             if wrap is None:
-                x_BTC = block(x_BTC, cos, sin, mask, cache)
+                x_BTC = block(x_BTC, cos, sin, mask, bounds, cache)
             else:
-                x_BTC = wrap(block, x_BTC, cos, sin, mask, cache)
+                x_BTC = wrap(block, x_BTC, cos, sin, mask, bounds, cache)
         if cache is not None:
             cache.length += length
         if last:
@@ -279,6 +286,18 @@ class Phi(nn.Module):
         return linear_cross_entropy(
             x_BTC, head.weight, head.bias, labels, weights=weights, reduction=reduction
         )
+
+    def _documents(
+        self, x_BTC: Tensor, cu_seqlens: Sequence[Any]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Mask or bounds of documents, once for all layers: what attention will want."""
+        length = x_BTC.shape[1]
+        dropout = self.config.attention_dropout if self.training else 0.0
+        heads_BTHD = x_BTC.unflatten(-1, (self.config.num_attention_heads, -1))
+        if explain(heads_BTHD, documents=True, dropout_p=dropout).impl == "triton":
+            return None, document_bounds(cu_seqlens, length, device=x_BTC.device)
+        kind = x_BTC.dtype if x_BTC.device.type == "cpu" else torch.bool
+        return document_mask(cu_seqlens, length, dtype=kind, device=x_BTC.device), None
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,285 @@
+"""Does every kernel still compile without spills, to the registers and memory that are on record?
+
+Compiles each kernel and configuration for sm_80, sm_90 and sm_100 with the assembler inside the
+Triton wheel: no GPU, driver or CUDA toolkit. `compiled.json` holds, for each Triton version,
+registers a thread, spill instructions, bytes of shared memory a program, matrix instructions and
+instructions in all; a spill, or a row that changed, fails.
+
+    python kernels/compile_gate.py            # every kernel for the Triton that is installed
+    python kernels/compile_gate.py --quick    # the ones a phi-1 trainer uses, sm_80 and sm_90
+    python kernels/compile_gate.py --update   # write the new rows, on purpose
+    PYTHONPATH=kernels:/path/to/another/triton python kernels/compile_gate.py
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hornbook_kernels.gpu import attention, configs, cross_entropy, rotary
+
+# Spill instructions that pass: none in half precision, a few in fp32, which nothing trains in.
+SPILLS = {"fp16": 0, "bf16": 0, "fp32": 4}
+TABLE = Path(__file__).with_name("compiled.json")
+NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compilation.
+
+    Attributes:
+        name: Its row in the table, less the architecture.
+        kernel: The Triton function.
+        types: Type of each run-time argument, by name.
+        constants: Value of each compile-time argument, by name.
+        options: `num_warps` and the like.
+    """
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, int]
+
+
+# What is not of the inputs' dtype (pointers) or a 32-bit integer.
+SPECIAL = {
+    "lse_ptr": "*fp32", "delta_ptr": "*fp32", "dlse_ptr": "*fp32", "starts_ptr": "*i32",
+    "ends_ptr": "*i32", "seed_ptr": "*i64", "scale": "fp32", "rescale": "fp32",
+    "cos_ptr": "*fp32", "sin_ptr": "*fp32", "labels_ptr": "*i64", "factors_ptr": "*fp32",
+    "losses_ptr": "*fp32", "z_loss": "fp32",
+}  # fmt: skip
+
+
+def _types(function: Any, dtype: torch.dtype, constants: dict[str, Any]) -> dict[str, str]:
+    pointer = f"*{NAMES[dtype]}"
+    return {
+        name: SPECIAL.get(name, pointer if name.endswith("_ptr") else "i32")
+        for name in function.arg_names
+        if name not in constants
+    }
+
+
+def _attention(
+    kernel: str,
+    architecture: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    dropout: bool,
+    documents: bool,
+) -> Case:
+    function = getattr(attention, f"{kernel}_kernel")
+    config = configs.attention(kernel, architecture, head_dim, dtype, dropout or documents)
+    like = torch.empty(1, 1, 32, head_dim, dtype=dtype, device="meta")
+    constants = attention.constants(like, like, documents, dropout, True, config)
+    if kernel == "backward_q":
+        constants["PULLED"] = False
+    types = _types(function, dtype, constants)
+    flags = "".join(
+        f" {word}" for word, on in (("dropout", dropout), ("documents", documents)) if on
+    )
+    name = f"attention.{kernel} d{head_dim} {NAMES[dtype]}{flags}"
+    return Case(name, function, types, constants, config.options())
+
+
+def _rotary(dtype: torch.dtype, interleaved: bool, restart: bool, copy: bool) -> Case:
+    function = rotary.rotary_kernel
+    constants = rotary.constants(64, 16, interleaved, False, restart, copy)
+    words = (("interleaved", interleaved), ("documents", restart), ("copy", copy))
+    flags = "".join(f" {word}" for word, on in words if on)
+    types = _types(function, dtype, constants)
+    name = f"rotary d64 r32 {NAMES[dtype]}{flags}"
+    return Case(name, function, types, constants, rotary.CONFIG.options())
+
+
+def _cross_entropy(dtype: torch.dtype, loss: bool, gradient: bool) -> Case:
+    function, config = cross_entropy.cross_entropy_kernel, cross_entropy.CONFIG
+    constants = {"LOSS": loss, "GRADIENT": gradient, "COLUMNS": config.columns}
+    flags = "".join(f" {word}" for word, on in (("loss", loss), ("gradient", gradient)) if on)
+    types = _types(function, dtype, constants)
+    name = f"cross_entropy {NAMES[dtype]}{flags}"
+    return Case(name, function, types, constants, config.options())
+
+
+def cases(architecture: int, quick: bool) -> Iterator[Case]:
+    """What is compiled for one architecture.
+
+    Args:
+        architecture: 80, 90 or 100.
+        quick: Only what a phi-1 trainer uses.
+
+    Yields:
+        One case after another.
+    """
+    both = [(False, False), (True, True)]
+    main = both if architecture == 90 else both[1:]
+    every = [*both, (True, False), (False, True)]
+    half, whole = torch.bfloat16, torch.float32
+    for kernel in ("forward", "backward_q", "backward_kv"):
+        if quick:
+            shapes = [(64, half, main)]
+        else:
+            shapes = [(64, half, every), (64, torch.float16, both), (64, whole, both)]
+            shapes += [(32, half, both), (96, half, both), (128, half, both), (32, whole, both[1:])]
+        for head_dim, dtype, flags in shapes:
+            for dropout, documents in flags:
+                yield _attention(kernel, architecture, head_dim, dtype, dropout, documents)
+    yield _rotary(half, False, False, False)
+    yield _cross_entropy(half, True, True)
+    if not quick:
+        for dtype in (half, whole):
+            yield _rotary(dtype, True, True, True)
+            yield _cross_entropy(dtype, True, False)
+            yield _cross_entropy(dtype, False, True)
+
+
+def compile_case(case: Case, architecture: int) -> dict[str, int]:
+    """Compiles and reads what the assembler says.
+
+    Args:
+        case: What to compile.
+        architecture: For which card.
+
+    Returns:
+        registers a thread, spill instructions, shared bytes a program, matrix instructions, and
+        instructions in all.
+    """
+    names = case.kernel.arg_names
+    signature = {name: case.types.get(name, "constexpr") for name in names}
+    plain = {case.kernel.params[i].name for i in range(len(names))
+             if case.kernel.params[i].do_not_specialize}  # fmt: skip
+    divisible = [["tt.divisibility", 16]]
+    attrs = {
+        (i,): divisible
+        for i, name in enumerate(names)
+        if signature[name][0] in "*i" and name not in plain
+    }
+    source = ASTSource(case.kernel, signature, case.constants, attrs)
+    target = GPUTarget("cuda", architecture, 32)
+    made = triton.compile(source, target=target, options=case.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _tool("cuobjdump", "-sass", file.name)
+    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+    return {
+        "registers": registers,
+        "spills": len(re.findall(r"\bSTL\b", sass)),
+        "shared": made.metadata.shared,
+        "matrix": len(re.findall(r"\b(?:HGMMA|HMMA|UTCHMMA)\b", sass)),
+        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.M)),
+    }
+
+
+def _tool(name: str, *arguments: str) -> str:
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    done = subprocess.run([path, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def _row(job: tuple[int, str], quick: bool) -> dict[str, int]:
+    architecture, name = job
+    case = next(case for case in cases(architecture, quick) if case.name == name)
+    return compile_case(case, architecture)
+
+
+def measure(architectures: list[int], quick: bool, jobs: int) -> dict[str, dict[str, int]]:
+    """Compiles all cases, several at a time.
+
+    Args:
+        architectures: For which cards.
+        quick: Only what a phi-1 trainer uses.
+        jobs: Processes.
+
+    Returns:
+        Rows by `"sm_90 <case>"`.
+    """
+    todo = [(arch, case.name) for arch in architectures for case in cases(arch, quick)]
+    with ProcessPoolExecutor(jobs) as pool:
+        rows = list(pool.map(partial(_row, quick=quick), todo))
+    return {f"sm_{arch} {name}": row for (arch, name), row in zip(todo, rows, strict=True)}
+
+
+def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] | None) -> list[str]:
+    """What is wrong with freshly compiled rows.
+
+    Args:
+        rows: From `measure`.
+        recorded: The table's rows for this Triton; None for a version that has none, whose rows
+            must only be free of spills.
+
+    Returns:
+        A sentence for each fault.
+    """
+    faults = [
+        f"{name}: {row['spills']} spills"
+        for name, row in rows.items()
+        if row["spills"] > next(most for kind, most in SPILLS.items() if f" {kind}" in name)
+    ]
+    if recorded is not None:
+        for name, row in rows.items():
+            known = recorded.get(name)
+            if known is None:
+                faults.append(f"{name}: not in {TABLE.name}; run with --update")
+            elif known != row:
+                faults.append(f"{name}: {row}, on record {known}; if meant, run with --update")
+    return faults
+
+
+def write(table: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Writes the table, one row a line.
+
+    Args:
+        table: Rows by Triton version.
+    """
+    blocks = []
+    for version in sorted(table):
+        lines = [
+            f"  {json.dumps(name)}: {json.dumps(row)}"
+            for name, row in sorted(table[version].items())
+        ]
+        blocks.append(f"{json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n}")
+    TABLE.write_text("{\n" + ",\n".join(blocks) + "\n}\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Compiles, compares, prints; 1 if something is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the kernels of a phi-1 trainer only")
+    parser.add_argument("--update", action="store_true", help="record what was compiled")
+    parser.add_argument("--arch", type=int, nargs="+", choices=configs.ARCHITECTURES)
+    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1))
+    options = parser.parse_args()
+    architectures = options.arch or list(configs.ARCHITECTURES)[: 2 if options.quick else 3]
+    rows = measure(architectures, options.quick, options.jobs)
+    table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    if options.update:
+        kept = {} if not (options.quick or options.arch) else table.get(triton.__version__, {})
+        table[triton.__version__] = kept | rows
+        write(table)
+    faults = judge(rows, table.get(triton.__version__))
+    print(f"Triton {triton.__version__}: {len(rows)} compiled, {len(faults)} faults")
+    print("\n".join(faults), end="\n" if faults else "")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The compile gate (`kernels/compile_gate.py`), in processes of its own: no GPU is needed.
+
+`make test` puts both ends of the supported range of Triton beside the environment; each is compiled
+with and compared with its rows of `kernels/compiled.json`.
+"""
+
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GATE = ROOT / "kernels" / "compile_gate.py"
+TABLE = json.loads((ROOT / "kernels" / "compiled.json").read_text(encoding="utf-8"))
+ENDS = ("3.6.0", "3.9.0")
+
+
+def folders() -> list[Path]:
+    """Where Triton versions other than the installed one are."""
+    named = [Path(name) for name in os.environ.get("HORNBOOK_TRITON", "").split(os.pathsep) if name]
+    return named or sorted((ROOT / ".venv").glob("triton-*"))
+
+
+def run_gate(folder: Path | None, cache: Path, *options: str) -> str:
+    path = [str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(([str(folder)] if folder else []) + path),
+        "TRITON_CACHE_DIR": str(cache),
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, str(GATE), *options], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def gate() -> Any:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    found = importlib.util.spec_from_file_location("compile_gate", GATE)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["compile_gate"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.timeout(900)
+def test_the_kernels_of_a_trainer_compile_to_what_is_on_record(tmp_path: Path) -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(run_gate, folder, tmp_path, "--quick", "--jobs", "1")
+            for folder in [*folders(), *([] if folders() else [None])]
+        ]
+    for run in runs:
+        assert " 0 faults" in run.result()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_everything_compiles_to_what_is_on_record(tmp_path: Path) -> None:
+    for folder in folders() or [None]:
+        assert " 0 faults" in run_gate(folder, tmp_path)
+
+
+def test_the_gate_notices(gate: Any) -> None:
+    rows = dict(list(TABLE[ENDS[0]].items())[:3])
+    assert gate.judge(rows, TABLE[ENDS[0]]) == []
+    name = next(iter(rows))
+    changed = copy.deepcopy(rows)
+    changed[name]["registers"] += 1
+    assert [fault.startswith(name) for fault in gate.judge(changed, rows)] == [True]
+    assert gate.judge(changed, None) == []
+    changed[name]["spills"] = 5
+    assert "5 spills" in gate.judge(changed, None)[0]
+    assert "not in" in gate.judge(rows, {})[0]
+
+
+def test_the_table_is_whole_and_free_of_spills(gate: Any) -> None:
+    """Both ends, every architecture and case; tensor cores where they are expected."""
+    assert set(TABLE) == set(ENDS)
+    for rows in TABLE.values():
+        names = {
+            f"sm_{arch} {case.name}" for arch in (80, 90, 100) for case in gate.cases(arch, False)
+        }
+        assert set(rows) == names
+        for name, row in rows.items():
+            assert row["spills"] <= (4 if " fp32" in name else 0), name
+            assert row["registers"] <= 255
+            assert row["shared"] <= (227 if "sm_80" not in name else 163) * 1024
+            assert (row["matrix"] > 0) == ("attention" in name), name

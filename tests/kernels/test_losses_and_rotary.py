@@ -1,0 +1,204 @@
+"""Rotary and cross-entropy operators on a CPU: conventions, documents, in place, torch's checks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import hornbook_kernels as hk
+
+CUTS = [[0, 3, 3, 7, 9], [0, 9]]
+OPS = torch.ops.hornbook
+
+
+def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def tables(length: int, dims: int) -> list[Tensor]:
+    return [table.double() for table in hk.rotary_tables(length, dims)]
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_rotary_against_complex_numbers(layout: str, restart: bool, packed: bool) -> None:
+    """Each pair is a complex number that turns by position times frequency."""
+    dims = 6
+    x = rand(2, 9, 3, 2, 8) if packed else rand(2, 9, 2, 8)
+    bounds = hk.document_bounds(CUTS, 9)
+    start = bounds[0] if restart else torch.zeros_like(bounds[0])
+    position = torch.arange(9) - start
+    frequency = 10_000.0 ** (-torch.arange(0, dims, 2, dtype=torch.float32) / dims)
+    angle = (position.float()[..., None] * frequency).double()
+    turn = torch.polar(torch.ones_like(angle), angle)
+    turned = x[:, :, :2] if packed else x
+    pairs = turned[..., :dims]
+    shape = (*pairs.shape[:-1], 2, 3) if layout == "half" else (*pairs.shape[:-1], 3, 2)
+    axis = -2 if layout == "half" else -1
+    real, imaginary = pairs.reshape(shape).unbind(axis)
+    while turn.dim() < real.dim():
+        turn = turn.unsqueeze(2)
+    made = torch.complex(real, imaginary) * turn
+    expected = x.clone()
+    view = expected[:, :, :2] if packed else expected
+    view[..., :dims] = torch.stack((made.real, made.imag), axis).flatten(-2)
+    cos, sin = tables(9, dims)
+    options = {"bounds": bounds if restart else None, "layout": layout}
+    got = hk.apply_rotary(x, cos, sin, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    back = hk.apply_rotary(got, cos, sin, inverse=True, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(back, x)
+    in_place = x.clone()
+    assert hk.apply_rotary_(in_place, cos, sin, **options) is not None  # type: ignore[arg-type]
+    assert torch.equal(in_place, got)
+
+
+def test_rotary_in_place_has_the_same_gradient() -> None:
+    cos, sin = tables(9, 4)
+    grads = []
+    for turn in (hk.apply_rotary, hk.apply_rotary_):
+        x = rand(2, 9, 3, 2, 8).requires_grad_(True)
+        turn(x * 2, cos, sin).pow(3).sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+    x = rand(1, 9, 2, 8).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda y: hk.apply_rotary_(y * 1, cos, sin), x)
+    with pytest.raises(RuntimeError, match="leaf"):
+        hk.apply_rotary_(x, cos, sin)
+    with pytest.raises(ValueError, match="layout"):
+        hk.apply_rotary(x, cos, sin, layout="neox")
+    with pytest.raises(ValueError, match="bounds"):
+        hk.apply_rotary(x, cos, sin, bounds=hk.document_bounds([[0, 8]], 8))
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_cross_entropy_and_its_gradient_over_the_logits(reduction: str, z_loss: float) -> None:
+    labels = torch.tensor([[1, -100, 4], [0, 2, 2]])
+    weights = rand(2, 3, seed=1).abs()
+    start = rand(2, 3, 5, seed=2)
+    ours, theirs = start.clone().requires_grad_(True), start.clone().requires_grad_(True)
+    copied = ours * 1
+    loss = hk.cross_entropy(copied, labels, weights=weights, reduction=reduction, z_loss=z_loss)
+    plain = F.cross_entropy(theirs.flatten(0, 1), labels.flatten(), reduction="none")
+    plain = plain.reshape(2, 3) + z_loss * theirs.logsumexp(-1).square() * (labels != -100)
+    plain = plain * weights
+    if reduction != "none":
+        plain = plain.sum()
+    if reduction == "mean":
+        plain = plain / (weights * (labels != -100)).sum()
+    torch.testing.assert_close(loss, plain)
+    loss.sum().backward(retain_graph=True)
+    plain.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(copied, theirs.grad)  # the logits have become their gradient
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.sum().backward()
+
+
+def test_cross_entropy_spares_a_leaf_and_checks_its_input() -> None:
+    logits = rand(4, 5).requires_grad_(True)
+    before = logits.detach().clone()
+    hk.cross_entropy(logits, torch.arange(4)).backward()
+    assert torch.equal(logits.detach(), before)
+    for wrong in ({"reduction": "max"}, {"labels": torch.arange(3)}):
+        with pytest.raises(ValueError, match=r"must be|do not fit"):
+            hk.cross_entropy(**({"logits": logits, "labels": torch.arange(4)} | wrong))  # type: ignore[arg-type]
+
+
+def test_rows_without_loss_may_hold_anything() -> None:
+    logits = rand(3, 5)
+    logits[1] = float("nan")
+    labels = torch.tensor([1, -100, 2])
+    ours = logits.clone().requires_grad_(True)
+    loss = hk.cross_entropy(ours, labels)
+    loss.backward()
+    expected = F.cross_entropy(logits[::2], labels[::2])
+    torch.testing.assert_close(loss.detach(), expected)
+    assert ours.grad is not None
+    assert torch.equal(ours.grad[1], torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("chunk", [2, 7])
+def test_linear_cross_entropy_with_z_loss(chunk: int) -> None:
+    labels = torch.tensor([3, -100, 0, 2, 2, 1, 0])
+    inputs = [rand(7, 4), rand(5, 4, seed=1), rand(5, seed=2)]
+    inputs = [part.requires_grad_(True) for part in inputs]
+    ours = hk.linear_cross_entropy(*inputs, labels, chunk=chunk, z_loss=0.02)
+    plain = hk.cross_entropy(F.linear(*inputs), labels, z_loss=0.02)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradcheck(
+        lambda *x: hk.linear_cross_entropy(*x, labels, chunk=chunk, z_loss=0.02), inputs
+    )
+
+
+def test_head_gradient_is_summed_in_fp32() -> None:
+    """Many small steps: summed in bf16 they would stall."""
+    hidden = torch.ones(4096, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16).requires_grad_(True)
+    labels = torch.zeros(4096, dtype=torch.int64)
+    hk.linear_cross_entropy(hidden, weight, None, labels, reduction="sum", chunk=1).backward()
+    assert weight.grad is not None
+    assert weight.grad.flatten().tolist() == [-2048.0, 2048.0]
+
+
+def test_opcheck() -> None:
+    cos, sin = tables(9, 4)
+    x = rand(2, 9, 3, 2, 8).requires_grad_(True)
+    starts = hk.document_bounds(CUTS, 9)[0]
+    torch.library.opcheck(OPS.rotary, (x, cos, sin, starts, False, True))
+    torch.library.opcheck(OPS.rotary_, (x.detach().clone(), cos, sin, None, True, False))
+    logits, labels, factors = rand(4, 5), torch.arange(4), rand(4, seed=1).abs()
+    torch.library.opcheck(OPS.cross_entropy, (logits, labels, factors, 0.1))
+    lse = logits.logsumexp(-1)
+    torch.library.opcheck(OPS.cross_entropy_backward_, (logits, labels, factors, lse, 0.0))
+    hidden, weight, bias = (rand(*s).requires_grad_(True) for s in ((4, 3), (5, 3), (5,)))
+    for gradients in (True, False):
+        for shift in (bias, None):
+            learned = [p if gradients or p is None else p.detach() for p in (hidden, weight, shift)]
+            torch.library.opcheck(
+                OPS.linear_cross_entropy,
+                (*learned, labels, factors, torch.float64, 3, 0.0, gradients),
+            )
+
+
+def test_fake_shapes() -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 9, 3, 4, 64, device="cuda", dtype=torch.bfloat16)
+        turned = OPS.rotary(x.transpose(1, 3), x, x, None, False, False)
+        hidden, weight = x.new_empty(9, 64), x.new_empty(11, 64)
+        labels, factors = torch.empty(9, device="cuda").long(), torch.empty(9, device="cuda")
+        low = torch.bfloat16
+        made = OPS.linear_cross_entropy(hidden, weight, None, labels, factors, low, 4, 0.0, True)
+    assert turned.is_contiguous()
+    assert [part.shape for part in made] == [(), (9, 64), (11, 64), (0,)]
+    assert made[0].dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compile_without_graph_breaks() -> None:
+    cos, sin = hk.rotary_tables(9, 4)
+    labels = torch.tensor([[3, -100, 0, 2, 2, 1, 0, 1, 1]])
+
+    def step(x: Tensor, weight: Tensor) -> Tensor:
+        turned = hk.apply_rotary_(hk.apply_rotary(x * 1, cos, sin) * 1, cos, sin)
+        hidden = turned.flatten(2)
+        loss = hk.linear_cross_entropy(hidden, weight, None, labels, chunk=4)
+        return loss + hk.cross_entropy(hidden @ weight.t(), labels)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (compiled, step):
+        x = rand(1, 9, 2, 8, dtype=torch.float32).requires_grad_(True)
+        weight = rand(5, 16, seed=1, dtype=torch.float32).requires_grad_(True)
+        loss = run(x, weight)
+        loss.backward()
+        results.append((loss.detach(), x.grad, weight.grad))
+    torch.testing.assert_close(*results)
