@@ -147,8 +147,9 @@ def test_a_worker_that_is_killed_costs_no_verdict():
 
     def kill_once():
         while not stop.is_set():
-            for pid in descendants(os.getpid()):
-                if parent_of(pid) != os.getpid():  # a program, so its worker is up
+            family = {int(pid) for pid in workers_of(os.getpid())}
+            for pid in family:
+                if parent_of(pid) in family:  # a program, so its worker is up
                     os.kill(parent_of(pid), signal.SIGKILL)
                     return
 
@@ -255,12 +256,13 @@ def test_descriptors_memory_and_processes_of_the_caller_stay_flat(count, tmp_pat
     kinds = ["pass", apart, "import os; os._exit(0)", "assert False", "print('x' * 10_000)"]
     run_programs(kinds * 4)
     descriptors, memory = len(list(Path("/proc/self/fd").iterdir())), resident()
+    others = descendants(os.getpid())  # what other tests have left
     seen = []
     run_programs(kinds * (count // 5), progress=lambda *_: seen.append(resident()))
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     # What is kept of each is its outcome: of these, 2 KB of output on average.
     assert max(seen) - memory < 16 + count * 4 / 1000
-    assert not descendants(os.getpid())
+    assert not descendants(os.getpid()) - others
     assert not list(tmp_path.iterdir())
 
 
