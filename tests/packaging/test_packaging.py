@@ -16,10 +16,11 @@ def toml(path: str) -> dict:
 def test_one_version():
     import hornbook
     import hornbook_kernels
+    from hornbook import _core
 
     version = toml("Cargo.toml")["workspace"]["package"]["version"]
     assert hornbook.__version__ == version
-    assert hornbook._core.__version__ == version
+    assert _core.__version__ == version
     assert hornbook_kernels.__version__ == version
     assert toml("kernels/pyproject.toml")["project"]["version"] == version
     extras = toml("pyproject.toml")["project"]["optional-dependencies"]
