@@ -46,7 +46,7 @@ class Problem:
 
     def program(self, completion: str) -> str:
         """The program that passes if the completion does."""
-        return f"{self.preamble}{completion}\n{self.test}\n"
+        return self.split(completion).whole
 
     def split(self, completion: str) -> Program:
         """The completion and its tests, for processes of their own."""

@@ -8,7 +8,7 @@
 //!
 //! A request is one byte with descriptors beside it. Answers are a big-endian length and JSON.
 
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,12 +17,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
+
+use system::{Process, carrier, drain, receive_with_fds, wait_for};
+
+mod system;
 
 /// Bytes of a program's output that are kept.
 pub const OUTPUT_KEPT: usize = 64 * 1024;
@@ -273,7 +274,6 @@ struct Hello {
 #[derive(Deserialize)]
 struct Started {
     token: String,
-    #[cfg_attr(target_os = "linux", allow(dead_code))]
     pids: Vec<i32>,
 }
 
@@ -422,7 +422,7 @@ impl Worker {
     ) -> Result<Vec<Ended>, Lost> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let mut deadline = start + limits.wall;
-        let mut decided = None;
+        let mut decided = false;
         let (mut out_open, mut report_open) = (true, true);
         loop {
             let now = Instant::now();
@@ -470,10 +470,10 @@ impl Worker {
                 return Err(Lost::Died); // killed, and yet the worker does not answer
             }
             (out_open, report_open) = watch.drain(token);
-            if watch.verdict.len() >= token + 2 && decided.is_none() {
+            if watch.verdict.len() >= token + 2 && !decided {
                 // Where tests run apart the candidate may go now; it flushes and does.
                 let grace = if watch.processes.len() > 1 { CANDIDATE_GRACE } else { GRACE };
-                decided = Some(());
+                decided = true;
                 deadline = deadline.min(Instant::now() + grace);
             }
             if answered {
@@ -567,144 +567,4 @@ fn how(code: i32) -> String {
         Some(signal) => format!("\nended by signal {} ({})\n", -code, signal.as_str()),
         None => format!("\nended without a verdict (exit code {code})\n"),
     }
-}
-
-/// A process of a program.
-struct Process {
-    #[cfg(target_os = "linux")]
-    pidfd: OwnedFd,
-    #[cfg(target_os = "linux")]
-    clock: Option<nix::time::ClockId>,
-    #[cfg(not(target_os = "linux"))]
-    pid: rustix::process::Pid,
-}
-
-#[cfg(target_os = "linux")]
-impl Process {
-    fn all(pidfds: Vec<OwnedFd>, _pids: &[i32]) -> Vec<Self> {
-        pidfds.into_iter().map(|pidfd| Self { pidfd, clock: None }).collect()
-    }
-
-    fn kill(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
-    }
-
-    /// Zero once it has ended: its worker then says what it used.
-    fn cpu(&mut self) -> Duration {
-        if self.clock.is_none() {
-            self.clock =
-                pid_of(&self.pidfd).and_then(|pid| nix::time::clock_getcpuclockid(pid).ok());
-        }
-        self.clock
-            .and_then(|clock| nix::time::clock_gettime(clock).ok())
-            .map_or(Duration::ZERO, Duration::from)
-    }
-}
-
-/// The number, in our namespace, of the process behind a pidfd from another.
-#[cfg(target_os = "linux")]
-fn pid_of(pidfd: &OwnedFd) -> Option<nix::unistd::Pid> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
-    let pid: i32 = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    (pid > 0).then(|| nix::unistd::Pid::from_raw(pid))
-}
-
-/// Where there are no pidfds, programs are not isolated either: they run only if the user insists.
-#[cfg(not(target_os = "linux"))]
-impl Process {
-    fn all(_pidfds: Vec<OwnedFd>, pids: &[i32]) -> Vec<Self> {
-        pids.iter()
-            .filter_map(|&pid| rustix::process::Pid::from_raw(pid))
-            .map(|pid| Self { pid })
-            .collect()
-    }
-
-    fn kill(&self) {
-        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::KILL);
-    }
-
-    fn cpu(&mut self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// Polls, going on after a signal's interruption with what is left; the number that are ready.
-fn wait_for(fds: &mut [PollFd<'_>], pause: Duration) -> io::Result<usize> {
-    let end = Instant::now() + pause;
-    loop {
-        // One millisecond more, so that a deadline is over when it is looked at.
-        let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let left = Timespec::try_from(left).expect("waits are far below a century");
-        match poll(fds, Some(&left)) {
-            Err(rustix::io::Errno::INTR) => {}
-            ready => return Ok(ready?),
-        }
-    }
-}
-
-/// Reads what is there into `kept`, up to `most` bytes; whether more may come.
-fn drain(pipe: &mut PipeReader, total: &mut usize, kept: &mut Vec<u8>, most: usize) -> bool {
-    let mut buffer = [0; 16384];
-    while *total <= OUTPUT_KILLS {
-        match pipe.read(&mut buffer) {
-            Ok(0) => return false,
-            Ok(got) => {
-                *total += got; // of both pipes: neither may be flooded
-                kept.extend_from_slice(&buffer[..got.min(most - kept.len())]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return true,
-        }
-    }
-    true
-}
-
-/// A descriptor to read these bytes from, which have no name anywhere.
-fn carrier(bytes: &[u8]) -> io::Result<OwnedFd> {
-    #[cfg(target_os = "linux")]
-    let mut file =
-        std::fs::File::from(rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC)?);
-    #[cfg(not(target_os = "linux"))]
-    let mut file = {
-        let path = std::env::temp_dir().join(format!(
-            "hornbook-{}-{:?}-{:p}",
-            std::process::id(),
-            std::thread::current().id(),
-            bytes
-        ));
-        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path)?;
-        std::fs::remove_file(&path)?;
-        file
-    };
-    file.write_all(bytes)?;
-    io::Seek::rewind(&mut file)?;
-    Ok(file.into())
-}
-
-/// Up to 4 bytes of a frame's head, with the descriptors sent beside them.
-fn receive_with_fds(
-    socket: &UnixStream,
-    head: &mut [u8; 4],
-) -> Result<(usize, Vec<OwnedFd>), Lost> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut beside = RecvAncillaryBuffer::new(&mut space);
-    #[cfg(target_os = "linux")]
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    #[cfg(not(target_os = "linux"))]
-    let flags = RecvFlags::empty();
-    let got = recvmsg(socket, &mut [io::IoSliceMut::new(head)], &mut beside, flags)
-        .map_err(io::Error::from)?
-        .bytes;
-    if got == 0 {
-        return Err(Lost::Died);
-    }
-    let mut fds = Vec::new();
-    for message in beside.drain() {
-        if let RecvAncillaryMessage::ScmRights(found) = message {
-            fds.extend(found);
-        }
-    }
-    Ok((got, fds))
 }
