@@ -216,7 +216,7 @@ class PackedFiles:
 
 def sandbox_describe(argv: list[str]) -> bytes: ...
 def sandbox_run(
-    jobs: list[tuple[bytes, bytes | None]],
+    jobs: list[tuple[bytes, bytes | None, bool]],
     argv: list[str],
     *,
     cpu_s: float,

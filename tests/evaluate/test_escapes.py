@@ -588,15 +588,17 @@ def answer(text, fd=3):
 """
 
 
-def judged(sources, tests=TESTS, **options):
+def judged(sources, tests=TESTS, trusted=False, **options):
     programs = [
-        Program(source=textwrap.dedent(text), tests=tests, entry_point="f") for text in sources
+        Program(source=textwrap.dedent(text), tests=tests, entry_point="f", trusted=trusted)
+        for text in sources
     ]
     return run_programs(programs, **{"timeout_s": 1.0, "wall_s": 20.0, **options})
 
 
+@pytest.mark.parametrize("trusted", [False, True], ids=["fresh", "lasting"])
 @pytest.mark.parametrize("without", [(), ("namespaces",)], ids=["level2", "level1"])
-def test_no_forgery_passes(without, monkeypatch):
+def test_no_forgery_passes(without, trusted, monkeypatch):
     monkeypatch.setattr(sandbox, "_WITHOUT", without)
     frames = {
         name: f"import os\nos.write(3, {data!r})\nimport time; time.sleep(0.2); os._exit(0)"
@@ -608,7 +610,10 @@ def test_no_forgery_passes(without, monkeypatch):
         for name, text in ANSWERS.items()
     }
     tries = {**FORGERIES, **frames, **answers}
-    outcomes = dict(zip(tries, judged(tries.values()), strict=True))
+    # A right one after each: no forgery harms what comes after it.
+    pairs = judged([text for one in tries.values() for text in (one, RIGHT)], trusted=trusted)
+    assert {outcome.status for outcome in pairs[1::2]} == {"passed"}
+    outcomes = dict(zip(tries, pairs[::2], strict=True))
     assert {name: o.output for name, o in outcomes.items() if o.passed} == {}
     assert {name: o.output for name, o in outcomes.items() if o.status == "harness"} == {}
     [right] = judged([RIGHT])
@@ -635,7 +640,8 @@ def test_tests_that_swallow_everything_do_not_swallow_the_protocol():
     assert (gone.status, broken.status) == ("crash", "crash")
 
 
-def test_hidden_tests_are_nowhere_in_the_candidates_memory():
+@pytest.mark.parametrize("trusted", [False, True], ids=["fresh", "lasting"])
+def test_hidden_tests_are_nowhere_in_the_candidates_memory(trusted):
     """Not even those of programs that ran before in the same worker."""
     reader = """
         import ctypes, gc, re
@@ -648,7 +654,7 @@ def test_hidden_tests_are_nowhere_in_the_candidates_memory():
         """
     keeper = reader.rstrip() + "\n        keep = 'hidden' + '-answer-81'\n"
     tests = "hidden = 'hidden-answer-81'\nassert f(3) == 0, 'found'"
-    *readers, control = judged([reader] * 4 + [keeper], tests, workers=1)
+    *readers, control = judged([reader] * 4 + [keeper], tests, trusted, workers=1)
     assert [outcome.status for outcome in readers] == ["passed"] * 4, readers[-1].output
     assert control.status == "wrong"  # it can be found where it is
 

@@ -190,7 +190,7 @@ def test_nothing_survives_a_killed_caller(kills, without, tmp_path):
         "from hornbook.evaluate import run_programs, sandbox\n"
         "from hornbook.evaluate.sandbox import Program\n"
         f"sandbox._WITHOUT = {without!r}\n"
-        f"apart = Program(source={IMMORTAL!r}, tests='f()', entry_point='f')\n"
+        f"apart = Program(source={IMMORTAL!r}, tests='f()', entry_point='f', trusted=True)\n"
         f"run_programs([{IMMORTAL!r}, apart], workers=2)\n"
     )
     # Two workers (each below one that waits, on level 2), a program, a candidate and its tests.
@@ -252,7 +252,9 @@ def descendants(pid):
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_descriptors_memory_and_processes_of_the_caller_stay_flat(count, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    apart = Program(source="def f(x): return x", tests="assert f(1) == 1", entry_point="f")
+    apart = Program(
+        source="def f(x): return x", tests="assert f(1) == 1", entry_point="f", trusted=True
+    )
     kinds = ["pass", apart, "import os; os._exit(0)", "assert False", "print('x' * 10_000)"]
     run_programs(kinds * 4)
     descriptors, memory = len(list(Path("/proc/self/fd").iterdir())), resident()
@@ -384,7 +386,8 @@ def test_long_programs():
 
 
 def apart(source, tests, **options):
-    fields = {"entry_point": "f", **{k: options.pop(k) for k in ("preamble",) if k in options}}
+    chosen = {k: options.pop(k) for k in ("preamble", "trusted") if k in options}
+    fields = {"entry_point": "f", **chosen}
     program = Program(source=textwrap.dedent(source), tests=textwrap.dedent(tests), **fields)
     [outcome] = run_programs([program], **{"timeout_s": 2.0, **options})
     return outcome
@@ -432,13 +435,89 @@ def apart(source, tests, **options):
         ("N = [1]\ndef f(x): return N", "assert f(1) == N", "passed"),
     ],
 )
-def test_tests_apart_see_what_they_would_see_beside(source, tests, expected):
-    outcome = apart(source, tests, timeout_s=1.0)
+@pytest.mark.parametrize("trusted", [False, True], ids=["fresh", "lasting"])
+def test_tests_apart_see_what_they_would_see_beside(source, tests, expected, trusted):
+    outcome = apart(source, tests, timeout_s=1.0, trusted=trusted)
     assert outcome.status == expected, outcome.output[-300:]
     assert outcome.tamper_proof
     beside = run(f"{source}\n{tests}", timeout_s=1.0)
     assert beside.passed == outcome.passed
     assert not beside.tamper_proof
+
+
+SAME = "def f(x): return x"
+
+
+@needs_layers
+@pytest.mark.parametrize(
+    ("tests", "expected"),
+    [
+        ("import builtins; builtins.abs = lambda x: 7", "passed"),
+        ("import random; random.random()", "passed"),
+        ("import sys; sys.setrecursionlimit(60)", "passed"),
+        ("import sys; sys.stdout = None", "passed"),
+        ("import threading; threading.Thread(target=threading.Event().wait).start()", "passed"),
+        ("print('left' * 1000)", "passed"),
+        ("x = ['x' * 10**8 for _ in range(5)]", "passed"),
+        ("x = [0] * 10**9", "memory"),
+        ("while True: pass", "cpu"),
+        ("import time; time.sleep(99)", "wall"),
+        ("import os; os._exit(0)", "crash"),
+        ("import ctypes; ctypes.string_at(0)", "crash"),
+        ("import sys; sys.exit()", "exception"),
+        ("f = None", "passed"),
+        ("import __main__; __main__.left = 1", "passed"),
+    ],
+)
+def test_trusted_tests_leave_nothing_to_the_next(tests, expected):
+    """They share a process as long as they leave it as it was."""
+    look = """
+        import __main__, builtins, random, sys, threading
+        assert abs(-1) == 1 and random.random() == 0.8444218515250481
+        assert sys.getrecursionlimit() == 1000 and threading.active_count() == 1
+        assert f(1) == 1 and "left" not in globals() and __main__.f is f
+        print("seen")
+        """
+    programs = [
+        Program(source=SAME, tests=text, entry_point="f", trusted=True)
+        for text in (textwrap.dedent(look), tests, textwrap.dedent(look))
+    ]
+    before, outcome, after = run_programs(programs, timeout_s=1.0, wall_s=5.0, workers=1)
+    assert (before.status, before.output) == ("passed", "seen\n")
+    assert outcome.status == expected, outcome.output
+    assert (after.status, after.output) == ("passed", "seen\n")
+    assert after.cpu_s < 0.5  # its own
+
+
+@needs_layers
+def test_a_candidate_that_goes_too_far_does_not_end_the_tests_of_others():
+    """Its own process is ended; that of the tests runs on, or another takes its place."""
+    bad = {
+        "while True: pass": "cpu",
+        "def f(x):\n  while True: pass": "cpu",
+        "def f(x): import time; time.sleep(99)": "wall",
+        "def f(x):\n  while True: print('x' * 1000)": "output",
+        "def f(x): return [0] * 10**9": "memory",
+        "def f(x): import os; os._exit(0)": "crash",
+        "import atexit, time\natexit.register(time.sleep, 99)\n" + SAME: "passed",
+        "class Slow:\n  def flush(s):\n    while True: pass\n  write = print\n"
+        "import sys; sys.stdout = Slow()\n" + SAME: "passed",
+    }
+    programs = [
+        Program(source=source, tests="assert f(1) == 1", entry_point="f", trusted=True)
+        for one in bad
+        for source in (one, SAME)
+    ]
+    outcomes = run_programs(programs, timeout_s=1.0, wall_s=4.0, workers=1)
+    assert [outcome.status for outcome in outcomes[::2]] == list(bad.values())
+    assert {outcome.status for outcome in outcomes[1::2]} == {"passed"}
+    assert max(outcome.cpu_s for outcome in outcomes[1::2]) < 0.5
+
+
+@needs_layers
+def test_one_process_runs_a_limited_number_of_trusted_tests():
+    program = Program(source=SAME, tests="assert f(1) == 1", entry_point="f", trusted=True)
+    assert all(outcome.passed for outcome in run_programs([program] * 1100, workers=1))
 
 
 @needs_layers

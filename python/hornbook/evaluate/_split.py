@@ -32,13 +32,23 @@ def serve(module: ModuleType, source: str, channel: int) -> None:
     except BaseException as error:
         failure = _codec.pack_exception(error)
     while (frame := _codec.read_frame(channel)) is not None:
-        nonce, body = frame
-        try:
-            answer = ["e", failure, []] if failure else _answer(module, _codec.load(body))
-            reply = _codec.dump(nonce, answer)
-        except BaseException as error:  # such as a value that cannot cross
-            reply = _codec.dump(nonce, ["e", _codec.pack_exception(error), []])
-        _codec.write_all(channel, reply)
+        _codec.write_all(channel, reply(module, *frame, failure))
+
+
+def reply(module: ModuleType, nonce: bytes, body: bytes, failure: list[Any] | None) -> bytes:
+    """The frame that answers one.
+
+    Args:
+        module: The candidate, which has run.
+        nonce: The request's.
+        body: The request.
+        failure: What the candidate raised as it ran, packed.
+    """
+    try:
+        answer = ["e", failure, []] if failure else _answer(module, _codec.load(body))
+        return _codec.dump(nonce, answer)
+    except BaseException as error:  # such as a value that cannot cross
+        return _codec.dump(nonce, ["e", _codec.pack_exception(error), []])
 
 
 def _answer(module: ModuleType, request: list[Any]) -> list[Any]:

@@ -9,11 +9,13 @@ the start of an interpreter.
 Where the kernel permits, the worker is the first process of a pid namespace, and so is each process
 it forks: if it ends, for whatever reason, the kernel ends everything below it.
 
-A request on the socket that is its standard input is one byte, with descriptors beside it. Answers
+A request on the socket that is its standard input is one byte (`T`: the tests are trusted, and one
+process may run those of many programs; `!`: anything else), with descriptors beside it. Answers
 are a big-endian length and JSON: first which layers there are; then two a program: its processes,
 with their pidfds, and how they ended.
 """
 
+import _thread
 import array
 import gc
 import importlib
@@ -26,6 +28,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +43,7 @@ json keyword math numbers operator os random re string struct sys textwrap time 
 """
 _FIRST, _SECOND = 3, 4
 """The descriptors a program's process is given beside the standard ones."""
+_CHUNK = 1 << 16
 
 
 class _Socket:
@@ -55,10 +59,13 @@ class _Socket:
         sent = self._socket.sendmsg([frame], beside)
         self._socket.sendall(frame[sent:])
 
-    def receive(self) -> list[int] | None:
-        """The next program's descriptors; None once the supervisor is gone."""
+    def receive(self) -> tuple[bool, list[int]] | None:
+        """Whether the next program's tests are trusted, and its descriptors.
+
+        None once the supervisor is gone.
+        """
         head, fds, _, _ = socket.recv_fds(self._socket, 1, 4)
-        return fds if head else None
+        return (head == b"T", fds) if head else None
 
     def close(self) -> None:
         self._socket.close()
@@ -135,8 +142,8 @@ class _Layers:
             if self.namespaces:  # every program is the first process of its own
                 self._make_filter(1)
 
-    def _make_filter(self, pid: int) -> None:
-        code = _layers.seccomp_program_filter(self.machine, pid)
+    def _make_filter(self, pid: int, receives: bool = False) -> None:
+        code = _layers.seccomp_program_filter(self.machine, pid, receives)
         self.filter = _layers.seccomp_prepare(code)
 
     def fork(self) -> int:
@@ -149,9 +156,15 @@ class _Layers:
             _layers.next_child_here(self.here)
         return pid
 
-    def enter(self) -> None:
-        """Puts every layer on the calling process; there is no way back."""
-        resource.setrlimit(resource.RLIMIT_CPU, self.cpu)
+    def enter(self, lasting: bool) -> None:
+        """Puts every layer on the calling process; there is no way back.
+
+        Args:
+            lasting: It sets its limit of CPU time itself, anew for each program, and is handed
+                descriptors.
+        """
+        if not lasting:
+            resource.setrlimit(resource.RLIMIT_CPU, self.cpu)
         if self.missing:
             os.setsid()  # it may start others, to be killed as a group
         if not self.linux:
@@ -163,8 +176,8 @@ class _Layers:
             _layers.landlock_restrict(self.ruleset)
             os.close(self.ruleset)
         if self.seccomp:
-            if self.filter is None:
-                self._make_filter(os.getpid())
+            if lasting or self.filter is None:
+                self._make_filter(os.getpid(), lasting)
             _layers.seccomp_install(self.filter)
 
 
@@ -190,7 +203,7 @@ def _fork(
     part: _Part,
     token: bytes,
     layers: _Layers,
-    text: int,
+    text: int | None,
     out: int,
     kept: list[int],
 ) -> int:
@@ -200,7 +213,7 @@ def _fork(
         part: What it does then.
         token: What its verdict begins with; the candidate's process of a split has none.
         layers: The layers.
-        text: Where it reads its task from.
+        text: Where it reads its task from; None if it lasts and is handed one task after another.
         out: Where it prints.
         kept: Descriptors that become `_FIRST` and `_SECOND`.
 
@@ -221,21 +234,20 @@ def _become(
     part: _Part,
     token: bytes,
     layers: _Layers,
-    text: int,
+    text: int | None,
     out: int,
     kept: list[int],
 ) -> None:
     try:
-        task = os.read(text, os.fstat(text).st_size)
+        task = b"" if text is None else _read(text)
         wanted = [layers.null, out, out, *kept, *([layers.ruleset] if layers.abi else [])]
         copies = [os.dup(fd) for fd in wanted]  # out of the way of the numbers they move to
         for number, copy in enumerate(copies):
             os.dup2(copy, number)
         layers.ruleset = len(wanted) - 1
         os.closerange(len(wanted), 64)
-        layers.enter()
-        module = ModuleType("program")
-        sys.modules["program"] = sys.modules["__main__"] = module
+        layers.enter(lasting=text is None)
+        module = _new_module()
         gc.enable()
         del layers
     except BaseException as error:
@@ -244,6 +256,20 @@ def _become(
             os.write(_FIRST, token + b"H0")
         return
     part(module, task, token)
+
+
+def _read(text: int) -> bytes:
+    chunks = [os.read(text, _CHUNK)]
+    while len(chunks[-1]) == _CHUNK:
+        chunks.append(os.read(text, _CHUNK))
+    return b"".join(chunks)
+
+
+def _new_module() -> ModuleType:
+    """The namespace a program runs in."""
+    module = ModuleType("program")
+    sys.modules["program"] = sys.modules["__main__"] = module
+    return module
 
 
 def _alone(module: ModuleType, task: bytes, token: bytes) -> None:
@@ -285,8 +311,14 @@ def _candidate(module: ModuleType, task: bytes, _token: bytes) -> None:
 
 def _tests(module: ModuleType, task: bytes, token: bytes) -> None:
     """The tests of a program that is elsewhere."""
+    _judge(module, task, token, _FIRST, _SECOND)
+    os._exit(0)
+
+
+def _judge(module: ModuleType, task: bytes, token: bytes, report: int, channel: int) -> bytes:
+    """Runs the tests and reports the verdict; which one."""
     entry_point, preamble, tests = json.loads(task)
-    remote = _split.Remote(_SECOND, entry_point)
+    remote = _split.Remote(channel, entry_point)
     failure: BaseException | None = None
     try:
         _split.judge(module, preamble, tests, remote)
@@ -299,12 +331,71 @@ def _tests(module: ModuleType, task: bytes, token: bytes) -> None:
         kind, failure = b"E", error
     # Even if the tests swallowed it.
     kind = remote.fault or kind
-    os.write(_FIRST, token + kind + (b"1" if remote.plain else b"0"))
+    os.write(report, token + kind + (b"1" if remote.plain else b"0"))
     _flush()
     if remote.fault is not None:
         failure = _codec.ProtocolError(remote.reason)
     if failure is not None:
         _describe(failure)
+    return kind
+
+
+def _used() -> tuple[float, int]:
+    """CPU seconds, and the most resident memory in KiB, of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    kb = usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
+    return usage.ru_utime + usage.ru_stime, kb
+
+
+_TOKEN = 32
+_DONE = struct.Struct("=d?")
+_LASTS = 1000
+"""Programs whose tests one process runs at most."""
+_GROWTH_KB = 64 << 10
+"""Resident memory that a lasting process may gain before another takes its place."""
+
+
+def _lasting(cpu_s: int, _module: ModuleType, _task: bytes, _token: bytes) -> None:
+    """Runs trusted tests of one program after another, as they are handed over.
+
+    A candidate cannot reach this process but by plain data, and the tests are known not to harm
+    each other, so a fork for each would only cost time. What tests can leave behind is put back or,
+    if it is not among what is looked at here, makes this the process's last program.
+    """
+    random = importlib.import_module("random")
+    streams, builtin = (sys.stdout, sys.stderr), sys.modules["builtins"].__dict__
+    saved, depth = dict(builtin), sys.getrecursionlimit()
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _FIRST)
+    start, kb = _used()
+    most = kb + _GROWTH_KB
+    for left in reversed(range(_LASTS)):
+        token, fds, _, _ = socket.recv_fds(link, _TOKEN, 4)
+        if not token:
+            break
+        out, report, text, channel = fds
+        resource.setrlimit(resource.RLIMIT_CPU, (int(start) + 1 + cpu_s, -1))
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        kind = _judge(_new_module(), _read(text), token, report, channel)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
+        for fd in fds:
+            os.close(fd)
+        random.seed(0)
+        before = start
+        start, kb = _used()
+        again = (
+            left > 0
+            and kind != b"M"
+            and builtin == saved
+            and (sys.stdout, sys.stderr) == streams
+            and sys.getrecursionlimit() == depth
+            and _thread._count() == 0
+            and kb < most
+        )
+        os.write(_FIRST, _DONE.pack(start - before, again))
+        if not again:
+            break
     os._exit(0)
 
 
@@ -325,37 +416,93 @@ def _describe(failure: BaseException) -> None:
         pass
 
 
-def _run(fds: list[int], layers: _Layers, link: _Socket) -> None:
-    """Forks one program's processes and sees them to their ends."""
+class _Lasting:
+    """The process that runs the trusted tests of many programs, seen from the worker."""
+
+    def __init__(self, layers: _Layers) -> None:
+        self._link, theirs = socket.socketpair()
+        part = partial(_lasting, layers.cpu[0])
+        self.pid = _fork(part, b"", layers, None, layers.null, [theirs.fileno()])
+        theirs.close()
+        self.cpu_s = 0.0
+
+    def ask(self, token: bytes, fds: list[int]) -> None:
+        """Hands over a program's tests."""
+        with suppress(OSError):  # it is gone: `answer` finds out
+            socket.send_fds(self._link, [token], fds)
+
+    def answer(self) -> dict[str, Any]:
+        """Waits until it is done, or has ended."""
+        try:
+            said = self._link.recv(_DONE.size)
+        except OSError:
+            said = b""
+        if said:
+            used, again = _DONE.unpack(said)
+            self.cpu_s += used
+            if again:
+                return {"code": 0, "cpu_s": used, "rss_kb": 0, "lives": True}
+        _, ended = _reap(self.pid)
+        self._link.close()
+        ended["cpu_s"] = used if said else ended["cpu_s"] - self.cpu_s
+        return ended
+
+
+def _reap(which: int) -> tuple[int, dict[str, Any]]:
+    """Waits for a child, any if it is -1: its number and how it ended."""
+    pid, code, usage = os.wait4(which, 0)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, 9)  # where a layer is missing it may have started others
+    return pid, {
+        "code": os.waitstatus_to_exitcode(code),
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "rss_kb": usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024,
+        "lives": False,
+    }
+
+
+def _run(fds: list[int], layers: _Layers, link: _Socket, lasting: _Lasting | None) -> bool:
+    """Forks one program's processes and sees them to their ends.
+
+    Args:
+        fds: Where it prints, where its verdict goes, its text, and its tests if they are apart.
+        layers: What its processes put on.
+        link: To the supervisor.
+        lasting: What runs its tests, if they are trusted.
+
+    Returns:
+        Whether `lasting` lives on.
+    """
     out, report, text, *tests = fds
-    pids = []
     if tests:
         ours, theirs = (end.detach() for end in socket.socketpair())
-        pids.append(_fork(_candidate, b"", layers, text, out, [theirs]))
-        token = os.urandom(16).hex().encode()  # made only now: the candidate has no copy
-        pids.append(_fork(_tests, token, layers, tests[0], out, [report, ours]))
         fds += [ours, theirs]
+        pids = [_fork(_candidate, b"", layers, text, out, [theirs])]
+        token = os.urandom(_TOKEN // 2).hex().encode()  # only now: the candidate has no copy
+        if lasting:
+            lasting.ask(token, [out, report, tests[0], ours])
+            pids.append(lasting.pid)
+        else:
+            pids.append(_fork(_tests, token, layers, tests[0], out, [report, ours]))
     else:
-        token = os.urandom(16).hex().encode()
-        pids.append(_fork(_alone, token, layers, text, out, [report]))
+        token = os.urandom(_TOKEN // 2).hex().encode()
+        pids = [_fork(_alone, token, layers, text, out, [report])]
     for fd in fds:
         os.close(fd)
     pidfds = [os.pidfd_open(pid) for pid in pids] if layers.linux else []
-    link.send({"token": token.decode(), "pids": pids}, pidfds)
+    before = [0.0, lasting.cpu_s if lasting else 0.0][: len(pids)]
+    link.send({"token": token.decode(), "pids": pids, "before": before}, pidfds)
     for fd in pidfds:
         os.close(fd)
-    ended: dict[int, dict[str, float]] = {}
+    ended: dict[int, dict[str, Any]] = {}
+    if lasting:  # first: it lets go of the candidate, which then ends
+        ended[lasting.pid] = lasting.answer()
     while len(ended) < len(pids):
-        pid, code, usage = os.wait4(-1, 0)
+        pid, how = _reap(-1)
         if pid in pids:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, 9)  # where a layer is missing it may have started others
-            ended[pid] = {
-                "code": os.waitstatus_to_exitcode(code),
-                "cpu_s": usage.ru_utime + usage.ru_stime,
-                "rss_kb": usage.ru_maxrss if layers.linux else usage.ru_maxrss // 1024,
-            }
+            ended[pid] = how
     link.send([ended[pid] for pid in pids])
+    return lasting is not None and bool(ended[lasting.pid]["lives"])
 
 
 def main() -> None:
@@ -382,12 +529,56 @@ def main() -> None:
     os.environ.clear()
     sys.argv[:] = [""]
     importlib.import_module("random").seed(0)  # one program's luck is everyone's
+    _rehearse()
     gc.collect()
     gc.freeze()
     gc.disable()
     link.send(layers.describe())
-    while (fds := link.receive()) is not None:
-        _run(fds, layers, link)
+    lasting: _Lasting | None = None
+    while (request := link.receive()) is not None:
+        trusted, fds = request
+        if trusted and lasting is None:
+            lasting = _Lasting(layers)
+        if not _run(fds, layers, link, lasting if trusted else None) and trusted:
+            lasting = None
+
+
+_EXAMPLE = '''
+from typing import Dict, List, Optional
+import math
+
+def helper(text: str, sep: str = ",") -> List[str]:
+    """Words."""
+    return [word.strip() for word in text.split(sep) if word]
+
+def example(numbers: List[float], limit: Optional[int] = None) -> Dict[str, float]:
+    """ Does what answers do.
+    >>> example([1.0])
+    {'a': 1.0}
+    """
+    found = {}
+    for i, number in enumerate(sorted(numbers, key=lambda x: -x)):
+        if limit is not None and i >= limit or number != number:
+            break
+        found[chr(ord("a") + i % 26)] = math.floor(number) + 0.5
+    assert len(found) <= len(numbers), f"{found} of {numbers}"
+    return found if helper("a,b") == ["a", "b"] else {}
+'''
+
+
+def _rehearse() -> None:
+    """Does in this process, many times, what each program's process will do once.
+
+    What Python does for the first time it prepares: code is specialized, caches are filled. In a
+    process just forked each page of memory that this touches costs a copy.
+    """
+    nonce = bytes(_codec.NONCE)
+    requests = [["names"], ["call", "example", [["l", 1.5, 2]], [["limit", 3]]]]
+    for _ in range(50):
+        module = ModuleType("program")
+        _split.run_in(module, _EXAMPLE)
+        for request in requests:
+            _codec.load(_split.reply(module, nonce, _codec.dump(nonce, request)[12:], None)[12:])
 
 
 def _become_first(link: _Socket) -> None:

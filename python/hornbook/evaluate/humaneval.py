@@ -51,6 +51,7 @@ def load_file(path: Path, name: str | None = None) -> ProblemSet:
             canonical_solution=text_field(row, "canonical_solution", where, ""),
             preamble=prompt,
             group=None if group is None else str(group),
+            trusted=name is not None,
         )
         if problem.task_id in problems:
             raise InputError(f"{where}: task_id `{problem.task_id}` is there twice")

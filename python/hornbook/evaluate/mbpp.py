@@ -103,6 +103,7 @@ def _problem(row: dict[str, Any], shots: str) -> Problem:
         entry_point=_entry_point(code, tests[0]),
         canonical_solution=answer,
         preamble=preamble,
+        trusted=True,
     )
 
 

@@ -43,6 +43,8 @@ class Problem:
     """What stands before the answer in the program, normally the prompt."""
     group: str | None = None
     """For scores by group."""
+    trusted: bool = False
+    """Whether the test is a known benchmark's own, checked by its hash: see `sandbox.Program`."""
 
     def program(self, completion: str) -> str:
         """The program that passes if the completion does."""
@@ -55,6 +57,7 @@ class Problem:
             tests=self.test,
             entry_point=self.entry_point,
             preamble=self.preamble,
+            trusted=self.trusted,
         )
 
     def truncated(self, completion: str) -> str:

@@ -107,6 +107,9 @@ class Program:
     """The function that is asked for."""
     preamble: str = ""
     """Trusted text at the start of `source` (imports, helpers, a signature) that the tests use."""
+    trusted: bool = False
+    """Whether the tests are known to be harmless to one another, such as a benchmark's: one process
+    then runs those of many programs, which saves a fork for each. Never for what a model wrote."""
 
     @property
     def whole(self) -> str:
@@ -169,12 +172,13 @@ def _run(
     ]
 
 
-def _payloads(program: str | Program) -> tuple[bytes, bytes | None]:
-    """What the processes of a program read."""
+def _payloads(program: str | Program) -> tuple[bytes, bytes | None, bool]:
+    """What the processes of a program read, and whether that of its tests may last."""
     if isinstance(program, str):
-        return program.encode("utf-8", "surrogatepass"), None
+        return program.encode("utf-8", "surrogatepass"), None, False
     tests = [program.entry_point, program.preamble, program.tests]
-    return program.source.encode("utf-8", "surrogatepass"), json.dumps(tests).encode()
+    source = program.source.encode("utf-8", "surrogatepass")
+    return source, json.dumps(tests).encode(), program.trusted
 
 
 def _isolation(layers: dict[str, Any]) -> str:

@@ -18,19 +18,20 @@ fn to_py(failure: &Failure) -> PyErr {
 
 type Row = (&'static str, bool, f64, f64, u64, Option<i32>, Py<PyBytes>);
 
-/// Runs `(source, tests or None)` payloads; see `hornbook.evaluate.sandbox.run_programs`.
+/// Runs `(source, tests or None, lasting)` payloads; see `hornbook.evaluate.sandbox.run_programs`.
 #[pyfunction]
 #[pyo3(signature = (jobs, argv, *, cpu_s, wall_s, workers, progress=None))]
 fn sandbox_run(
     py: Python<'_>,
-    jobs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    jobs: Vec<(Vec<u8>, Option<Vec<u8>>, bool)>,
     argv: Vec<String>,
     cpu_s: f64,
     wall_s: f64,
     workers: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Vec<Row>> {
-    let jobs: Vec<Job> = jobs.into_iter().map(|(source, tests)| Job { source, tests }).collect();
+    let jobs: Vec<Job> =
+        jobs.into_iter().map(|(source, tests, lasting)| Job { source, tests, lasting }).collect();
     let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or(Duration::MAX / 4);
     let limits = Limits { cpu: seconds(cpu_s), wall: seconds(wall_s) };
     let mut raised = None;

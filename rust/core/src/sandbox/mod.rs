@@ -45,6 +45,8 @@ pub struct Job {
     pub source: Vec<u8>,
     /// Tests for a process of their own; none if the text tests itself.
     pub tests: Option<Vec<u8>>,
+    /// Whether that process may have run tests before and may run others after: they are trusted.
+    pub lasting: bool,
 }
 
 /// What one program may use.
@@ -223,7 +225,7 @@ fn serve(
             match current.run(job, limits, stop) {
                 Ok(found) => {
                     outcome = Some(found);
-                    worker = Some(current);
+                    worker = (!current.spent).then_some(current);
                     break;
                 }
                 Err(Lost::Stopped) => return,
@@ -256,6 +258,8 @@ struct Worker {
     process: Child,
     socket: UnixStream,
     hello: Vec<u8>,
+    /// It may count on a process that is dead.
+    spent: bool,
 }
 
 impl Drop for Worker {
@@ -275,6 +279,8 @@ struct Hello {
 struct Started {
     token: String,
     pids: Vec<i32>,
+    /// CPU seconds that each had used before.
+    before: Vec<f64>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -282,6 +288,8 @@ struct Ended {
     code: i32,
     cpu_s: f64,
     rss_kb: u64,
+    /// Whether it lives on, for the next program's tests.
+    lives: bool,
 }
 
 impl Worker {
@@ -300,7 +308,7 @@ impl Worker {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(format!("{program}: {error}")))?;
-        let mut worker = Self { process, socket, hello: Vec::new() };
+        let mut worker = Self { process, socket, hello: Vec::new(), spent: false };
         match worker.receive(Instant::now() + START, stop) {
             Ok((hello, _)) => worker.hello = hello,
             Err(Lost::Stopped) => return Err(Failure::Stopped),
@@ -380,7 +388,7 @@ impl Worker {
         for text in [Some(&job.source), job.tests.as_ref()].into_iter().flatten() {
             fds.push(carrier(text)?);
         }
-        self.send(&fds)?;
+        self.send(if job.lasting { b"T" } else { b"!" }, &fds)?;
         drop(fds); // ours: the ends of the pipes must show
         let (body, pidfds) = self.receive(start + SLACK, stop)?;
         let started: Started = serde_json::from_slice(&body).map_err(|_| Lost::Died)?;
@@ -388,26 +396,30 @@ impl Worker {
             rustix::io::ioctl_fionbio(pipe, true).map_err(io::Error::from)?;
         }
         let mut watch = Watch {
-            processes: Process::all(pidfds, &started.pids),
+            processes: Process::all(pidfds, &started.pids, &started.before),
+            lasting: job.lasting,
             out,
             report,
             kept: Vec::new(),
             verdict: Vec::new(),
             total: 0,
             killed: None,
+            killed_all: false,
+            killed_at: start,
         };
         let ended = self.watch(&mut watch, started.token.len(), start, limits, stop)?;
+        self.spent = watch.killed_all && ended.iter().any(|end| end.lives);
         watch.drain(started.token.len());
         Ok(watch.outcome(&started.token, &ended, limits, start.elapsed()))
     }
 
     /// Asks for a program: where it prints and reports, its text, and its tests if they are apart.
-    fn send(&mut self, fds: &[OwnedFd]) -> Result<(), Lost> {
+    fn send(&mut self, kind: &[u8; 1], fds: &[OwnedFd]) -> Result<(), Lost> {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
         assert!(beside.push(SendAncillaryMessage::ScmRights(&borrowed)), "room for 4");
-        sendmsg(&self.socket, &[io::IoSlice::new(b"!")], &mut beside, SendFlags::empty())
+        sendmsg(&self.socket, &[io::IoSlice::new(kind)], &mut beside, SendFlags::empty())
             .map_err(io::Error::from)?;
         Ok(())
     }
@@ -426,14 +438,15 @@ impl Worker {
         let (mut out_open, mut report_open) = (true, true);
         loop {
             let now = Instant::now();
-            let mut pause = SLACK;
+            let mut pause = if watch.killed_all { SLACK } else { GRACE };
             if watch.killed.is_none() {
                 // No sooner than all cores together could have used it up.
-                let used = if start.elapsed() * cores < limits.cpu {
-                    Duration::ZERO
+                let clocks: Vec<Duration> = if start.elapsed() * cores < limits.cpu {
+                    Vec::new()
                 } else {
-                    watch.processes.iter_mut().map(Process::cpu).max().unwrap_or_default()
+                    watch.processes.iter_mut().map(Process::cpu).collect()
                 };
+                let used = clocks.iter().copied().max().unwrap_or_default();
                 if watch.total > OUTPUT_KILLS {
                     watch.killed = Some(Status::Output);
                 } else if used > limits.cpu {
@@ -442,7 +455,11 @@ impl Worker {
                     watch.killed = Some(Status::Wall);
                 }
                 if watch.killed.is_some() {
-                    watch.processes.iter().for_each(Process::kill);
+                    // Tests whose candidate is gone come to an end by themselves.
+                    let candidate = decided
+                        || watch.killed == Some(Status::Output)
+                        || clocks.first().is_some_and(|&used| used > limits.cpu);
+                    watch.kill(watch.lasting && candidate);
                 } else {
                     let left = (limits.cpu.saturating_sub(used) / cores).max(SHORTEST_WAIT);
                     pause = left.min(deadline.saturating_duration_since(now));
@@ -460,14 +477,19 @@ impl Worker {
             if report_open {
                 fds.push(PollFd::new(&watch.report, PollFlags::IN));
             }
-            let ready = wait_for(&mut fds, pause)?;
+            wait_for(&mut fds, pause)?;
             let (answered, stopped) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
             if stopped {
-                watch.processes.iter().for_each(Process::kill);
+                watch.kill(false);
                 return Err(Lost::Stopped);
             }
-            if ready == 0 && watch.killed.is_some() {
-                return Err(Lost::Died); // killed, and yet the worker does not answer
+            if watch.killed.is_some() && !answered {
+                let since = watch.killed_at.elapsed();
+                if watch.killed_all && since >= SLACK {
+                    return Err(Lost::Died); // killed, and yet the worker does not answer
+                } else if !watch.killed_all && since >= GRACE {
+                    watch.kill(false);
+                }
             }
             (out_open, report_open) = watch.drain(token);
             if watch.verdict.len() >= token + 2 && !decided {
@@ -488,15 +510,27 @@ impl Worker {
 struct Watch {
     /// The candidate first; where tests run apart, they are second.
     processes: Vec<Process>,
+    /// Whether the tests' process is to run other programs' tests too.
+    lasting: bool,
     out: PipeReader,
     report: PipeReader,
     kept: Vec<u8>,
     verdict: Vec<u8>,
     total: usize,
     killed: Option<Status>,
+    killed_all: bool,
+    killed_at: Instant,
 }
 
 impl Watch {
+    /// Ends every process, or only the candidate's.
+    fn kill(&mut self, candidate_only: bool) {
+        let count = if candidate_only { 1 } else { self.processes.len() };
+        self.processes.iter().take(count).for_each(Process::kill);
+        self.killed_all = !candidate_only;
+        self.killed_at = Instant::now();
+    }
+
     /// Takes what is in the pipes; whether each is still open.
     fn drain(&mut self, token: usize) -> (bool, bool) {
         let Self { out, report, kept, verdict, total, .. } = self;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{Lost, OUTPUT_KILLS};
+use super::Lost;
+
+const SPATE: usize = 64;
 
 /// A process of a program.
 pub struct Process {
@@ -17,15 +19,25 @@ pub struct Process {
     pidfd: OwnedFd,
     #[cfg(target_os = "linux")]
     clock: Option<nix::time::ClockId>,
+    #[cfg(target_os = "linux")]
+    before: Duration,
     #[cfg(not(target_os = "linux"))]
     pid: rustix::process::Pid,
 }
 
 #[cfg(target_os = "linux")]
 impl Process {
-    /// One for each descriptor.
-    pub fn all(pidfds: Vec<OwnedFd>, _pids: &[i32]) -> Vec<Self> {
-        pidfds.into_iter().map(|pidfd| Self { pidfd, clock: None }).collect()
+    /// One for each descriptor, with the CPU seconds it had used before.
+    pub fn all(pidfds: Vec<OwnedFd>, _pids: &[i32], before: &[f64]) -> Vec<Self> {
+        pidfds
+            .into_iter()
+            .zip(before)
+            .map(|(pidfd, before)| Self {
+                pidfd,
+                clock: None,
+                before: Duration::try_from_secs_f64(*before).unwrap_or_default(),
+            })
+            .collect()
     }
 
     /// Ends it.
@@ -33,7 +45,7 @@ impl Process {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
     }
 
-    /// Zero once it has ended: its worker then says what it used.
+    /// What it used for this program; zero once it has ended: its worker then says.
     pub fn cpu(&mut self) -> Duration {
         if self.clock.is_none() {
             self.clock =
@@ -42,6 +54,7 @@ impl Process {
         self.clock
             .and_then(|clock| nix::time::clock_gettime(clock).ok())
             .map_or(Duration::ZERO, Duration::from)
+            .saturating_sub(self.before)
     }
 }
 
@@ -59,7 +72,7 @@ fn pid_of(pidfd: &OwnedFd) -> Option<nix::unistd::Pid> {
 #[cfg(not(target_os = "linux"))]
 impl Process {
     /// One for each number.
-    pub fn all(_pidfds: Vec<OwnedFd>, pids: &[i32]) -> Vec<Self> {
+    pub fn all(_pidfds: Vec<OwnedFd>, pids: &[i32], _before: &[f64]) -> Vec<Self> {
         pids.iter()
             .filter_map(|&pid| rustix::process::Pid::from_raw(pid))
             .map(|pid| Self { pid })
@@ -91,9 +104,12 @@ pub fn wait_for(fds: &mut [PollFd<'_>], pause: Duration) -> io::Result<usize> {
 }
 
 /// Reads what is there into `kept`, up to `most` bytes; whether more may come.
+///
+/// A flood is read in spates, so that whoever waits for it to end gets a turn; and to its end, so
+/// that nobody who may live on waits for room.
 pub fn drain(pipe: &mut PipeReader, total: &mut usize, kept: &mut Vec<u8>, most: usize) -> bool {
     let mut buffer = [0; 16384];
-    while *total <= OUTPUT_KILLS {
+    for _ in 0..SPATE {
         match pipe.read(&mut buffer) {
             Ok(0) => return false,
             Ok(got) => {
