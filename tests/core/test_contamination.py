@@ -618,14 +618,14 @@ def test_a_huge_document(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     problems = save(tmp_path / "problems.jsonl", PROBLEMS)
     filler = "some words that mean nothing at all, again and again\n" * 1_200_000
-    texts = [PROGRAM, *(f"# {i}\n{filler}" for i in range(7)), OTHER, "last"]
+    texts = [PROGRAM, *(f"# {i}\n{filler}" for i in range(6)), OTHER, "last"]
     source = documents(tmp_path / "in.jsonl", texts)
     seen: list[int] = []
     stop = True
 
     def embed(batch: Sequence[str]) -> Any:
         seen.append(len(batch))
-        if stop and any(text.startswith("# 6") for text in batch):
+        if stop and any(text.startswith("# 5") for text in batch):
             raise KeyboardInterrupt
         return np.array([[0.0, 1.0] if "def " in text[:50] else [1.0, 0.0] for text in batch])
 

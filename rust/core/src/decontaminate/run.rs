@@ -284,7 +284,10 @@ impl Pass<'_> {
         self.state.rows += 1;
         let threshold = options.syntax.as_ref().and_then(|syntax| syntax.threshold);
         let and = options.combine == Combine::And;
-        let distance = |item: u32| distances.get(item as usize).map(|d| f64::from(*d));
+        // Infinite for a problem without a program.
+        let distance = |item: u32| {
+            distances.get(item as usize).map(|d| f64::from(*d)).filter(|d| d.is_finite())
+        };
         let is_near = |item: u32| {
             options.embedding.is_some_and(|e| distance(item).is_some_and(|d| d <= e.threshold))
         };
