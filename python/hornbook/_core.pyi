@@ -41,21 +41,68 @@ def dedup_corpus(
     near: tuple[float, int, bool, int, int, int] | None,
     threads: int | None,
 ) -> dict[str, Any]: ...
+
+NGRAM_TOKEN_RULE: str
+
+_Reading = tuple[bool, bool, bool, bool, bool]
+
+@final
+class NgramSet:
+    def __new__(
+        cls,
+        n: int,
+        texts: list[tuple[int, int, str]],
+        hashed: list[tuple[str, str, int, list[tuple[int, int]]]],
+        short: bool,
+        trivial: bool,
+        ignore: list[str],
+    ) -> NgramSet: ...
+    def __len__(self) -> int: ...
+    def grams(self) -> list[tuple[str, str, int, list[tuple[int, int]]]]: ...
+    def of_items(self, count: int) -> list[int]: ...
+    def scan(self, texts: list[str], threads: int | None) -> list[list[dict[str, Any]]]: ...
+    def scan_files(
+        self,
+        paths: Sequence[PathLike[str]],
+        extensions: list[str],
+        names: list[str],
+        most: int,
+        threads: int | None,
+        tick: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]: ...
+
+@final
+class PreparedFunctions:
+    def __len__(self) -> int: ...
+
+@final
+class SyntaxIndex:
+    def __new__(
+        cls, items: list[tuple[str, str, str | None]], reading: _Reading, min_nodes: int
+    ) -> SyntaxIndex: ...
+    def nodes(self) -> list[int]: ...
+    def functions(self, texts: list[str], threads: int | None) -> PreparedFunctions: ...
+    def matches(
+        self, functions: PreparedFunctions, floor: float, threads: int | None
+    ) -> list[tuple[int, int, float, str, int]]: ...
+
 def decontaminate_corpus(
     paths: Sequence[PathLike[str]],
     extensions: list[str],
-    out: PathLike[str],
-    items: list[tuple[str, list[str], str, str | None]],
-    rules: tuple[int, float | None, int, list[str]],
+    out: PathLike[str] | None,
+    items: list[tuple[str, str, str | None]],
+    grams: NgramSet,
+    syntax: tuple[float | None, _Reading, int, list[float], int] | None,
+    embedding: tuple[float, int] | None,
+    both: bool,
+    embed: Callable[[list[str]], NDArray[float32]] | None,
+    tick: Callable[[int, int], None] | None,
     threads: int | None,
 ) -> dict[str, Any]: ...
-def benchmark_similarity(
-    paths: Sequence[PathLike[str]],
-    extensions: list[str],
-    items: list[tuple[str, list[str], str, str | None]],
-    threads: int | None,
-) -> list[tuple[str, float, str | None, int]]: ...
-def ast_match(a: str, b: str) -> float: ...
+def ast_match(a: str, b: str, reading: _Reading) -> float: ...
+def syntax_symbols(
+    source: str, reading: _Reading
+) -> tuple[list[int], list[tuple[str, int, int, int]]]: ...
 
 # quality, diversity
 

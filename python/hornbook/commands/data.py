@@ -12,6 +12,10 @@ from hornbook.commands.shared import DATA, Json, Out, app, printable, show, summ
 
 tokenizer_app = App(name="tokenizer", group=DATA, help="Train and use byte-level BPE tokenizers.")
 pack_app = App(name="pack", group=DATA, help="Tokenize documents; look into packed files.")
+contamination_app = App(
+    name="contamination", group=DATA, help="See how much of the test problems a corpus holds."
+)
+app.command(contamination_app)
 app.command(tokenizer_app)
 app.command(pack_app)
 
@@ -46,7 +50,18 @@ def decontaminate(
     out: Out,
     benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval", "mbpp"],  # noqa: B006
     ngram: int = 13,
+    fields: Annotated[list[Literal["docstring", "program", "tests"]], Parameter(negative="")] = [  # noqa: B006
+        "docstring",
+        "program",
+    ],
+    short: bool = True,
+    trivial: bool = False,
     ast_threshold: float | None = None,
+    unit: Literal["node", "char"] = "node",
+    min_nodes: int = 20,
+    embedder: Literal["hash"] | None = None,
+    embedding_threshold: float = 0.16,
+    combine: Literal["or", "and"] = "or",
     as_json: Json = False,
 ) -> None:
     """Remove documents that resemble test problems.
@@ -54,9 +69,28 @@ def decontaminate(
     Parameters
     ----------
     benchmarks
-        humaneval, mbpp (found through HORNBOOK_DATA), or problem files in HumanEval's form.
+        humaneval, humaneval+, mbpp, mbpp+ (found through HORNBOOK_DATA), problem files in their
+        form, or files of hashed n-grams (`hornbook contamination hash`).
+    ngram
+        Words in an n-gram.
+    fields
+        What of a problem is looked for; the paper compares the docstring alone.
+    short
+        Texts of fewer words, but eight or more, count whole.
+    trivial
+        Also count n-grams of numbers, single letters and repeated words.
     ast_threshold
         Also remove code whose syntax tree matches a solution's at this rate or more.
+    unit
+        What an edit of the tree changes: a node, or a character of the tree as text.
+    min_nodes
+        Solutions of fewer nodes match by chance, and are not compared.
+    embedder
+        Also compare embeddings.
+    embedding_threshold
+        Largest L2 distance of embeddings, scaled to unit length.
+    combine
+        Whether tree or embedding is enough, or both must be similar to one problem.
 
     Examples:
         hornbook decontaminate exercises/ --benchmarks humaneval --ast-threshold 0.95 --out clean/
@@ -65,9 +99,151 @@ def decontaminate(
 
     with progress.shown():
         report = run_decontaminate(
-            inputs, out, benchmarks=benchmarks, ngram=ngram, ast_threshold=ast_threshold
+            inputs,
+            out,
+            benchmarks=benchmarks,
+            ngram=ngram,
+            fields=fields,
+            short=short,
+            trivial=trivial,
+            ast_threshold=ast_threshold,
+            unit=unit,
+            min_nodes=min_nodes,
+            embedder=embedder,
+            embedding_threshold=embedding_threshold,
+            combine=combine,
         )
     summary(report, as_json)
+
+
+@contamination_app.command(name="scan")
+def contamination_scan(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval", "mbpp"],  # noqa: B006
+    ngram: int = 13,
+    trivial: bool = False,
+    most: int = 20,
+    as_json: Json = False,
+) -> None:
+    """Show which n-grams of test problems a corpus holds, in context; write nothing.
+
+    Parameters
+    ----------
+    benchmarks
+        As for `hornbook decontaminate`.
+    ngram
+        Words in an n-gram.
+    trivial
+        Also count n-grams of numbers, single letters and repeated words.
+    most
+        Show at most so many hits; all are counted.
+
+    Examples:
+        hornbook contamination scan data/*.jsonl --benchmarks humaneval
+    """
+    from hornbook.decontaminate import scan
+
+    with progress.shown():
+        found = scan(inputs, benchmarks=benchmarks, ngram=ngram, trivial=trivial, most=most)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, default=str))
+        return
+    for hit in found["hits"]:
+        place = f"{hit['path']}: row {hit['row']}, line {hit['line']}"
+        print(printable(f"{place}: {hit['item']} ({hit['field']}), {hit['words']} words"))
+        print(printable("    " + " ".join(hit["context"].split())))
+    touched = sum(1 for problem in found["problems"] if problem["documents"])
+    print(
+        f"{found['contaminated']:,} of {found['rows']:,} documents share a {ngram}-gram with "
+        f"{touched:,} of {len(found['problems']):,} problems; "
+        f"{len(found['rejected']):,} rows unusable"
+    )
+
+
+@contamination_app.command(name="sweep")
+def contamination_sweep(
+    inputs: Annotated[list[Path], Parameter(negative="")],
+    *,
+    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval"],  # noqa: B006
+    taus: Annotated[list[float], Parameter(negative="")] = [0.95, 0.9, 0.85, 0.8],  # noqa: B006
+    unit: Literal["node", "char"] = "node",
+    min_nodes: int = 20,
+    embedder: Literal["hash"] | None = None,
+    embedding_threshold: float = 0.16,
+    combine: Literal["or", "and"] = "or",
+    as_json: Json = False,
+) -> None:
+    """Count similar problems and documents at each AST match rate (the paper's Table 3).
+
+    Parameters
+    ----------
+    benchmarks
+        As for `hornbook decontaminate`.
+    taus
+        Match rates.
+    unit
+        What an edit of the tree changes: a node, or a character of the tree as text.
+    min_nodes
+        Solutions of fewer nodes match by chance, and are not compared.
+    embedder
+        Also compare embeddings.
+    embedding_threshold
+        Largest L2 distance of embeddings, scaled to unit length.
+    combine
+        Whether tree or embedding is enough, or both must be similar to one problem.
+
+    Examples:
+        hornbook contamination sweep exercises/ --benchmarks humaneval
+    """
+    from hornbook.decontaminate import sweep
+
+    with progress.shown():
+        found = sweep(
+            inputs,
+            benchmarks=benchmarks,
+            taus=taus,
+            unit=unit,
+            min_nodes=min_nodes,
+            embedder=embedder,
+            embedding_threshold=embedding_threshold,
+            combine=combine,
+        )
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print("  tau  similar  non-similar  documents")
+    for row in found["rows"]:
+        print(
+            f"{row['tau']:5.2f}  {row['similar']:7,}  {row['non_similar']:11,}  "
+            f"{row['documents']:9,} ({row['share']:.1%})"
+        )
+
+
+@contamination_app.command(name="hash")
+def contamination_hash(
+    benchmarks: Annotated[list[str], Parameter(negative="")],
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    ngram: int = 13,
+) -> None:
+    """Save the hashed n-grams of test problems: a file that may travel, with no word of them.
+
+    Parameters
+    ----------
+    benchmarks
+        As for `hornbook decontaminate`.
+    out
+        The file to write (gzip).
+    ngram
+        Words in an n-gram.
+
+    Examples:
+        hornbook contamination hash humaneval mbpp --out tests.ngrams.gz
+    """
+    from hornbook.decontaminate import save_ngrams
+
+    print(f"{save_ngrams(out, benchmarks, ngram=ngram):,} n-grams in {out}")
 
 
 @app.command(group=DATA)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hornbook.decontaminate import similarity
+from hornbook.decontaminate import closest, sweep
 from hornbook.evaluate.passk import mean_interval
 from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
 from hornbook.recipe import Recipe
@@ -26,7 +26,9 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
         run_folder: The run; its evaluation must be done.
 
     Returns:
-        The manifest; `details.rows` has one entry for each model and threshold.
+        The manifest; `details.rows` has one entry for each model and threshold, `details.sweep` one
+        for each threshold: similar and non-similar problems, and the exercises (`documents`) that
+        pruning at it would take. All thresholds are counted in one pass over the exercises.
     """
     root = Path(run_folder).absolute()
     problems = root / HELDOUT
@@ -34,7 +36,8 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
     results = list(evaluations(recipe, root, "heldout"))
 
     def work(folder: Path) -> Outcome:
-        best = similarity([exercises], problems)
+        found = sweep([exercises], benchmarks=[problems], taus=recipe.study.thresholds, min_nodes=1)
+        best = [closest(item) for item in found["problems"]]
         rates = {entry["task_id"]: entry["rate"] for entry in best}
         rows: list[dict[str, Any]] = []
         for result, arm, seed, stage in results:
@@ -55,7 +58,12 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
             parts=[file_part(folder, "similarity.json", len(best))],
             rows_in=len(best),
             kept=len(best),
-            details={"rows": rows, "mean_rate": sum(rates.values()) / max(len(rates), 1)},
+            details={
+                "rows": rows,
+                "mean_rate": sum(rates.values()) / max(len(rates), 1),
+                "exercises": found["documents"],
+                "sweep": found["rows"],
+            },
         )
 
     inputs = [problems, exercises, *(folder for folder, *_ in results)]

@@ -6,6 +6,7 @@
 use pyo3::prelude::*;
 
 mod corpus;
+mod decontaminate;
 mod dedup;
 mod error;
 mod packing;
@@ -18,6 +19,7 @@ mod tokens;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     corpus::register(module)?;
+    decontaminate::register(module)?;
     dedup::register(module)?;
     packing::register(module)?;
     quality::register(module)?;

@@ -73,26 +73,14 @@ impl Corpus {
     /// file, or holds tables on top beside source files, and when one column has two types that do
     /// not fit together.
     pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
-        let mut files = Vec::new();
-        for (number, input) in inputs.iter().enumerate() {
-            let meta = std::fs::metadata(input).map_err(Error::io(input))?;
-            if meta.is_dir() {
-                files.extend(files_of_folder(input, number, extensions)?);
-            } else {
-                let name = input.file_name().unwrap_or(input.as_os_str());
-                files.push(InputFile {
-                    path: input.clone(),
-                    format: Format::of(input),
-                    label: name.to_string_lossy().into_owned(),
-                    input: number,
-                });
-            }
-        }
-        if files.is_empty() {
-            return Err(Error::config("no input given: name at least one file or folder"));
-        }
+        let files = find(inputs, extensions)?;
         let schema = unified_schema(&files)?;
         Ok(Self { files, schema })
+    }
+
+    /// The files that [`Corpus::open`] would read, without looking into them.
+    pub fn list(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<PathBuf>> {
+        Ok(find(inputs, extensions)?.into_iter().map(|file| file.path).collect())
     }
 
     /// The schema of every batch: `id`, `text`, then the other columns in order of first appearance.
@@ -115,6 +103,28 @@ impl Corpus {
             rejects: Vec::new(),
         }
     }
+}
+
+fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {
+    let mut files = Vec::new();
+    for (number, input) in inputs.iter().enumerate() {
+        let meta = std::fs::metadata(input).map_err(Error::io(input))?;
+        if meta.is_dir() {
+            files.extend(files_of_folder(input, number, extensions)?);
+        } else {
+            let name = input.file_name().unwrap_or(input.as_os_str());
+            files.push(InputFile {
+                path: input.clone(),
+                format: Format::of(input),
+                label: name.to_string_lossy().into_owned(),
+                input: number,
+            });
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::config("no input given: name at least one file or folder"));
+    }
+    Ok(files)
 }
 
 fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {

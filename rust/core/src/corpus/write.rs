@@ -67,15 +67,18 @@ pub struct PartWriter {
 impl PartWriter {
     /// A writer into `folder`, which is made if need be.
     pub fn create(folder: &Path, schema: SchemaRef) -> Result<Self> {
+        Self::resume(folder, schema, Vec::new())
+    }
+
+    /// A writer that goes on after `parts`, which stand in `folder` already.
+    pub fn resume(folder: &Path, schema: SchemaRef, parts: Vec<Part>) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        Ok(Self {
-            folder: folder.to_path_buf(),
-            schema,
-            writer: None,
-            rows: 0,
-            bytes: 0,
-            parts: Vec::new(),
-        })
+        Ok(Self { folder: folder.to_path_buf(), schema, writer: None, rows: 0, bytes: 0, parts })
+    }
+
+    /// The parts that are finished so far.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     fn name(&self) -> String {

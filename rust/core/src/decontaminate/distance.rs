@@ -1,37 +1,96 @@
-//! Edit distance with a limit: Levenshtein over a band of the table, given up as soon as no path
-//! within the limit is left. Time O(limit * length), memory one row.
+//! Levenshtein distance (insert, delete, replace: 1 each) by bit vectors: Myers' algorithm in Hyyrö's form,
+//! 64 cells of the table a step. A pattern is prepared once and compared with many sequences.
 
-/// The Levenshtein distance (insert, delete, replace: 1 each) if it is at most `limit`.
-pub fn distance_within(a: &[u16], b: &[u16], limit: usize) -> Option<usize> {
-    let (a, b) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-    // A common start or end costs nothing and changes nothing.
-    let start = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-    let (a, b) = (&a[start..], &b[start..]);
-    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
-    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
-    if b.len() - a.len() > limit {
-        return None;
-    }
-    let far = limit.saturating_add(1);
-    // row[j]: the distance of a[..i] to b[..j], cut off at `far`; outside the band it is `far`.
-    let mut row: Vec<usize> = (0..=b.len()).map(|j| j.min(far)).collect();
-    for (i, symbol) in (1usize..).zip(a) {
-        let low = i.saturating_sub(limit).max(1);
-        let high = i.saturating_add(limit).min(b.len());
-        let mut diagonal = row[low - 1];
-        row[low - 1] = if low == 1 { i.min(far) } else { far };
-        let mut least = row[low - 1];
-        for j in low..=high {
-            let replaced = diagonal + usize::from(*symbol != b[j - 1]);
-            diagonal = row[j];
-            row[j] = replaced.min(row[j] + 1).min(row[j - 1] + 1).min(far);
-            least = least.min(row[j]);
+/// A prepared sequence of symbols below some number.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    length: usize,
+    /// 64-bit blocks of a column.
+    blocks: usize,
+    /// For each symbol, which row of `places` is its own; 0 where the pattern has no such symbol.
+    rows: Vec<u16>,
+    /// For each symbol of the pattern, its places in it, a bit each.
+    places: Vec<u64>,
+}
+
+impl Pattern {
+    /// Prepares a sequence whose symbols are below `symbols`.
+    pub fn new(sequence: &[u16], symbols: usize) -> Self {
+        let blocks = sequence.len().div_ceil(64);
+        let mut rows = vec![0; symbols];
+        let mut places = vec![0; blocks];
+        for (at, symbol) in sequence.iter().enumerate() {
+            let row = &mut rows[usize::from(*symbol)];
+            if *row == 0 {
+                *row = (places.len() / blocks) as u16;
+                places.resize(places.len() + blocks, 0);
+            }
+            places[usize::from(*row) * blocks + at / 64] |= 1 << (at % 64);
         }
-        if least == far {
+        Self { length: sequence.len(), blocks, rows, places }
+    }
+
+    /// The distance to a sequence (of symbols below the same number) if it is at most `limit`.
+    pub fn distance_within(&self, other: &[u16], limit: usize) -> Option<usize> {
+        if self.length.abs_diff(other.len()) > limit {
             return None;
         }
+        if self.length == 0 {
+            return Some(other.len());
+        }
+        let distance =
+            if self.blocks == 1 { self.one(other, limit) } else { self.many(other, limit) };
+        distance.filter(|distance| *distance <= limit)
     }
-    Some(row[b.len()]).filter(|distance| *distance <= limit)
+
+    fn one(&self, other: &[u16], limit: usize) -> Option<usize> {
+        let last = self.length - 1;
+        let (mut up, mut down) = (u64::MAX, 0u64);
+        let mut distance = self.length;
+        for (left, symbol) in (0..other.len()).rev().zip(other) {
+            let same = self.places[usize::from(self.rows[usize::from(*symbol)])];
+            let diagonal = (((same & up).wrapping_add(up)) ^ up) | same | down;
+            let right = down | !(diagonal | up);
+            let fall = diagonal & up;
+            distance = distance + (right >> last & 1) as usize - (fall >> last & 1) as usize;
+            // Each symbol that is left takes off one at most.
+            if distance > limit + left {
+                return None;
+            }
+            let right = (right << 1) | 1;
+            up = (fall << 1) | !(diagonal | right);
+            down = right & diagonal;
+        }
+        Some(distance)
+    }
+
+    fn many(&self, other: &[u16], limit: usize) -> Option<usize> {
+        let last = (self.length - 1) % 64;
+        let mut column = vec![(u64::MAX, 0u64); self.blocks];
+        let mut distance = self.length;
+        for (left, symbol) in (0..other.len()).rev().zip(other) {
+            let places = &self.places[usize::from(self.rows[usize::from(*symbol)]) * self.blocks..];
+            // What the block above hands down: the sign of its lowest horizontal difference.
+            let (mut more, mut less) = (1, 0);
+            let (mut right, mut fall) = (0, 0);
+            for ((up, down), same) in column.iter_mut().zip(places) {
+                let same_or_less = same | less;
+                let diagonal =
+                    (((same_or_less & *up).wrapping_add(*up)) ^ *up) | same_or_less | *down;
+                right = *down | !(diagonal | *up);
+                fall = diagonal & *up;
+                let (right_in, fall_in) = ((right << 1) | more, (fall << 1) | less);
+                (more, less) = (right >> 63, fall >> 63);
+                *up = fall_in | !(diagonal | right_in);
+                *down = right_in & diagonal;
+            }
+            distance = distance + (right >> last & 1) as usize - (fall >> last & 1) as usize;
+            if distance > limit + left {
+                return None;
+            }
+        }
+        Some(distance)
+    }
 }
 
 #[cfg(test)]
@@ -41,27 +100,26 @@ mod tests {
     use proptest::prelude::*;
 
     fn plain(a: &[u16], b: &[u16]) -> usize {
-        let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
-        for i in 0..=a.len() {
-            for j in 0..=b.len() {
-                table[i][j] = if i == 0 || j == 0 {
-                    i + j
-                } else {
-                    (table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]))
-                        .min(table[i - 1][j] + 1)
-                        .min(table[i][j - 1] + 1)
-                };
+        let mut row: Vec<usize> = (0..=b.len()).collect();
+        for (i, x) in a.iter().enumerate() {
+            let mut diagonal = i;
+            row[0] = i + 1;
+            for (j, y) in b.iter().enumerate() {
+                let cell = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+                diagonal = std::mem::replace(&mut row[j + 1], cell);
             }
         }
-        table[a.len()][b.len()]
+        row[b.len()]
     }
 
     #[test]
     fn small_cases() {
-        assert_eq!(distance_within(&[], &[], 0), Some(0));
-        assert_eq!(distance_within(&[1, 2, 3], &[], 2), None);
-        assert_eq!(distance_within(&[1, 2, 3], &[], 3), Some(3));
-        assert_eq!(distance_within(&[1, 2, 3], &[2, 3, 4], usize::MAX), Some(2));
+        let within = |a: &[u16], b: &[u16], limit| Pattern::new(a, 9).distance_within(b, limit);
+        assert_eq!(within(&[], &[], 0), Some(0));
+        assert_eq!(within(&[1, 2, 3], &[], 2), None);
+        assert_eq!(within(&[1, 2, 3], &[], 3), Some(3));
+        assert_eq!(within(&[], &[1, 2, 3], 3), Some(3));
+        assert_eq!(within(&[1, 2, 3], &[2, 3, 4], 100), Some(2));
     }
 
     proptest! {
@@ -70,8 +128,23 @@ mod tests {
         fn agrees_with_the_whole_table(
             a in vec(0u16..4, 0..24), b in vec(0u16..4, 0..24), limit in 0usize..30
         ) {
+            let found = Pattern::new(&a, 4).distance_within(&b, limit);
+            prop_assert_eq!(found, Some(plain(&a, &b)).filter(|d| *d <= limit));
+        }
+
+        #[test]
+        fn agrees_over_several_blocks(
+            a in vec(0u16..3, 50..300), edits in vec((0usize..1000, 0u16..4), 0..60), limit in 0usize..80
+        ) {
+            let mut b = a.clone();
+            for (place, symbol) in edits {
+                let at = place % (b.len() + 1);
+                if symbol == 3 && at < b.len() { b.remove(at); } else { b.insert(at, symbol.min(2)); }
+            }
             let truth = plain(&a, &b);
-            prop_assert_eq!(distance_within(&a, &b, limit), Some(truth).filter(|d| *d <= limit));
+            let pattern = Pattern::new(&a, 3);
+            prop_assert_eq!(pattern.distance_within(&b, limit), Some(truth).filter(|d| *d <= limit));
+            prop_assert_eq!(pattern.distance_within(&b, usize::MAX >> 1), Some(truth));
         }
     }
 }

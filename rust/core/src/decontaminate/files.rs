@@ -1,0 +1,375 @@
+//! The n-gram scan of files, nothing written: what a corpus shares with the benchmarks.
+//!
+//! Plain JSON lines are searched as they lie on disk: a line's `text` is decoded only where something may
+//! have been found, or where it holds `\u`. Everything else is read as every stage reads it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::ngrams::{GramSet, Hit};
+use super::run::{Evidence, Tick, line};
+use crate::corpus::{self, Corpus, MAX_ROW_BYTES, Reject};
+use crate::{Error, Result};
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Usable rows.
+    pub rows: u64,
+    /// Rows that share an n-gram with some item.
+    pub contaminated: u64,
+    /// The same by item.
+    pub by_item: Vec<u64>,
+    /// One JSON object a row and item, at most as many as asked for.
+    pub evidence: Vec<u8>,
+    /// Lines of `evidence`.
+    pub shown: usize,
+    /// Rows set aside.
+    pub rejects: Vec<Reject>,
+}
+
+/// Bytes of a file that are searched at a time.
+const BLOCK: usize = 8 << 20;
+
+/// Scans files; evidence names the file and the row in it, from 1.
+pub fn scan_files(
+    inputs: &[PathBuf],
+    extensions: &[String],
+    names: &[String],
+    grams: &GramSet,
+    most: usize,
+    threads: Option<usize>,
+    tick: &mut dyn FnMut(Tick) -> Result<()>,
+) -> Result<Scan> {
+    let pool = super::pool(threads)?;
+    let files = Corpus::list(inputs, extensions)?;
+    let mut scan = Scan { by_item: vec![0; names.len()], ..Scan::default() };
+    let mut pass = Pass { names, most, scan: &mut scan };
+    for (at, path) in files.iter().enumerate() {
+        let mut tick = |rows| tick(Tick { rows, files_left: files.len() - at - 1 });
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let plain = [".jsonl", ".ndjson"].iter().any(|end| name.ends_with(end));
+        if plain {
+            pass.json_lines(path, grams, &pool, &mut tick)?;
+        } else {
+            pass.other(path, extensions, grams, &pool, &mut tick)?;
+        }
+    }
+    Ok(scan)
+}
+
+struct Pass<'a> {
+    names: &'a [String],
+    most: usize,
+    scan: &'a mut Scan,
+}
+
+/// A row's id and text where it shares something; none where it does not.
+type Found = Option<(String, String, Vec<Hit>)>;
+
+impl Pass<'_> {
+    fn found(&mut self, path: &Path, row: u64, found: &Found) -> Result<()> {
+        self.scan.rows += 1;
+        let Some((id, text, hits)) = found else {
+            return Ok(());
+        };
+        self.scan.contaminated += u64::from(!hits.is_empty());
+        for hit in hits {
+            self.scan.by_item[hit.item as usize] += 1;
+            if self.scan.shown < self.most {
+                self.scan.shown += 1;
+                let item = &self.names[hit.item as usize];
+                let evidence = Evidence::in_file(id, path, row, item).showing(text, hit);
+                line(&mut self.scan.evidence, &evidence)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn json_lines(
+        &mut self,
+        path: &Path,
+        grams: &GramSet,
+        pool: &rayon::ThreadPool,
+        tick: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut buffer: Vec<u8> = Vec::new();
+        let (mut row, mut ended) = (0, false);
+        // The line that is under way is too long: it is set aside, and its rest passed over.
+        let mut too_long = false;
+        while !ended {
+            let limit = BLOCK as u64;
+            let read =
+                file.by_ref().take(limit).read_to_end(&mut buffer).map_err(Error::io(path))?;
+            ended = read == 0;
+            if too_long {
+                let Some(end) = memchr::memchr(b'\n', &buffer) else {
+                    buffer.clear();
+                    continue;
+                };
+                buffer.drain(..=end);
+                too_long = false;
+            }
+            let whole = match memchr::memrchr(b'\n', &buffer) {
+                _ if ended => buffer.len(),
+                Some(end) => end + 1,
+                None => 0,
+            };
+            let lines: Vec<&[u8]> = split_lines(&buffer[..whole]);
+            let found: Vec<_> = pool.install(|| {
+                lines.par_iter().with_min_len(16).map(|line| json_line(line, grams)).collect()
+            });
+            for found in found {
+                row += 1;
+                match found {
+                    Some(Ok(found)) => self.found(path, row, &found)?,
+                    Some(Err(reason)) => self.reject(path, row, reason),
+                    None => {}
+                }
+            }
+            buffer.drain(..whole);
+            if buffer.len() > MAX_ROW_BYTES {
+                row += 1;
+                self.reject(path, row, format!("longer than {MAX_ROW_BYTES} bytes"));
+                buffer.clear();
+                too_long = true;
+            }
+            tick(self.scan.rows)?;
+        }
+        Ok(())
+    }
+
+    fn other(
+        &mut self,
+        path: &Path,
+        extensions: &[String],
+        grams: &GramSet,
+        pool: &rayon::ThreadPool,
+        tick: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let corpus = Corpus::open(&[path.to_path_buf()], extensions)?;
+        let mut batches = corpus.batches();
+        let mut row = 0;
+        while let Some(batch) = batches.next() {
+            let batch = batch?;
+            let (ids, texts) = (corpus::ids(&batch), corpus::texts(&batch));
+            let found: Vec<Found> = pool.install(|| {
+                let one = |i| {
+                    let hits = grams.scan(texts.value(i));
+                    let shared =
+                        || (ids.value(i).to_owned(), texts.value(i).to_owned(), hits.clone());
+                    (!hits.is_empty()).then(shared)
+                };
+                (0..batch.num_rows()).into_par_iter().with_min_len(16).map(one).collect()
+            });
+            for found in &found {
+                row += 1;
+                self.found(path, row, found)?;
+            }
+            self.scan.rejects.extend(batches.take_rejects());
+            tick(self.scan.rows)?;
+        }
+        self.scan.rejects.extend(batches.take_rejects());
+        Ok(())
+    }
+
+    fn reject(&mut self, path: &Path, row: u64, reason: String) {
+        self.scan.rejects.push(Reject { path: path.to_path_buf(), row, reason });
+    }
+}
+
+fn split_lines(block: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', block) {
+        lines.push(&block[start..end]);
+        start = end + 1;
+    }
+    if start < block.len() {
+        lines.push(&block[start..]);
+    }
+    lines
+}
+
+#[derive(Deserialize)]
+struct Row<'a> {
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+/// What a line shares, or why it is set aside; none for an empty line.
+fn json_line(line: &[u8], grams: &GramSet) -> Option<std::result::Result<Found, String>> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(e) => return Some(Err(format!("not UTF-8 at byte {}", e.valid_up_to()))),
+    };
+    Some(json_text(text, grams))
+}
+
+fn json_text(line: &str, grams: &GramSet) -> std::result::Result<Found, String> {
+    let (raw, id) = if let Some(row) = plain_row(line) {
+        row
+    } else {
+        let row = serde_json::from_str::<Row<'_>>(line).map_err(|e| {
+            let is_object = line.trim_start().starts_with('{');
+            if is_object { format!("not JSON: {e}") } else { "not a JSON object".to_owned() }
+        })?;
+        (row.text.ok_or("no `text`")?.get(), row.id.map(RawValue::get))
+    };
+    let Some(inside) = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) else {
+        return Err("`text` is not a string".to_owned());
+    };
+    if !grams.may_be_in_json(inside) {
+        return Ok(None);
+    }
+    let text: String = serde_json::from_str(raw).map_err(|e| format!("not JSON: {e}"))?;
+    let hits = grams.scan(&text);
+    if hits.is_empty() {
+        return Ok(None);
+    }
+    let id = id.map_or_else(
+        || corpus::text_id(&text),
+        |id| serde_json::from_str(id).unwrap_or_else(|_| id.to_owned()),
+    );
+    Ok(Some((id, text, hits)))
+}
+
+/// `text` and `id` of an ordinary row, as they stand in the line: an object of strings without `\u`, of
+/// numbers, truths and nulls. None for anything else, sound or not, which is then read step by step.
+fn plain_row(line: &str) -> Option<(&str, Option<&str>)> {
+    let bytes = line.as_bytes();
+    let skip = |at: usize| at + bytes[at..].iter().take_while(|b| b.is_ascii_whitespace()).count();
+    let expect = |at: usize, byte| (bytes.get(at) == Some(&byte)).then_some(at + 1);
+    let (mut text, mut id) = (None, None);
+    let mut at = expect(skip(0), b'{')?;
+    loop {
+        let name = expect(skip(at), b'"')?;
+        let name_end = string_end(bytes, name)?;
+        let start = skip(expect(skip(name_end + 1), b':')?);
+        let end = if bytes.get(start) == Some(&b'"') {
+            string_end(bytes, start + 1)? + 1
+        } else {
+            let length = memchr::memchr2(b',', b'}', &bytes[start..])?;
+            let value = line[start..start + length].trim_ascii_end();
+            // A list or an object that holds a comma is no value up to there.
+            serde_json::from_str::<serde::de::IgnoredAny>(value).ok()?;
+            start + value.len()
+        };
+        let known = match &line[name..name_end] {
+            "text" => &mut text,
+            "id" => &mut id,
+            other if other.contains('\\') => return None,
+            _ => &mut None,
+        };
+        if known.replace(&line[start..end]).is_some() {
+            return None;
+        }
+        at = skip(end);
+        match bytes.get(at)? {
+            b',' => at += 1,
+            b'}' if skip(at + 1) == bytes.len() => return Some((text?, id)),
+            _ => return None,
+        }
+    }
+}
+
+/// Where the JSON string that begins at `start` ends; none if it does not, or holds what it must not.
+fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    let mut escaped = 0;
+    while at < bytes.len() {
+        let mut tail = [b' '; 64];
+        let block = bytes[at..].first_chunk::<64>().unwrap_or_else(|| {
+            tail[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+            &tail
+        });
+        let mut left = super::scan::json_marks(block) & !escaped;
+        escaped = 0;
+        while left != 0 {
+            let place = left.trailing_zeros() as usize;
+            left &= left - 1;
+            match block[place] {
+                b'"' => return Some(at + place),
+                b'\\' => {
+                    let next = bytes.get(at + place + 1)?;
+                    if !b"\"\\/bfnrt".contains(next) {
+                        return None;
+                    }
+                    let bit = 1u128 << (place + 1);
+                    left &= !(bit as u64);
+                    escaped = (bit >> 64) as u64;
+                }
+                _ => return None,
+            }
+        }
+        at += 64;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn serde_row(line: &str) -> Option<(&str, Option<&str>)> {
+        let row: Row<'_> = serde_json::from_str(line).ok()?;
+        Some((row.text?.get(), row.id.map(RawValue::get)))
+    }
+
+    #[test]
+    fn plain_rows_and_others() {
+        let plain = r#" {"id": "7", "n": -1.5e3 , "ok":true,"none" : null, "text":"a\n\"b\\"} "#;
+        assert_eq!(plain_row(plain), Some((r#""a\n\"b\\""#, Some(r#""7""#))));
+        for line in [
+            r#"{"text": "a\u0041"}"#,
+            r#"{"text": "a", "x": [1, 2]}"#,
+            r#"{"text": "a", "x": {}}"#,
+            r#"{"text": "a", "text": "b"}"#,
+            r#"{"t\u0065xt": "a"}"#,
+            r#"{"text": "a\q"}"#,
+            "{\"text\": \"a\tb\"}",
+            r#"{"text": "a"} x"#,
+            r#"{"text": "a",}"#,
+            r#"{"text": "a", "n": 01}"#,
+            r#"{"text": "a"#,
+            r#"{"id": 3}"#,
+            "{}",
+            "",
+        ] {
+            assert_eq!(plain_row(line), None, "{line}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the quick way reads, the sound way reads the same.
+        #[test]
+        fn reads_what_serde_reads(
+            text in "[a\"\\\\\n\té/]{0,150}", id in "[a\\\\]{0,70}", number in any::<i32>(), cut in 0usize..400,
+            wrong in "[\"\\\\,}{: a\u{1}]"
+        ) {
+            let text = serde_json::to_string(&text).unwrap();
+            let id = serde_json::to_string(&id).unwrap();
+            let line = format!("{{\"n\":{number}, \"text\": {text},\"id\":{id}}}");
+            prop_assert_eq!(plain_row(&line), Some((text.as_str(), Some(id.as_str()))));
+            let mut broken = line.clone();
+            if broken.is_char_boundary(cut) && cut < broken.len() {
+                broken.insert_str(cut, &wrong);
+                if let Some(found) = plain_row(&broken) {
+                    prop_assert_eq!(Some(found), serde_row(&broken));
+                }
+            }
+        }
+    }
+}
