@@ -1,9 +1,10 @@
-"""How fast are the quality filter's features, its forest, and the whole scoring of a folder of code?
+"""How fast are the quality filter's features, its forest, and the scoring of a folder of code?
 
-Against scikit-learn's HashingVectorizer (word 1-2-grams) on the Python standard library, one thread;
-against scikit-learn and onnxruntime on the same forest and rows, one thread, where the scores must be
-scikit-learn's bit for bit; and Parquet in to Parquet out on two cores, with the peak memory of that
-process at two sizes. Needs scikit-learn, pyarrow; onnxruntime and skl2onnx for that row.
+Against scikit-learn's HashingVectorizer (word 1-2-grams) on the Python standard library, one
+thread; against scikit-learn and onnxruntime on the same forest and rows, one thread, where the
+scores must be scikit-learn's bit for bit; and Parquet in to Parquet out on two cores, with the peak
+memory of that process at two sizes. Needs scikit-learn, pyarrow; onnxruntime and skl2onnx for that
+row.
 
     python benchmarks/quality.py --out benchmarks/results/quality.json
 """
@@ -22,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 7
 TREES, DEPTH, COLUMNS, ROWS = 100, 25, 384, 20_000
 
 
@@ -38,7 +38,7 @@ def standard_library() -> list[str]:
     return texts
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """CPU seconds of each, the median of rounds in which they take turns."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -49,7 +49,7 @@ def interleaved(runs: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dic
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def features(texts: list[str]) -> dict[str, Any]:
+def features(texts: list[str], rounds: int) -> dict[str, Any]:
     """The hashed columns do the peer's work (tokens, 1-2-grams, hashing, normalising) with another
     hash and tokens of code; `features` adds the syntax ratios, which the peer has not."""
     from sklearn.feature_extraction.text import HashingVectorizer
@@ -64,7 +64,7 @@ def features(texts: list[str]) -> dict[str, Any]:
             "features": lambda: _core.embed(texts, 256),
             "HashingVectorizer": lambda: peer.transform(texts),
         },
-        5,
+        rounds,
     )
     return {
         "files": len(texts),
@@ -75,7 +75,7 @@ def features(texts: list[str]) -> dict[str, Any]:
     }
 
 
-def forest() -> dict[str, Any]:
+def forest(rounds: int) -> dict[str, Any]:
     import numpy as np
     from sklearn.ensemble import RandomForestClassifier
 
@@ -104,7 +104,7 @@ def forest() -> dict[str, Any]:
     identical = runs["ours"]().tobytes() == np.ascontiguousarray(runs["scikit-learn"]()).tobytes()
     if not identical:
         raise SystemExit("the scores are not scikit-learn's: no speed to report")
-    seconds = interleaved(runs)
+    seconds = interleaved(runs, rounds)
     return {
         "trees": TREES,
         "depth": DEPTH,
@@ -213,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--copies", type=int, nargs="*", default=[16, 64])
+    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     # One thread for the comparisons: read by the Rust core and by numpy when they start.
     for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -232,8 +233,8 @@ def main() -> None:
             "scikit-learn": sklearn.__version__,
         },
         "date": time.strftime("%Y-%m-%d"),
-        "features": features(texts),
-        "forest": forest(),
+        "features": features(texts, arguments.rounds),
+        "forest": forest(arguments.rounds),
         "scoring": scoring(texts, arguments.copies),
     }
     text = json.dumps(results, indent=1)

@@ -144,7 +144,7 @@ mod tests {
         assert!(near(ratio("x = )\n", "broken_share"), 1.0));
         assert!(near(ratio("x = 'abc\ny = 1\n", "broken_share"), 0.5));
         assert!(near(ratio("x == y\nz = 1\nw += 2\n", "assignments_per_statement"), 2.0 / 3.0));
-        assert!(near(ratio("# one\nx = 1  # two\n", "comment_share"), 10.0 / 18.0));
+        assert!(near(ratio("# one\nx = 1  # two\n", "comment_share"), 10.0 / 19.0));
     }
 
     #[test]
