@@ -4,9 +4,8 @@ Trains on the scores of an `annotate` stage (or takes a forest that is there), s
 document, and writes those above the threshold with a column `quality_score`; every other column is
 carried through. Beside the parts lie `forest.bin`, `report.html`, and `__scores__/`: id, score and
 decision of every document. Work is cut into units of about `part_bytes` of text, each a part of the
-output; an interrupted run goes on after the last finished one. Memory: about 150 MB a thread,
-whatever the size. Costs a core about 8 s for each GB of text, and twice the reading where the
-threshold depends on the scores.
+output; an interrupted run goes on after the last finished one. Memory: a batch and a row group for
+each thread, whatever the size. Reads the corpus twice where the threshold depends on the scores.
 
     hb.quality.filter_documents(["clean/"], "filtered/", labels="labels/", keep_tokens=0.17)
 """
