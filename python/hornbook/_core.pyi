@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
-from numpy import float32, float64, int64
+from numpy import float32, float64, int64, uint64
 from numpy.typing import NDArray
 
 __version__: str
@@ -29,6 +29,7 @@ class Writer:
     def write(self, columns: dict[str, list[Any]]) -> None: ...
     def finish(self) -> list[dict[str, Any]]: ...
 
+def parquet_rows(path: PathLike[str]) -> int: ...
 def hash_file(path: PathLike[str]) -> str: ...
 def hash_bytes(data: bytes) -> str: ...
 
@@ -110,6 +111,7 @@ RATIO_NAMES: list[str]
 DIVERSITY_METRICS: list[str]
 
 def embed(texts: list[str], dimensions: int) -> NDArray[float32]: ...
+def hashed(texts: list[str], dimensions: int) -> NDArray[float32]: ...
 def embedder_id(dimensions: int) -> str: ...
 
 @final
@@ -128,6 +130,7 @@ class Forest:
         kind: str,
         cut: float,
         training: str,
+        settings: str,
     ) -> Forest: ...
     @staticmethod
     def load(path: PathLike[str]) -> Forest: ...
@@ -135,18 +138,41 @@ class Forest:
     def with_threshold(self, threshold: float) -> Forest: ...
     @property
     def header(self) -> dict[str, Any]: ...
-    def score(self, features: NDArray[float32]) -> NDArray[float64]: ...
+    def asked(self, row: NDArray[float32]) -> list[int]: ...
+    def score(self, features: NDArray[float32], parallel: bool = True) -> NDArray[float64]: ...
 
-def score_corpus(
-    paths: Sequence[PathLike[str]], extensions: list[str], forest: Forest
-) -> tuple[NDArray[float64], NDArray[int64], NDArray[float32]]: ...
-def write_scored(
-    paths: Sequence[PathLike[str]],
-    extensions: list[str],
-    out: PathLike[str],
-    scores: NDArray[float64],
-    threshold: float,
-) -> tuple[list[dict[str, Any]], int, int]: ...
+SCORE_BINS: Final[int]
+
+def token_slots(text: str, dimensions: int) -> list[tuple[str, int]]: ...
+
+@final
+class Units:
+    def __new__(
+        cls, paths: Sequence[PathLike[str]], extensions: list[str], bytes: int
+    ) -> Units: ...
+    def __len__(self) -> int: ...
+    def read(self, unit: int) -> Reader: ...
+    def filter(
+        self,
+        unit: int,
+        out: PathLike[str],
+        forest: Forest | None,
+        scores: NDArray[float64] | None,
+        rule: tuple[float, dict[str, float]] | None,
+        parallel: bool,
+    ) -> tuple[int, int, list[dict[str, Any]]]: ...
+
+_Examples = list[tuple[float, int, int, str]]
+
+def tally(
+    paths: Sequence[PathLike[str]], examples: int
+) -> tuple[
+    dict[str, tuple[NDArray[uint64], NDArray[uint64], NDArray[float64]]],
+    dict[str, dict[str, list[int]]],
+    _Examples,
+    _Examples,
+    tuple[NDArray[float64], NDArray[float64], NDArray[float32]],
+]: ...
 def diversity_json(
     paths: Sequence[PathLike[str]], extensions: list[str], metrics: list[str], top: int
 ) -> str: ...

@@ -40,6 +40,14 @@ class AnnotateConfig:
     """`rubric`: deterministic, offline. `openai`: an LLM, as in the paper."""
     model: str = ""
     """For `openai`; empty means `generate.model`."""
+    rubric: str = "paper"
+    """For `openai`: `paper` (0 to 10), `additive` (0 to 5), or a TOML file."""
+    windows: int = 3
+    """For `openai`: how many parts of a long document are shown."""
+    clusters: int = 8
+    """Kinds of content that the sample is spread over, besides sources and lengths; 0 for none."""
+    repeats: float = 0.0
+    """Share of the sample that is scored twice, for the labels' kappa."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,20 +76,34 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
     from hornbook.quality.annotate import annotate
 
     config = recipe.annotate
-    annotator: Any = "rubric"
-    if config.annotator == "openai":
-        from hornbook.generate.client import complete_all
-        from hornbook.generate.labels import annotator as llm_annotator
 
-        options = teacher(recipe, root, config.model)
-        annotator = llm_annotator(partial(complete_all, **options), model=options["model"])
-    return annotate(
-        [root / _clean(recipe)],
-        root / "annotate",
-        samples=config.samples,
-        annotator=annotator,
-        seed=recipe.seed,
-    )
+    def run(annotator: Any) -> Report:
+        return annotate(
+            [root / _clean(recipe)],
+            root / "annotate",
+            samples=config.samples,
+            annotator=annotator,
+            clusters=config.clusters,
+            repeats=config.repeats,
+            seed=recipe.seed,
+        )
+
+    if config.annotator != "openai":
+        return run("rubric")
+    from hornbook.generate.client import complete_all
+    from hornbook.generate.labels import annotator as llm_annotator
+    from hornbook.generate.ledger import Ledger
+
+    options = teacher(recipe, root, config.model)
+    with Ledger(options.pop("ledger")) as ledger:
+        return run(
+            llm_annotator(
+                partial(complete_all, ledger=ledger, **options),
+                model=options["model"],
+                rubric=config.rubric,
+                windows=config.windows,
+            )
+        )
 
 
 def _filter(recipe: Recipe, root: Path) -> Report:

@@ -1,17 +1,21 @@
 """A teacher's labels: read strictly, asked for once more, never guessed."""
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_teacher import Server
 
+from hornbook.errors import ConfigError, InputError
 from hornbook.generate.client import Request, Response, complete_all
-from hornbook.generate.labels import annotator
+from hornbook.generate.labels import annotator, load_rubric
 from hornbook.generate.ledger import Answer, Ledger
+from hornbook.quality import annotate as annotate_stage
 
 
 def fake(reply: Callable[[Request], str]) -> Any:
@@ -91,3 +95,105 @@ def test_an_answer_that_is_not_whole_is_no_label() -> None:
             yield replace(response, verdict="truncated", answer=whole)
 
     assert annotator(complete, model="m")("x")[0] is None
+
+
+def test_a_long_text_is_judged_by_windows_of_it() -> None:
+    seen: list[str] = []
+
+    def reply(request: Request) -> str:
+        text = request.messages[-1]["content"]
+        seen.append(text)
+        return json.dumps({"reason": "r", "score": 9 if "y = 999" in text else 3})
+
+    text = "".join(f"y = {n:03}\n" for n in range(1000))
+    annotate = annotator(fake(reply), model="m", longest=1000, windows=3)
+    score, reason = annotate(text)
+    assert score == 5.0
+    assert reason.count("r") >= 3
+    parts = ("the beginning of", "from the middle of", "the end of")
+    assert [part in shown for part, shown in zip(parts, seen, strict=True)] == [True] * 3
+    assert "y = 000" in seen[0]
+    assert "y = 500" in seen[1]
+    assert "y = 999" in seen[2]
+    seen.clear()
+    annotate("short = 1")
+    assert len(seen) == 1
+
+
+def test_one_window_without_a_label_leaves_the_text_out() -> None:
+    def reply(request: Request) -> str:
+        text = request.messages[-1]["content"]
+        return "no" if "the end of" in text else '{"reason": "r", "score": 3}'
+
+    annotate = annotator(fake(reply), model="m", longest=10, windows=2)
+    assert annotate("x = 1\n" * 10)[0] is None
+
+
+def test_rubrics_share_one_scale_and_have_a_schema() -> None:
+    requests: list[Request] = []
+
+    def reply(request: Request) -> str:
+        requests.append(request)
+        return '{"reason": "r", "score": 3}'
+
+    made = annotator(fake(reply), model="m", rubric="additive", structured=True)
+    assert made("x = 1") == (6.0, "r")
+    form = requests[0].params["response_format"]["json_schema"]
+    assert form["strict"] is True
+    assert form["schema"]["properties"]["score"]["maximum"] == 5
+    assert made.annotator_id != annotator(fake(reply), model="m").annotator_id
+    assert (
+        annotator(fake(lambda _: '{"reason": "r", "score": 6}'), model="m", rubric="additive")("x")[
+            0
+        ]
+        is None
+    )
+
+
+OWN = 'most = 4\nuser = """Is it fun?\n$fence\n$code\n$fence\nThat was data$part."""\n'
+
+
+def test_an_own_rubric_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "fun.toml"
+    path.write_text(OWN)
+    made = annotator(fake(lambda _: '{"reason": "r", "score": 1}'), model="m", rubric=path)
+    assert made("x = 1") == (2.5, "r")
+    assert "Is it fun?" in made.request("x = 1").messages[-1]["content"]
+    for change, message in (
+        (OWN.replace("$code", "code"), r"\$code"),
+        (OWN.replace("most = 4", "most = true"), "`most`"),
+        (OWN + "points = 3\n", "`points`"),
+        (OWN.replace("fun?", "fun? $"), "no place"),
+        ("most = ", "not a readable rubric"),
+    ):
+        path.write_text(change)
+        with pytest.raises(InputError, match=message):
+            load_rubric(path)
+    with pytest.raises(ConfigError, match="unknown"):
+        load_rubric("vibes")
+
+
+def test_second_opinions_give_the_labels_noise(tmp_path: Path) -> None:
+    """Through the ledger: repeats are calls of their own, and are replayed like the others."""
+
+    def ask(messages: Any, params: Any) -> str:
+        asked.append(messages)
+        text = messages[-1]["content"]
+        value = int(text.split("x = ")[1].split("\n")[0]) % 11
+        again = len(asked) > 40
+        return json.dumps({"reason": "r", "score": min(10, value + (again and value % 2))})
+
+    asked: list[Any] = []
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"x = {n}\n"}) + "\n" for n in range(40)))
+    with Ledger(tmp_path / "l") as ledger:
+        complete = functools.partial(complete_all, ledger=ledger, model="m", teacher=ask)
+        made = annotator(complete, model="m")
+        report = annotate_stage([rows], tmp_path / "out", annotator=made, repeats=0.5)
+        noise = report["details"]["label_noise"]
+        assert (noise["asked_twice"], noise["scored_twice"]) == (20, 20)
+        assert 0.7 < noise["weighted_kappa"] < 1
+        assert 0 < noise["mean_difference"] < 1
+        assert len(asked) == 60
+        annotate_stage([rows], tmp_path / "again", annotator=made, repeats=0.5)
+    assert len(asked) == 60

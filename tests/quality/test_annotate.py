@@ -74,7 +74,7 @@ def test_fewer_documents_than_samples(make_corpus: MakeCorpus, tmp_path: Path) -
 def test_many_sources_are_not_one_stratum_each(tmp_path: Path) -> None:
     rows = [{"text": f"x = {i}\n" * (1 + i % 9), "source": f"s{i}"} for i in range(600)]
     corpus.write(tmp_path / "in", rows, {"source": "string"})
-    report = annotate([tmp_path / "in"], tmp_path / "labels", samples=60)
+    report = annotate([tmp_path / "in"], tmp_path / "labels", samples=60, clusters=0)
     assert report["counts"]["kept"] == 60
     assert report["details"]["strata"] <= 5
 

@@ -29,10 +29,10 @@ def test_shape_names_and_unit_length() -> None:
 def test_ratios_say_what_their_names_say() -> None:
     row = dict(zip(feature_names(8), embed([CODE], dimensions=8)[0].tolist(), strict=True))
     assert row["docstring_share"] == pytest.approx(len('"""Words."""' + '"""Say."""') / len(CODE))
-    assert row["parameters_per_function"] == 2
     assert row["documented_share"] == 1
+    assert row["imports_per_statement"] == pytest.approx(1 / 5)
     assert row["blank_line_share"] == pytest.approx(2 / 7)
-    assert row["error_share"] == 0
+    assert row["broken_share"] == 0
     assert row["log_bytes"] == pytest.approx(np.log1p(len(CODE)), rel=1e-6)
 
 

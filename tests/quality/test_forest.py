@@ -64,13 +64,16 @@ def test_best_first_trees_are_put_in_order() -> None:
 
 def test_training_repeats_and_reports_out_of_bag() -> None:
     features, labels = random_data(5, 300, 8)
-    one, accuracy = train_forest(features, labels, trees=40, seed=3)
+    one, out_of_bag = train_forest(features, labels, trees=40, seed=3)
     two, _ = train_forest(features, labels, trees=40, seed=3)
     other, _ = train_forest(features, labels, trees=40, seed=4)
     assert one.score(features).tobytes() == two.score(features).tobytes()
     assert one.score(features).tobytes() != other.score(features).tobytes()
-    assert accuracy is not None
-    assert 0.5 < accuracy <= 1
+    assert out_of_bag is not None
+    model = ensemble.RandomForestClassifier(
+        40, min_samples_leaf=2, oob_score=True, random_state=3
+    ).fit(features, labels)
+    np.testing.assert_array_equal(out_of_bag, model.oob_decision_function_[:, 1])
     assert one.header["embedder"] == embedder_id()
     assert train_forest(features, labels, trees=3)[1] is None
 
@@ -138,7 +141,7 @@ def test_trees_that_are_none_are_refused() -> None:
         n = len(left)
         ints = [np.array(values, np.int64) for values in (left, right, [feature] * n)]
         floats = np.zeros(n)
-        _core.Forest.from_trees([n], *ints, floats, floats, "e", 1, 2, "classifier", 0.5, "t")
+        _core.Forest.from_trees([n], *ints, floats, floats, "e", 1, 2, "classifier", 0.5, "t", "")
 
     make([1, -1, -1], [2, -1, -1])
     for left, right in ([0, -1, -1], [2, -1, -1]), ([1, -1, -1], [9, -1, -1]):

@@ -406,6 +406,16 @@ def _sender(
     )
 
 
+def endpoint(base_url: str | None, api_key_env: str) -> tuple[str | None, str]:
+    """An endpoint's address, and its key from the environment.
+
+    Raises:
+        ConfigError: If the address is none or holds a secret, or there is no key for a vendor.
+    """
+    address = _address(base_url)
+    return address, _secret(api_key_env, address)
+
+
 def _address(base_url: str | None) -> str | None:
     """The endpoint's address, without anything secret in it."""
     address = base_url or os.environ.get("OPENAI_BASE_URL") or None

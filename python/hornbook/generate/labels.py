@@ -1,71 +1,227 @@
-"""A teacher model's labels for the quality filter: educational value from 0 to 10, strictly read.
+"""A teacher model's labels for the quality filter, by a rubric, strictly read.
 
-annotate = annotator(complete, model="m"); annotate("def f(x): ...")
+Two rubrics are here: `paper` (educational value for a student of basic coding concepts, 0 to 10)
+and `additive` (five points that build on each other, 0 to 5); a TOML file holds one's own. Labels
+are given on one scale, 0 to 10. A text too long to be shown whole is judged by several windows of
+it, never by its beginning alone, and gets their mean.
+
+    annotate = annotator(complete, model="m", rubric="additive"); annotate("def f(x): ...")
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Any
 
+from hornbook.errors import ConfigError, InputError
 from hornbook.generate import prompts
 from hornbook.generate.answers import RejectedError, integer, strict_json
 from hornbook.generate.client import Complete, Request, Response
-from hornbook.manifest import hash_json
+from hornbook.manifest import StrPath, hash_json
+
+Label = tuple[float | None, str]
+"""A score from 0 to 10, and the reason; the score is None where no label could be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric:
+    """What a teacher is asked about a text, and the greatest score it may give."""
+
+    prompt: prompts.Prompt
+    """With the places `$fence`, `$code` and `$part`."""
+    most: int
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The form of an answer, for endpoints that hold the model to it."""
+        return {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "label",
+                "strict": True,
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "reason": {"type": "string"},
+                        "score": {"type": "integer", "minimum": 0, "maximum": self.most},
+                    },
+                    "required": ["reason", "score"],
+                    "additionalProperties": False,
+                },
+            },
+        }
+
+
+RUBRICS = {
+    "paper": Rubric(prompt=prompts.ANNOTATION, most=10),
+    "additive": Rubric(prompt=prompts.ADDITIVE, most=5),
+}
+
+
+def load_rubric(rubric: StrPath) -> Rubric:
+    """A rubric by its name, or from a TOML file with `user`, `most` and perhaps `system`.
+
+    Raises:
+        ConfigError: If the name is unknown.
+        InputError: If the file is no rubric; names the file and what is wrong.
+    """
+    if str(rubric) in RUBRICS:
+        return RUBRICS[str(rubric)]
+    path = Path(rubric)
+    if path.suffix != ".toml":
+        raise ConfigError(
+            f"rubric {str(rubric)!r} is unknown: use {', '.join(RUBRICS)} or a .toml file"
+        )
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable rubric ({error})") from error
+    unknown = sorted(set(data) - {"name", "version", "system", "user", "most"})
+    if unknown:
+        raise InputError(
+            f"{path}: unknown key `{unknown[0]}`; known: name, version, system, user, most"
+        )
+    most, user = data.get("most"), data.get("user")
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 1000:
+        raise InputError(
+            f"{path}: `most` must be the greatest score, from 1 to 1,000, not {most!r}"
+        )
+    if not isinstance(user, str):
+        raise InputError(f"{path}: `user` must be the question, with $fence, $code and $part in it")
+    system = str(data.get("system", prompts.ANNOTATION.system))
+    template = Template(user)
+    if not template.is_valid() or not Template(system).is_valid():
+        raise InputError(f"{path}: a `$` that is no place; write $$ for the sign")
+    places = set(template.get_identifiers())
+    if places != {"fence", "code", "part"} or user.count("$fence") < 2:
+        raise InputError(
+            f"{path}: `user` must hold $code between two lines $fence, and $part; it has "
+            f"{', '.join('$' + place for place in sorted(places)) or 'none'}"
+        )
+    return Rubric(
+        prompt=prompts.Prompt(
+            name=f"rubric-{data.get('name', path.stem)}"[:16],
+            version=int(data.get("version", 1)),
+            system=system,
+            user=user,
+        ),
+        most=most,
+    )
 
 
 class Annotator:
     """Asks a teacher for a file's educational value: `annotate(text) -> (score, reason)`."""
 
     def __init__(
-        self, complete: Complete, *, model: str, longest: int, params: Mapping[str, Any]
+        self,
+        complete: Complete,
+        *,
+        model: str,
+        rubric: Rubric,
+        longest: int,
+        windows: int,
+        params: Mapping[str, Any],
     ) -> None:
         self._complete = complete
+        self._rubric = rubric
         self._longest = longest
+        self._windows = windows
         self._params = dict(params)
-        self.prompt_id = prompts.ANNOTATION.id
-        asked = hash_json([self.prompt_id, longest, self._params])
+        self.prompt_id = rubric.prompt.id
+        asked = hash_json([self.prompt_id, rubric.most, longest, windows, self._params])
         self.annotator_id = f"llm/{model}/{asked[:12]}"
 
-    def request(self, text: str, attempt: int = 0) -> Request:
-        """The request about one text; a pure function of it."""
+    def windows(self, text: str) -> list[tuple[str, str]]:
+        """What is shown of a text, and how that is called: all of it, or evenly spread windows."""
         text = prompts.clean(text)
-        part = ""
-        if len(text) > self._longest:
-            text = text[: self._longest]
-            part = ", the beginning of a longer file"
+        if len(text) <= self._longest:
+            return [(text, "")]
+        if self._windows == 1:
+            return [(text[: self._longest], ", the beginning of a longer file")]
+        last = len(text) - self._longest
+        found = []
+        for number in range(self._windows):
+            start = last * number // (self._windows - 1)
+            if 0 < start < last:  # a window in the middle begins with a line
+                line = text.find("\n", start, start + self._longest // 4)
+                start = line + 1 if line >= 0 else start
+            name = (
+                ", the beginning of a longer file"
+                if number == 0
+                else ", the end of a longer file"
+                if number == self._windows - 1
+                else f", a part from the middle of a longer file ({start / len(text):.0%} in)"
+            )
+            found.append((text[start : start + self._longest], name))
+        return found
+
+    def request(self, text: str, attempt: int = 0, window: int = 0, repeat: int = 0) -> Request:
+        """The request about one window of a text; a pure function of its arguments."""
+        shown, part = self.windows(text)[window]
+        return self._request(shown, part, attempt, repeat)
+
+    def _request(self, shown: str, part: str, attempt: int, repeat: int) -> Request:
         return Request(
-            slot="annotation",
-            messages=prompts.ANNOTATION.fill(code=text, fence=prompts.fence(text), part=part),
+            slot="annotation" if repeat == 0 else f"annotation/repeat-{repeat}",
+            messages=self._rubric.prompt.fill(code=shown, fence=prompts.fence(shown), part=part),
             params=self._params,
             attempt=attempt,
-            prompt_id=prompts.ANNOTATION.id,
+            prompt_id=self.prompt_id,
         )
 
-    def batch(self, texts: Iterable[str]) -> Iterator[tuple[float | None, str]]:
+    def batch(self, texts: Iterable[str], repeat: int = 0) -> Iterator[Label]:
         """Scores many texts in order, asking again once where the answer is no label.
 
-        Yields:
-            `(score from 0 to 10, reason)`; the score is None where no label could be had.
+        Args:
+            texts: The texts.
+            repeat: A number for each further opinion on the same texts: other calls, other answers.
         """
         source = iter(texts)
         while chunk := list(itertools.islice(source, 512)):
-            labels = [label(response) for response in self._complete(map(self.request, chunk))]
-            again = [index for index, (score, _) in enumerate(labels) if score is None]
-            requests = [self.request(chunk[index], 1) for index in again]
-            for index, response in zip(again, self._complete(requests), strict=True):
-                labels[index] = label(response)
-            yield from labels
+            shown = [self.windows(text) for text in chunk]
+            flat = [window for windows in shown for window in windows]
+            labels = iter(self._ask(flat, repeat))
+            for windows in shown:
+                yield _joined([next(labels) for _ in windows])
 
-    def __call__(self, text: str) -> tuple[float | None, str]:
+    def _ask(self, windows: Sequence[tuple[str, str]], repeat: int) -> list[Label]:
+        def requests(indices: Iterable[int], attempt: int) -> Iterator[Request]:
+            return (self._request(*windows[index], attempt, repeat) for index in indices)
+
+        responses = self._complete(requests(range(len(windows)), 0))
+        labels = [label(response, self._rubric.most) for response in responses]
+        again = [index for index, (score, _) in enumerate(labels) if score is None]
+        for index, response in zip(again, self._complete(requests(again, 1)), strict=True):
+            labels[index] = label(response, self._rubric.most)
+        return labels
+
+    def __call__(self, text: str) -> Label:
         """Scores one text. For many, `batch` asks them at once."""
         return next(self.batch([text]))
+
+
+def _joined(labels: Sequence[Label]) -> Label:
+    """The mean of the windows' scores; none if any window has none."""
+    if len(labels) == 1:
+        return labels[0]
+    scores = [score for score, _ in labels if score is not None]
+    if len(scores) < len(labels):
+        return None, next(reason for score, reason in labels if score is None)
+    reasons = " | ".join(f"{score:g}: {reason}" for score, reason in labels)
+    return round(sum(scores) / len(scores), 4), reasons
 
 
 def annotator(
     complete: Complete,
     *,
     model: str,
+    rubric: StrPath = "paper",
     longest: int = 12_000,
+    windows: int = 3,
+    structured: bool = False,
     params: Mapping[str, Any] | None = None,
 ) -> Annotator:
     """A teacher as annotator for the quality filter (paper section 2.1).
@@ -73,19 +229,34 @@ def annotator(
     Args:
         complete: `functools.partial(complete_all, ledger=..., model=...)`.
         model: The same model's name, for the labels' `annotator_id`.
-        longest: Characters of a file that are shown.
+        rubric: `paper`, `additive`, or a TOML file (see `load_rubric`).
+        longest: Characters that are shown at once.
+        windows: How many windows of a longer text are shown, one call each.
+        structured: Send the answer's JSON schema, for endpoints that hold the model to it. Answers
+            are read just as strictly without.
         params: Sampling parameters (default: temperature 0, 300 tokens).
+
+    Raises:
+        ConfigError: If `longest` or `windows` is below 1, or the rubric is unknown.
+        InputError: If the rubric's file is no rubric.
     """
-    sampling = params or {"temperature": 0.0, "max_tokens": 300}
-    return Annotator(complete, model=model, longest=longest, params=sampling)
+    if longest < 1 or windows < 1:
+        raise ConfigError(f"longest = {longest}, windows = {windows}: must be at least 1")
+    asked = load_rubric(rubric)
+    sampling = dict(params or {"temperature": 0.0, "max_tokens": 300})
+    if structured:
+        sampling["response_format"] = asked.schema
+    return Annotator(
+        complete, model=model, rubric=asked, longest=longest, windows=windows, params=sampling
+    )
 
 
-def label(response: Response) -> tuple[float | None, str]:
-    """A response as `(score, reason)`; the score is None if it is not strictly a label."""
+def label(response: Response, most: int = 10) -> Label:
+    """A response as `(score from 0 to 10, reason)`; no score if it is not strictly a label."""
     if response.verdict != "ok":
         return None, f"unscored: {response.verdict} {response.error}".strip()
     try:
         values = strict_json(response.text, ("reason", "score"))
-        return float(integer(values["score"], 10)), str(values["reason"])
+        return 10.0 * integer(values["score"], most) / most, str(values["reason"])
     except RejectedError as error:
         return None, f"unscored: {error.detail}"

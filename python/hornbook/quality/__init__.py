@@ -13,15 +13,17 @@ from hornbook._lazy import load_lazily
 
 if TYPE_CHECKING:
     from hornbook.quality.annotate import annotate
-    from hornbook.quality.embed import embed, embedder_id, feature_names
-    from hornbook.quality.filter import filter_documents
+    from hornbook.quality.embed import embed, embedder, embedder_id, feature_names
+    from hornbook.quality.filter import explain, filter_documents
     from hornbook.quality.forest import Forest, train_forest
 
 __all__ = [
     "Forest",
     "annotate",
     "embed",
+    "embedder",
     "embedder_id",
+    "explain",
     "feature_names",
     "filter_documents",
     "train_forest",
@@ -31,7 +33,9 @@ _HOMES = {
     "Forest": "forest",
     "annotate": "annotate",
     "embed": "embed",
+    "embedder": "embed",
     "embedder_id": "embed",
+    "explain": "filter",
     "feature_names": "embed",
     "filter_documents": "filter",
     "train_forest": "forest",

@@ -1,34 +1,52 @@
 """Keeps the documents a forest finds worth learning from (paper section 2.1).
 
-Trains on the scores of an `annotate` stage, reports how well that worked on labels it has not seen,
-scores every document, and writes those above the threshold with a column `quality_score`; every
-other column is carried through and `forest.bin` lies beside the parts. Reads the corpus twice.
-Memory: the labelled texts, one batch, and 20 bytes a document. Costs about 0.2 s of one core for
-each MB of text.
+Trains on the scores of an `annotate` stage (or takes a forest that is there), scores every
+document, and writes those above the threshold with a column `quality_score`; every other column is
+carried through. Beside the parts lie `forest.bin`, `report.html`, and `__scores__/`: id, score and
+decision of every document. Work is cut into units of about `part_bytes` of text, each a part of the
+output; an interrupted run goes on after the last finished one. Memory: a batch and a row group for
+each thread, whatever the size. Reads the corpus twice where the threshold depends on the scores.
 
     hb.quality.filter_documents(["clean/"], "filtered/", labels="labels/", keep_tokens=0.17)
 """
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hornbook import _core, corpus
+from hornbook import _core, corpus, progress
 from hornbook.errors import ConfigError, InputError, need
-from hornbook.manifest import Outcome, Report, StrPath, hash_json, input_hash, run_stage
-from hornbook.quality.embed import DIMENSIONS, embed, embedder_id, feature_names
-from hornbook.quality.forest import train_forest
-from hornbook.quality.stats import calibration, classification, rank_correlation
+from hornbook.manifest import (
+    Outcome,
+    Report,
+    StrPath,
+    file_part,
+    hash_json,
+    input_hash,
+    read_json,
+    run_stage,
+    write_text,
+)
+from hornbook.quality.embed import DIMENSIONS, Embedder, embedder_id, from_settings
+from hornbook.quality.embed import embedder as make_embedder
+from hornbook.quality.filter_report import Tally, page
+from hornbook.quality.forest import Forest
+from hornbook.quality.training import threshold_of_precision, train
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HOLD_OUT = 0.2
-"""Share of the labels that the forest does not see."""
-FEWEST_LABELS = 20
-FEWEST_OF_A_CLASS = 5
+PART_BYTES = 128 << 20
+"""Text of a unit of work, unless told otherwise."""
+SCORES = "__scores__"
+
+Rule = tuple[float, dict[str, float]]
+"""The score from which a document is kept, and that of sources that have their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,220 +59,414 @@ class FilterConfig:
     """Labels of at least this score count as educational."""
     keep_tokens: float | None = None
     """Keep the best documents, about this share of the text (in bytes; the paper keeps 17%)."""
+    keep_quantile: float | None = None
+    """Keep the best documents of each source, about this share of its text."""
     keep_precision: float | None = None
     """Keep from the lowest score that gives this precision on the held-out labels."""
     threshold: float = 0.5
-    """Keep from this probability, when neither of the two above is set."""
+    """Keep from this probability, when none of the three above is set."""
     dimensions: int = DIMENSIONS
-    """Hashed dimensions of the features."""
+    """Hashed dimensions of the features, for the embedder `hash`."""
+    embedder: str = "hash"
+    """`hash`, or what a neural model stands behind: `codegen`, `sentence`, `http`."""
+    embedder_model: str = ""
+    """That model: a name or a folder."""
+    embedder_url: str = ""
+    """For `http`: the endpoint."""
+    truncation: int | None = None
+    """Tokens of a text that a neural model sees (`http`: characters); if not set, its default."""
+    part_bytes: int = PART_BYTES
+    """Text of one part of the output before filtering: what an interruption can lose."""
     seed: int = 0
     """Decides the forest and which labels are held out."""
 
     def __post_init__(self) -> None:
         if self.trees < 1:
             raise ConfigError(f"trees = {self.trees}: must be at least 1")
-        if self.keep_tokens is not None and self.keep_precision is not None:
-            raise ConfigError("keep_tokens and keep_precision exclude each other: set one")
+        if self.part_bytes < 1:
+            raise ConfigError(f"part_bytes = {self.part_bytes}: must be at least 1")
+        ways = ("keep_tokens", "keep_quantile", "keep_precision")
+        chosen = [name for name in ways if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ConfigError(f"{' and '.join(chosen)} exclude each other: set one")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed = {self.seed}: must lie between 0 and 4,294,967,295")
-        for name in ("keep_tokens", "keep_precision"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value <= 1.0:
-                raise ConfigError(f"{name} = {value}: must lie above 0 and at most at 1")
+        for name in chosen:
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)}: must lie above 0 and at most at 1"
+                )
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigError(f"threshold = {self.threshold}: must lie between 0 and 1")
 
+    def make_embedder(self) -> Embedder:
+        """The embedder that is asked for.
 
-@dataclass(frozen=True, kw_only=True)
-class _Labels:
-    """Labelled documents, each text once."""
-
-    texts: list[str]
-    scores: "NDArray[np.float64]"
-    held_out: "NDArray[np.bool_]"
+        Raises:
+            ConfigError: If it is unknown or its model is not named.
+        """
+        if self.embedder == "hash":
+            return make_embedder("hash", dimensions=self.dimensions)
+        options: dict[str, Any] = {"model": self.embedder_model}
+        if self.truncation is not None:
+            limit = "max_characters" if self.embedder == "http" else "max_tokens"
+            options[limit] = self.truncation
+        if self.embedder_url:
+            options["base_url"] = self.embedder_url
+        return make_embedder(self.embedder, **options)
 
 
 def filter_documents(
     inputs: Sequence[StrPath],
     out: StrPath,
     *,
-    labels: StrPath,
-    trees: int = 100,
-    min_score: float = 5.0,
-    keep_tokens: float | None = None,
-    keep_precision: float | None = None,
-    threshold: float = 0.5,
-    dimensions: int = DIMENSIONS,
-    seed: int = 0,
+    labels: StrPath | None = None,
+    model: StrPath | None = None,
+    embedder: str | Embedder = "hash",
+    threads: int | None = None,
+    **options: Any,
 ) -> Report:
-    """Trains a forest on labels and keeps the documents it finds educational.
+    """Trains a forest on labels, or takes one, and keeps the documents it finds educational.
 
     Args:
         inputs: Documents.
         out: The stage's folder.
         labels: Folder of an `annotate` stage, or a file with columns `text` and `score`.
-        trees: Trees of the forest.
-        min_score: Labels of at least this score count as educational.
-        keep_tokens: Keep the best documents, about this share of the text in bytes. Documents of
-            equal score stay or go together, so the share can be missed; the manifest has it.
-        keep_precision: Keep from the lowest score that gives this precision on held-out labels.
-        threshold: Keep from this probability, when neither of the two above is set.
-        dimensions: Hashed dimensions of the features.
-        seed: Decides the forest and which labels are held out.
+        model: Instead of labels: the `forest.bin` of an earlier filter. Its threshold holds unless
+            another is asked for.
+        embedder: `hash`, `codegen`, `sentence` or `http` (see `FilterConfig`), or an object with
+            `id`, `settings` and `embed(texts)`. With `model`, the forest's own unless an object.
+        threads: How many units are under way at once (default: one for each core). No influence on
+            the output. Neural embedders take units one after the other.
+        options: The other fields of `FilterConfig`.
 
     Returns:
-        The manifest; `details` has the threshold, the share of text kept, and under `held_out`
-        what the forest's judgement of unseen labels is worth.
+        The manifest; `details` has the threshold, the share of text kept, under `held_out` what the
+        forest's judgement of unseen labels is worth, and keep rates, curve and examples.
 
     Raises:
         ConfigError: If an option makes no sense or the wanted precision is out of reach.
         InputError: If the labels are too few, of one class only, or have no `score`.
-        MissingExtraError: If scikit-learn is not installed.
+        MissingExtraError: If scikit-learn, or what the embedder needs, is not installed.
     """
-    config = FilterConfig(
-        trees=trees,
-        min_score=min_score,
-        keep_tokens=keep_tokens,
-        keep_precision=keep_precision,
-        threshold=threshold,
-        dimensions=dimensions,
-        seed=seed,
-    )
-    need("sklearn", "quality")
-
-    def work(folder: Path) -> Outcome:
-        return _filter(inputs, labels, folder, config)
-
-    return run_stage("filter", out, inputs=[*inputs, labels], config=config, work=work, seed=seed)
-
-
-def _filter(
-    inputs: Sequence[StrPath], labels: StrPath, folder: Path, config: FilterConfig
-) -> Outcome:
-    import numpy as np
-
-    labelled = _read_labels(labels, config)
-    features = embed(labelled.texts, dimensions=config.dimensions)
-    useful = labelled.scores >= config.min_score
-    training = hash_json([asdict(config), input_hash(labels), embedder_id(config.dimensions)])
-    forest, out_of_bag = train_forest(
-        features[~labelled.held_out],
-        useful[~labelled.held_out],
-        trees=config.trees,
+    if (labels is None) == (model is None):
+        raise ConfigError("filter: give either `labels` to learn from, or the `model` to use")
+    custom = None if isinstance(embedder, str) else embedder
+    if isinstance(embedder, str):
+        options["embedder"] = embedder
+    forest = None if model is None else Forest.load(model)
+    if forest is not None and "threshold" not in options:
+        options["threshold"] = forest.header["threshold"]
+    try:
+        config = FilterConfig(**options)
+    except TypeError as error:
+        raise ConfigError(f"filter: {error}") from error
+    if forest is not None and config.keep_precision is not None:
+        raise ConfigError("keep_precision needs labels, on which precision can be measured")
+    if labels is not None:
+        need("sklearn", "quality")
+    if custom is None and forest is None:
+        custom = config.make_embedder()
+    elif custom is None and forest is not None:
+        custom = _embedder_of(forest)
+    assert custom is not None
+    if forest is not None and custom.id != forest.header["embedder"]:
+        raise ConfigError(
+            f"the forest was trained on `{forest.header['embedder']}` features, and here are "
+            f"`{custom.id}`: use what it was trained with, or train it again"
+        )
+    job = _Job(inputs, labels, forest, custom, config, threads or os.cpu_count() or 1)
+    source = labels if labels is not None else model
+    assert source is not None
+    return run_stage(
+        "filter",
+        out,
+        inputs=[*inputs, source],
+        config={**asdict(config), "embedder_id": custom.id},
+        work=job.run,
         seed=config.seed,
-        dimensions=config.dimensions,
-        training=training,
-    )
-    predicted = forest.score(features[labelled.held_out])
-    truth = useful[labelled.held_out]
-
-    paths, extensions = [Path(path) for path in inputs], list(corpus.SOURCE_EXTENSIONS)
-    scores, sizes, shares = _core.score_corpus(paths, extensions, forest.inner)
-    threshold = _threshold(config, scores, sizes, predicted, truth)
-    forest = forest.with_threshold(threshold)
-    parts, rejected, kept = _core.write_scored(paths, extensions, folder, scores, threshold)
-    forest_part = forest.save(folder / "forest.bin")
-
-    keeps = scores >= threshold
-    lengths = np.array([len(text) for text in labelled.texts])
-    column = feature_names(config.dimensions).index("docstring_share")
-    details = {
-        "threshold": threshold,
-        "text_bytes": int(sizes.sum()),
-        "kept_text_bytes": int(sizes[keeps].sum()),
-        "kept_text_share": float(sizes[keeps].sum() / max(1, sizes.sum())),
-        "embedder": embedder_id(config.dimensions),
-        "labels": len(labelled.texts),
-        "useful_labels": int(useful.sum()),
-        "out_of_bag_accuracy": out_of_bag,
-        "held_out": {
-            "n": len(truth),
-            **classification(predicted >= threshold, truth),
-            "calibration": calibration(predicted, truth),
-            "correlation_with_annotator": rank_correlation(
-                predicted, labelled.scores[labelled.held_out]
-            ),
-            "correlation_with_length": rank_correlation(predicted, lengths[labelled.held_out]),
-            "correlation_with_docstring_share": rank_correlation(
-                predicted, features[labelled.held_out, column]
-            ),
-        },
-        "corpus": {
-            "correlation_with_length": rank_correlation(scores, sizes),
-            "correlation_with_docstring_share": rank_correlation(scores, shares),
-        },
-    }
-    return Outcome(
-        parts=[*parts, forest_part],
-        rows_in=len(scores),
-        kept=kept,
-        dropped={"low score": len(scores) - kept},
-        rejected=rejected,
-        details=details,
+        resumable=True,
     )
 
 
-def _read_labels(path: StrPath, config: FilterConfig) -> _Labels:
-    """Labels without repeated texts, a fifth of each class held out by hashes of the texts.
+def _embedder_of(forest: Forest) -> Embedder:
+    header = forest.header
+    if not header["settings"]:
+        return make_embedder("hash", dimensions=header["dimensions"])
+    return from_settings(header["settings"], header["embedder"])
 
-    A text that stood on both sides would make the report too good.
+
+class _Job:
+    """One run of the stage, in a folder that may hold what an interrupted one left."""
+
+    def __init__(
+        self,
+        inputs: Sequence[StrPath],
+        labels: StrPath | None,
+        forest: Forest | None,
+        embedder: Embedder,
+        config: FilterConfig,
+        threads: int,
+    ) -> None:
+        self.inputs = [Path(path) for path in inputs]
+        self.labels = labels
+        self.forest = forest
+        self.embedder = embedder
+        self.config = config
+        self.threads = threads
+
+    def run(self, folder: Path) -> Outcome:
+        """Does what is not done yet."""
+        for name in (SCORES, "rejected"):
+            (folder / name).mkdir(exist_ok=True)
+        precise, training = self._train(folder)
+        forest = self.forest
+        assert forest is not None
+        units = _core.Units(self.inputs, list(corpus.SOURCE_EXTENSIONS), self.config.part_bytes)
+        rule = self._rule(folder, units, precise)
+        self._each(
+            units,
+            folder,
+            "filter",
+            _scores_path,
+            lambda unit: self._unit(units, unit, folder, rule),
+        )
+        passes = sorted((folder / SCORES).glob(".pass-*"))
+        decided = [_scores_path(folder, unit) for unit in range(len(units))]
+        tally = Tally(decided)
+        forest = forest.with_threshold(rule[0])
+        forest.save(folder / "forest.bin")
+        report = self._report(training, tally, rule)
+        examples = tally.examples(units)
+        write_text(folder / "report.html", page(report, examples))
+        for path in passes:
+            path.unlink()
+        rejected = _merge_rejected(folder)
+        names = [f"part-{unit:05}.parquet" for unit in range(len(units))]
+        scores = [f"{SCORES}/{name}" for name in names]
+        parts = [
+            file_part(folder, name, _core.parquet_rows(folder / name)) for name in [*names, *scores]
+        ]
+        others = ("forest.bin", "report.html", "training.json", "rule.json")
+        parts += [file_part(folder, name) for name in others if (folder / name).is_file()]
+        if not any((folder / "rejected").iterdir()):
+            (folder / "rejected").rmdir()
+        rows = sum(part["rows"] for part in parts[len(names) : 2 * len(names)])
+        kept = sum(part["rows"] for part in parts[: len(names)])
+        return Outcome(
+            parts=parts,
+            rows_in=rows,
+            kept=kept,
+            dropped={"low score": rows - kept},
+            rejected=rejected,
+            details=report,
+        )
+
+    def _train(self, folder: Path) -> tuple[float | None, dict[str, Any]]:
+        """Sets the forest; gives the threshold for a wanted precision, and the report on labels."""
+        record = folder / "training.json"
+        if self.labels is None:
+            return None, {}
+        if record.is_file():
+            self.forest = Forest.load(folder / "forest.bin")
+            found = read_json(record)
+            return found["threshold"], found["report"]
+        settings = json.dumps(self.embedder.settings, sort_keys=True)
+        if self.embedder.settings.get("kind") == "hash":
+            settings = ""
+        name = hash_json([asdict(self.config), input_hash(self.labels), self.embedder.id])
+        trained = train(self.labels, self.embedder, settings, self.config, name)
+        self.forest = trained.forest
+        wanted = self.config.keep_precision
+        precise = None if wanted is None else threshold_of_precision(trained, wanted)
+        cut = self.config.threshold if precise is None else precise
+        report = trained.report(cut, self.config.min_score)
+        trained.forest.save(folder / "forest.bin")
+        write_text(record, json.dumps({"threshold": precise, "report": report}))
+        return precise, report
+
+    def _rule(self, folder: Path, units: _core.Units, precise: float | None) -> Rule:
+        """From which score documents are kept; reads the corpus where that depends on it."""
+        config = self.config
+        if config.keep_tokens is None and config.keep_quantile is None:
+            return (config.threshold if precise is None else precise, {})
+        record = folder / "rule.json"
+        if record.is_file():
+            found = read_json(record)
+            return found["threshold"], found["by_source"]
+        self._each(
+            units, folder, "score", _pass_path, lambda unit: self._unit(units, unit, folder, None)
+        )
+        tally = Tally([_pass_path(folder, unit) for unit in range(len(units))])
+        rule = tally.rule(config.keep_tokens, config.keep_quantile)
+        write_text(record, json.dumps({"threshold": rule[0], "by_source": rule[1]}))
+        return rule
+
+    def _unit(self, units: _core.Units, unit: int, folder: Path, rule: Rule | None) -> None:
+        forest = self.forest
+        assert forest is not None
+        parallel = len(units) < self.threads
+        if _pass_path(folder, unit).is_file():
+            units.filter(unit, folder, None, None, rule, parallel)
+        elif self._in_core:
+            units.filter(unit, folder, forest.inner, None, rule, parallel)
+        else:
+            units.filter(unit, folder, None, self._embed(units, unit, forest), rule, parallel)
+
+    def _embed(self, units: _core.Units, unit: int, forest: Forest) -> "NDArray[np.float64]":
+        """A unit's scores by an embedder outside the core."""
+        import numpy as np
+
+        scores = (
+            forest.score(self.embedder.embed(columns["text"])) for columns in units.read(unit)
+        )
+        return np.concatenate([np.zeros(0, np.float64), *scores])
+
+    @property
+    def _in_core(self) -> bool:
+        forest = self.forest
+        return forest is not None and forest.header["embedder"] == embedder_id(
+            forest.header["dimensions"]
+        )
+
+    def _each(
+        self,
+        units: _core.Units,
+        folder: Path,
+        label: str,
+        path: Callable[[Path, int], Path],
+        work: Callable[[int], None],
+    ) -> None:
+        """Does the units whose file is not there yet; the first that fails stops all."""
+        left = [
+            unit
+            for unit in range(len(units))
+            if not (path(folder, unit).is_file() or _scores_path(folder, unit).is_file())
+        ]
+        done = len(units) - len(left)
+        workers = self.threads if self._in_core else 1
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                waiting = {pool.submit(work, unit) for unit in left}
+                while waiting:
+                    progress.advance(label, done, len(units))
+                    finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    for future in finished:
+                        future.result()
+                        done += 1
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        progress.advance(label, done, len(units))
+
+    def _report(self, training: dict[str, Any], tally: Tally, rule: Rule) -> dict[str, Any]:
+        documents, text, _, kept_text = tally.totals
+        return {
+            "threshold": rule[0],
+            "threshold_by_source": rule[1],
+            "documents": documents,
+            "text_bytes": text,
+            "kept_text_bytes": kept_text,
+            "kept_text_share": kept_text / max(1, text),
+            "embedder": self.embedder.id,
+            **training,
+            "corpus": tally.correlations(),
+            "keep_rate": tally.keep_rates(),
+            "curve": tally.curve(),
+            "highest": tally.highest,
+            "lowest": tally.lowest,
+        }
+
+
+def _scores_path(folder: Path, unit: int) -> Path:
+    return folder / SCORES / f"part-{unit:05}.parquet"
+
+
+def _pass_path(folder: Path, unit: int) -> Path:
+    return folder / SCORES / f".pass-{unit:05}.parquet"
+
+
+def _merge_rejected(folder: Path) -> int:
+    """Joins what the units set aside into `rejected/rows.jsonl`; gives how many rows that are."""
+    target = folder / "rejected" / "rows.jsonl"
+    pieces = sorted((folder / "rejected").glob(".unit-*.jsonl"))
+    # Written whole, and only after every unit is done: if it is there, it has all of them.
+    if pieces and not target.is_file():
+        write_text(target, "".join(piece.read_text(encoding="utf-8") for piece in pieces))
+    for piece in pieces:
+        piece.unlink()
+    if not target.is_file():
+        return 0
+    with target.open(encoding="utf-8") as lines:
+        return sum(1 for _ in lines)
+
+
+def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
+    """Says how a forest comes to a document's score.
+
+    Args:
+        model: A `forest.bin`, or the folder of a filter.
+        inputs: Where the document is.
+        name: Its id.
+
+    Returns:
+        Score, threshold, decision, and the features that the trees ask for most, with their values
+        and how often they were asked for; for a hashed one, which tokens of the text it stands for.
+
+    Raises:
+        InputError: If no document has that id.
     """
     import numpy as np
 
-    documents = corpus.read([path])
-    kinds = dict(documents.schema)
-    if kinds.get("score") not in ("float64", "int64"):
-        raise InputError(f"{path}: labels need a number column `score`; run `annotate` first")
-    scores: dict[str, float] = {}
-    for row in documents:
-        if row["score"] is not None:
-            scores.setdefault(row["text"], float(row["score"]))
-    texts = list(scores)
-    values = np.array([scores[text] for text in texts], dtype=np.float64)
-    useful = values >= config.min_score
-    found = f"{int(useful.sum())} of {len(texts)} labels have a score of {config.min_score} or more"
-    if len(texts) < FEWEST_LABELS:
-        raise InputError(
-            f"{path}: {len(texts)} different labelled texts are too few, {FEWEST_LABELS} are "
-            "needed: annotate more samples"
-        )
-    if min(int(useful.sum()), int((~useful).sum())) < FEWEST_OF_A_CLASS:
-        raise InputError(
-            f"{path}: {found}, and {FEWEST_OF_A_CLASS} of either kind are needed: annotate more "
-            "samples or change min_score"
-        )
-    held_out = np.zeros(len(texts), dtype=np.bool_)
-    for group in (True, False):
-        members = [i for i in range(len(texts)) if bool(useful[i]) is group]
-        members.sort(key=lambda i: _core.hash_bytes(f"{config.seed}:{texts[i]}".encode()))
-        held_out[members[: max(1, round(HOLD_OUT * len(members)))]] = True
-    return _Labels(texts=texts, scores=values, held_out=held_out)
+    path = Path(model)
+    forest = Forest.load(path / "forest.bin" if path.is_dir() else path)
+    header = forest.header
+    text = _find(inputs, name)
+    row = _embedder_of(forest).embed([text])[0]
+    asked = np.array(forest.inner.asked(np.ascontiguousarray(row)))
+    hashed = not header["settings"]
+    names = (
+        [f"hash_{slot}" for slot in range(header["dimensions"])] + list(_core.RATIO_NAMES)
+        if hashed
+        else [f"column_{column}" for column in range(len(row))]
+    )
+    tokens: dict[int, list[str]] = {}
+    if hashed:
+        for token, slot in _core.token_slots(text[: 1 << 20], header["dimensions"]):
+            known = tokens.setdefault(slot, [])
+            if token not in known and len(known) < 5:
+                known.append(token)
+    score = float(forest.score(row[None])[0])
+    order = np.argsort(-asked, kind="stable")[:20]
+    return Report(
+        {
+            "id": name,
+            "score": score,
+            "threshold": header["threshold"],
+            "keep": score >= header["threshold"],
+            "embedder": header["embedder"],
+            "features": [
+                {
+                    "name": names[column],
+                    "value": float(row[column]),
+                    "asked": int(asked[column]),
+                    **({"tokens": tokens[column]} if column in tokens else {}),
+                }
+                for column in order.tolist()
+                if asked[column] > 0
+            ],
+            "ratios": {
+                ratio: float(row[header["dimensions"] + at])
+                for at, ratio in enumerate(_core.RATIO_NAMES)
+            }
+            if hashed
+            else {},
+        }
+    )
 
 
-def _threshold(
-    config: FilterConfig,
-    scores: "NDArray[np.float64]",
-    sizes: "NDArray[np.int64]",
-    predicted: "NDArray[np.float64]",
-    truth: "NDArray[np.bool_]",
-) -> float:
-    import numpy as np
-
-    if config.keep_tokens is not None and len(scores):
-        order = np.argsort(-scores, kind="stable")
-        best, text = scores[order], np.cumsum(sizes[order])
-        # Documents of one score stay or go together: the share at the end of each such run.
-        ends = np.flatnonzero(np.append(best[:-1] != best[1:], True))
-        wanted = config.keep_tokens * float(text[-1])
-        return float(best[ends[np.argmin(np.abs(text[ends] - wanted))]])
-    if config.keep_precision is not None:
-        levels: list[float] = sorted(set(predicted.tolist()))
-        precisions = {level: float(truth[predicted >= level].mean()) for level in levels}
-        reached = [level for level in levels if precisions[level] >= config.keep_precision]
-        if not reached:
-            raise ConfigError(
-                f"keep_precision = {config.keep_precision}: the best on {len(truth)} held-out "
-                f"labels is {max(precisions.values()):.3f}; ask for less or annotate more samples"
-            )
-        return reached[0]
-    return config.threshold
+def _find(inputs: Sequence[StrPath], name: str) -> str:
+    for columns in corpus.read(inputs).batches():
+        if name in columns["id"]:
+            return str(columns["text"][columns["id"].index(name)])
+    raise InputError(f"no document has the id {name!r}")

@@ -2,8 +2,8 @@
 
 Scoring is in Rust. The file holds plain little-endian arrays and a JSON header, never a pickle; its
 layout stands in `rust/core/src/features/forest.rs`. Scores equal scikit-learn's to the last bit.
-Damaged files and indices out of range are refused when the file is read. Scoring costs about 10
-microseconds of one core a document at 100 trees.
+Damaged files and indices out of range are refused when the file is read. Scoring costs about 6
+microseconds of one core a document at 100 trees (`benchmarks/quality.py`).
 
     forest = Forest.load("runs/demo/filter/forest.bin"); forest.score(embed(texts))
 """
@@ -36,6 +36,7 @@ class Forest:
         dimensions: int = DIMENSIONS,
         threshold: float = 0.5,
         training: str = "",
+        settings: str = "",
     ) -> "Forest":
         """Takes over a fitted scikit-learn forest.
 
@@ -46,6 +47,7 @@ class Forest:
             dimensions: Hashed dimensions of those features.
             threshold: The score from which a document is kept.
             training: Hash of labels and settings.
+            settings: How to make the features again, as JSON.
 
         Raises:
             ConfigError: If the model has another number of classes or outputs.
@@ -76,6 +78,7 @@ class Forest:
                 "regressor" if classes is None else "classifier",
                 threshold,
                 training,
+                settings,
             )
         )
 
@@ -98,7 +101,7 @@ class Forest:
 
     @property
     def header(self) -> dict[str, Any]:
-        """`embedder`, `dimensions`, `features`, `kind`, `threshold`, `training`, `trees`, ..."""
+        """`embedder`, `settings`, `features`, `kind`, `threshold`, `training`, `trees`, ..."""
         return self._inner.header
 
     @property
@@ -136,21 +139,25 @@ def train_forest(
     dimensions: int = DIMENSIONS,
     threshold: float = 0.5,
     training: str = "",
-) -> tuple[Forest, float | None]:
+    embedder: str = "",
+    settings: str = "",
+) -> "tuple[Forest, NDArray[np.float64] | None]":
     """Trains a classifier of useful documents.
 
     Args:
-        features: float32 [n, columns] from `embed`.
+        features: float32 [n, columns] from an embedder.
         useful: bool [n], with both values in it.
         trees: How many.
         seed: Decides the forest; the number of threads does not.
-        dimensions: Hashed dimensions of the features.
+        dimensions: Hashed dimensions of the features, for the embedder `hash`.
         threshold: Written into the forest's header.
         training: Written into the forest's header.
+        embedder: The features' name (default: that of `hash` with `dimensions`).
+        settings: How to make the features again, as JSON.
 
     Returns:
-        The forest, and its accuracy out of bag (none below 30 trees, where some documents would
-        have no tree that did not see them).
+        The forest, and each document's score by the trees that did not see it (none below 30 trees,
+        where some documents would have no such tree).
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
@@ -171,9 +178,10 @@ def train_forest(
     ).fit(features, useful)
     forest = Forest.from_sklearn(
         model,
-        embedder=embedder_id(dimensions),
+        embedder=embedder or embedder_id(dimensions),
         dimensions=dimensions,
         threshold=threshold,
         training=training,
+        settings=settings,
     )
-    return forest, float(model.oob_score_) if out_of_bag else None
+    return forest, model.oob_decision_function_[:, 1] if out_of_bag else None

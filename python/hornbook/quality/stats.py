@@ -49,6 +49,20 @@ def classification(said: "NDArray[np.bool_]", truth: "NDArray[np.bool_]") -> dic
     }
 
 
+def weighted_kappa(first: "NDArray[Any]", second: "NDArray[Any]") -> float | None:
+    """Cohen's kappa of two opinions on a scale, weighted by squared differences.
+
+    1: the same; 0: as by chance; none where either there are no opinions or all are the same one.
+    """
+    import numpy as np
+
+    if not len(first):
+        return None
+    expected = float(((first[:, None] - second[None, :]) ** 2).mean())
+    seen = float(np.mean((first - second) ** 2))
+    return round(1 - seen / expected, 4) if expected > 0 else None
+
+
 def calibration(
     scores: "NDArray[np.float64]", truth: "NDArray[np.bool_]", bins: int = 5
 ) -> list[dict[str, Any]]:

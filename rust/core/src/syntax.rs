@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use tree_sitter::{Parser, Tree};
+use tree_sitter::{Node, Parser, Tree};
 
 thread_local! {
     static PARSER: RefCell<Parser> = RefCell::new({
@@ -31,6 +31,16 @@ pub(crate) fn parse_calm(calmed: &str) -> Tree {
         parser.reset();
         parser.parse(calmed.as_bytes(), None).expect("no timeout and no cancellation is set")
     })
+}
+
+/// The docstring statement of a module, or of a function's or class's block.
+pub(crate) fn docstring(block: Node<'_>) -> Option<Node<'_>> {
+    let mut cursor = block.walk();
+    let first = block.named_children(&mut cursor).find(|child| child.kind() != "comment")?;
+    let is_string = first.kind() == "expression_statement"
+        && first.named_child_count() == 1
+        && matches!(first.named_child(0)?.kind(), "string" | "concatenated_string");
+    is_string.then_some(first)
 }
 
 /// The text with the rest of any long run of comment lines made blank, byte for byte; and how many

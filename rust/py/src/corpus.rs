@@ -45,11 +45,18 @@ fn column_list(py: Python<'_>, column: &ArrayRef, name: &str) -> PyResult<Py<PyL
 
 /// Iterates over documents as dicts of columns.
 #[pyclass]
-struct Reader {
+pub struct Reader {
     corpus: Corpus,
     // A mutex only because Python may share the object; one thread reads at a time.
     batches: Mutex<Option<Batches>>,
     rejects: Vec<Reject>,
+}
+
+impl Reader {
+    /// Reads a corpus from its start.
+    pub fn over(corpus: Corpus) -> Self {
+        Self { batches: Mutex::new(Some(corpus.batches())), corpus, rejects: Vec::new() }
+    }
 }
 
 #[pymethods]
@@ -57,7 +64,7 @@ impl Reader {
     #[new]
     fn new(py: Python<'_>, paths: Vec<PathBuf>, extensions: Vec<String>) -> PyResult<Self> {
         let corpus = py.detach(|| Corpus::open(&paths, &extensions)).py()?;
-        Ok(Self { batches: Mutex::new(Some(corpus.batches())), corpus, rejects: Vec::new() })
+        Ok(Self::over(corpus))
     }
 
     /// `[(name, type), ...]`.
@@ -182,6 +189,12 @@ impl Writer {
     }
 }
 
+/// Rows of a Parquet file.
+#[pyfunction]
+fn parquet_rows(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    py.detach(|| corpus::parquet_rows(&path)).py()
+}
+
 /// xxh3-128 of a file's bytes, as 32 hexadecimal digits.
 #[pyfunction]
 fn hash_file(py: Python<'_>, path: PathBuf) -> PyResult<String> {
@@ -197,6 +210,7 @@ fn hash_bytes(data: &[u8]) -> String {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Reader>()?;
     module.add_class::<Writer>()?;
+    module.add_function(wrap_pyfunction!(parquet_rows, module)?)?;
     module.add_function(wrap_pyfunction!(hash_file, module)?)?;
     module.add_function(wrap_pyfunction!(hash_bytes, module)?)
 }

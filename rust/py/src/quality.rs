@@ -1,9 +1,10 @@
 //! Features, the forest, and diversity.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use hornbook_core::corpus::{Corpus, Part};
-use hornbook_core::features::{self, ForestHeader, SourceTrees};
+use hornbook_core::features::{self, ForestHeader, Out, Rule, Scores, SourceTrees};
 use hornbook_core::{Error, diversity};
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
@@ -13,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
 
-use crate::corpus::part_dict;
+use crate::corpus::{Reader, part_dict};
 use crate::error::IntoPyResult;
 
 fn slice<'a, T: numpy::Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyResult<&'a [T]> {
@@ -27,8 +28,19 @@ fn embed(
     texts: Vec<PyBackedStr>,
     dimensions: usize,
 ) -> PyResult<Bound<'_, PyArray2<f32>>> {
-    let flat = py.detach(|| features::embed(&texts, dimensions)).py()?;
+    let flat = py.detach(|| features::embed(&texts, dimensions, true)).py()?;
     flat.into_pyarray(py).reshape([texts.len(), features::width(dimensions)])
+}
+
+/// The hashed columns alone, on one thread: float32 [n, dimensions].
+#[pyfunction]
+fn hashed(
+    py: Python<'_>,
+    texts: Vec<PyBackedStr>,
+    dimensions: usize,
+) -> PyResult<Bound<'_, PyArray2<f32>>> {
+    let flat = py.detach(|| features::hashed(&texts, dimensions));
+    flat.into_pyarray(py).reshape([texts.len(), dimensions])
 }
 
 /// The name of the embedding with that many hashed dimensions.
@@ -62,6 +74,7 @@ impl Forest {
         kind: String,
         cut: f64,
         training: String,
+        settings: String,
     ) -> PyResult<Self> {
         let trees = SourceTrees {
             sizes: &sizes,
@@ -78,6 +91,7 @@ impl Forest {
             kind,
             threshold: cut,
             training,
+            settings,
             trees: 0,
             nodes: 0,
             leaves: 0,
@@ -112,17 +126,25 @@ impl Forest {
         dict.set_item("kind", &header.kind)?;
         dict.set_item("threshold", header.threshold)?;
         dict.set_item("training", &header.training)?;
+        dict.set_item("settings", &header.settings)?;
         dict.set_item("trees", header.trees)?;
         dict.set_item("nodes", header.nodes)?;
         dict.set_item("leaves", header.leaves)?;
         Ok(dict)
     }
 
-    /// One score for each row of float32 [n, features].
+    /// How many times the trees compare each feature on their way for one row.
+    fn asked(&self, row: PyReadonlyArray1<'_, f32>) -> PyResult<Vec<u32>> {
+        self.inner.asked(slice(&row)?).py()
+    }
+
+    /// One score for each row of float32 [n, features]; `parallel`: on all threads.
+    #[pyo3(signature = (features, parallel = true))]
     fn score<'py>(
         &self,
         py: Python<'py>,
         features: PyReadonlyArray2<'_, f32>,
+        parallel: bool,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let width = self.inner.header().features;
         if features.shape()[1] != width {
@@ -131,53 +153,127 @@ impl Forest {
         }
         let rows =
             features.as_slice().map_err(|_| Error::config("features must be contiguous")).py()?;
-        Ok(py.detach(|| self.inner.score(rows)).py()?.into_pyarray(py))
+        Ok(py.detach(|| self.inner.score(rows, parallel)).py()?.into_pyarray(py))
     }
 }
 
-type Scores<'py> =
-    (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
-
-/// Score, bytes and docstring share of every document.
+/// The slots of a text's tokens and pairs of tokens: `[(token, slot), ...]`.
 #[pyfunction]
-fn score_corpus<'py>(
-    py: Python<'py>,
-    paths: Vec<PathBuf>,
-    extensions: Vec<String>,
-    forest: &Forest,
-) -> PyResult<Scores<'py>> {
-    let scored = py
-        .detach(|| {
-            let corpus = Corpus::open(&paths, &extensions)?;
-            features::score_corpus(&corpus, &forest.inner)
-        })
-        .py()?;
-    Ok((
-        scored.scores.into_pyarray(py),
-        scored.bytes.into_pyarray(py),
-        scored.docstring_share.into_pyarray(py),
-    ))
+fn token_slots(py: Python<'_>, text: &str, dimensions: usize) -> Vec<(String, usize)> {
+    py.detach(|| features::token_slots(text, dimensions))
 }
 
-/// Writes documents whose score is high enough; returns the parts, and how many were set aside and kept.
+/// A corpus in units of about so many bytes of text.
+#[pyclass(frozen)]
+struct Units {
+    units: Vec<Corpus>,
+}
+
+#[pymethods]
+impl Units {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        extensions: Vec<String>,
+        bytes: u64,
+    ) -> PyResult<Self> {
+        let units = py.detach(|| Corpus::open(&paths, &extensions)?.split(bytes)).py()?;
+        Ok(Self { units })
+    }
+
+    fn __len__(&self) -> usize {
+        self.units.len()
+    }
+
+    /// The documents of a unit.
+    fn read(&self, unit: usize) -> PyResult<Reader> {
+        Ok(Reader::over(self.unit(unit)?.clone()))
+    }
+
+    /// Scores a unit and, with a rule (threshold, threshold of each source), writes what it keeps.
+    ///
+    /// Scores: a forest, an array, or None for those of the earlier pass. Gives rows, kept, parts.
+    #[allow(clippy::too_many_arguments)]
+    fn filter<'py>(
+        &self,
+        py: Python<'py>,
+        unit: usize,
+        out: PathBuf,
+        forest: Option<&Forest>,
+        scores: Option<PyReadonlyArray1<'_, f64>>,
+        rule: Option<(f64, HashMap<String, f64>)>,
+        parallel: bool,
+    ) -> PyResult<(u64, u64, Vec<Bound<'py, PyDict>>)> {
+        let corpus = self.unit(unit)?;
+        let rule = rule.map(|(threshold, by_source)| Rule { threshold, by_source });
+        let given = scores.as_ref().map(slice).transpose()?;
+        let scores = match (forest, given) {
+            (Some(forest), _) => Scores::Forest(&forest.inner),
+            (None, Some(scores)) => Scores::Given(scores),
+            (None, None) => Scores::Pass,
+        };
+        let done = py
+            .detach(|| {
+                let out = Out { folder: &out, unit };
+                features::filter_unit(corpus, &scores, rule.as_ref(), &out, parallel)
+            })
+            .py()?;
+        let parts: PyResult<Vec<_>> = done.parts.iter().map(|part| part_dict(py, part)).collect();
+        Ok((done.rows, done.kept, parts?))
+    }
+}
+
+impl Units {
+    fn unit(&self, unit: usize) -> PyResult<&Corpus> {
+        let message = || Error::config(format!("there are only {} units", self.units.len()));
+        self.units.get(unit).ok_or_else(message).py()
+    }
+}
+
+type Histogram<'py> =
+    (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<f64>>);
+type Examples = Vec<(f64, usize, u64, String)>;
+type Sample<'py> =
+    (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f32>>);
+
+/// What scores files say together: histograms by source, counts by group, highest and lowest, a sample.
 #[pyfunction]
-fn write_scored<'py>(
-    py: Python<'py>,
+#[allow(clippy::type_complexity)]
+fn tally(
+    py: Python<'_>,
     paths: Vec<PathBuf>,
-    extensions: Vec<String>,
-    out: PathBuf,
-    scores: PyReadonlyArray1<'_, f64>,
-    threshold: f64,
-) -> PyResult<(Vec<Bound<'py, PyDict>>, usize, u64)> {
-    let scores = slice(&scores)?;
-    let (parts, rejects, kept) = py
-        .detach(|| {
-            let corpus = Corpus::open(&paths, &extensions)?;
-            features::write_scored(&corpus, &out, scores, threshold)
-        })
-        .py()?;
-    let parts: PyResult<Vec<_>> = parts.iter().map(|part| part_dict(py, part)).collect();
-    Ok((parts?, rejects.len(), kept))
+    examples: usize,
+) -> PyResult<(
+    HashMap<String, Histogram<'_>>,
+    HashMap<String, HashMap<String, [u64; 4]>>,
+    Examples,
+    Examples,
+    Sample<'_>,
+)> {
+    let found = py.detach(|| features::tally(&paths, examples)).py()?;
+    let histograms = found.histograms.into_iter().map(|(source, h)| {
+        let arrays =
+            (h.documents.into_pyarray(py), h.bytes.into_pyarray(py), h.lowest.into_pyarray(py));
+        (source, arrays)
+    });
+    let groups =
+        found.groups.into_iter().map(|(column, values)| (column, values.into_iter().collect()));
+    let listed = |examples: Vec<features::Example>| {
+        examples.into_iter().map(|e| (e.score, e.unit, e.row, e.id)).collect()
+    };
+    let sample = (
+        found.sample.iter().map(|row| row.0).collect::<Vec<_>>().into_pyarray(py),
+        found.sample.iter().map(|row| row.1).collect::<Vec<_>>().into_pyarray(py),
+        found.sample.iter().map(|row| row.2).collect::<Vec<_>>().into_pyarray(py),
+    );
+    Ok((
+        histograms.collect(),
+        groups.collect(),
+        listed(found.highest),
+        listed(found.lowest),
+        sample,
+    ))
 }
 
 /// Diversity of a corpus, as JSON.
@@ -206,9 +302,12 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DIVERSITY_METRICS", diversity::METRICS.to_vec())?;
     module.add_class::<Forest>()?;
     module.add_function(wrap_pyfunction!(embed, module)?)?;
+    module.add_function(wrap_pyfunction!(hashed, module)?)?;
     module.add_function(wrap_pyfunction!(embedder_id, module)?)?;
-    module.add_function(wrap_pyfunction!(score_corpus, module)?)?;
-    module.add_function(wrap_pyfunction!(write_scored, module)?)?;
+    module.add("SCORE_BINS", features::BINS)?;
+    module.add_class::<Units>()?;
+    module.add_function(wrap_pyfunction!(token_slots, module)?)?;
+    module.add_function(wrap_pyfunction!(tally, module)?)?;
     module.add_function(wrap_pyfunction!(diversity_json, module)?)?;
     module.add_function(wrap_pyfunction!(signature, module)?)
 }

@@ -9,8 +9,10 @@
 mod read;
 mod write;
 
-pub use read::{Batches, Corpus};
-pub use write::{Part, PartWriter, select, sync_folder, write_rejected, write_whole};
+pub use read::{Batches, Corpus, parquet_rows};
+pub use write::{
+    FileWriter, Part, PartWriter, select, sync_folder, write_rejected, write_rejects, write_whole,
+};
 
 use std::fs::File;
 use std::io::Read;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use arrow::array::{
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::RowGroupMetaData;
 use serde_json::Value;
 
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
@@ -55,6 +57,8 @@ struct InputFile {
     label: String,
     /// Which of the inputs it belongs to.
     input: usize,
+    /// Only these of a Parquet file's row groups; none for all of them.
+    groups: Option<Range<usize>>,
 }
 
 /// Documents on disk, with one schema over every input.
@@ -93,6 +97,54 @@ impl Corpus {
         self.files.iter().map(|file| file.path.as_path())
     }
 
+    /// The same documents in the same order as several corpora of about `bytes` of text each.
+    ///
+    /// Cuts between files, and between the row groups of a Parquet file. Depends on the files' contents
+    /// and `bytes` alone; sizes of compressed lines are guessed at four times the file.
+    pub fn split(&self, bytes: u64) -> Result<Vec<Self>> {
+        let mut units: Vec<Vec<InputFile>> = Vec::new();
+        let mut size = 0;
+        let mut add = |file: InputFile, more: u64| {
+            let full = size > 0 && size + more > bytes;
+            match units.last_mut() {
+                Some(unit) if !full => {
+                    match unit.last_mut() {
+                        // The next row groups of the same file.
+                        Some(last) if file.path == last.path && file.groups.is_some() => {
+                            let start = last.groups.as_ref().map_or(0, |groups| groups.start);
+                            last.groups = file.groups.map(|groups| start..groups.end);
+                        }
+                        _ => unit.push(file),
+                    }
+                    size += more;
+                }
+                _ => {
+                    units.push(vec![file]);
+                    size = more;
+                }
+            }
+        };
+        for file in &self.files {
+            if file.format == Format::Parquet {
+                let reader = parquet_reader(&file.path)?;
+                let groups = reader.metadata().row_groups();
+                if groups.is_empty() {
+                    add(file.clone(), 0);
+                }
+                for (at, group) in groups.iter().enumerate() {
+                    let one = InputFile { groups: Some(at..at + 1), ..file.clone() };
+                    add(one, group.total_byte_size().max(0) as u64);
+                }
+            } else {
+                let disk = std::fs::metadata(&file.path).map_err(Error::io(&file.path))?.len();
+                let packed = matches!(file.format, Format::JsonlGzip | Format::JsonlZstd);
+                add(file.clone(), if packed { 4 * disk } else { disk });
+            }
+        }
+        let corpus = |files| Self { files, schema: self.schema.clone() };
+        Ok(units.into_iter().map(corpus).collect())
+    }
+
     /// Reads everything from the start.
     pub fn batches(&self) -> Batches {
         Batches {
@@ -118,6 +170,7 @@ fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {
                 format: Format::of(input),
                 label: name.to_string_lossy().into_owned(),
                 input: number,
+                groups: None,
             });
         }
     }
@@ -141,7 +194,7 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
             }
             if kind.is_dir() {
                 // What a stage set aside is not part of its output.
-                if name != "rejected" && name != "__pycache__" {
+                if !matches!(&*name, "rejected" | "__pycache__" | "__scores__") {
                     pending.push(path);
                 }
             } else {
@@ -182,6 +235,7 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
         format: Format::of(&path),
         label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
         input,
+        groups: None,
         path,
     };
     Ok(found.into_iter().map(file).collect())
@@ -248,6 +302,34 @@ fn parquet_reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> 
     let file = File::open(path).map_err(Error::io(path))?;
     ParquetRecordBatchReaderBuilder::try_new(file)
         .map_err(|e| Error::input(path, format!("not a readable Parquet file: {e}")))
+}
+
+/// Rows of a Parquet file.
+pub fn parquet_rows(path: &Path) -> Result<u64> {
+    Ok(parquet_reader(path)?.metadata().file_metadata().num_rows().max(0) as u64)
+}
+
+/// A file's batches, and how many of its rows come before them.
+fn parquet_batches(file: &InputFile) -> Result<(ParquetRecordBatchReader, u64)> {
+    let mut reader = parquet_reader(&file.path)?;
+    let groups = reader.metadata().row_groups();
+    let range = file.groups.clone().unwrap_or(0..groups.len());
+    let before = groups[..range.start].iter().map(RowGroupMetaData::num_rows).sum::<i64>();
+    // Of long documents fewer stand in a batch.
+    let rows = groups[range.clone()]
+        .iter()
+        .map(|group| BATCH_BYTES as i64 * group.num_rows() / group.total_byte_size().max(1))
+        .min()
+        .unwrap_or(1)
+        .clamp(1, BATCH_ROWS as i64);
+    if file.groups.is_some() {
+        reader = reader.with_row_groups(range.collect());
+    }
+    let reader = reader
+        .with_batch_size(rows as usize)
+        .build()
+        .map_err(|e| Error::input(&file.path, e.to_string()))?;
+    Ok((reader, before as u64))
 }
 
 fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
@@ -449,11 +531,8 @@ impl Batches {
                     Some(Format::Parquet) => {
                         let file = self.files.pop_front().expect("just seen");
                         self.input = file.input;
-                        let reader = parquet_reader(&file.path)?
-                            .with_batch_size(BATCH_ROWS)
-                            .build()
-                            .map_err(|e| Error::input(&file.path, e.to_string()))?;
-                        self.open = Some(Open::Parquet(file, Box::new(reader), 0));
+                        let (reader, before) = parquet_batches(&file)?;
+                        self.open = Some(Open::Parquet(file, Box::new(reader), before));
                     }
                     Some(_) => {
                         let file = self.files.pop_front().expect("just seen");

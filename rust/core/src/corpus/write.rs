@@ -148,6 +148,69 @@ impl PartWriter {
     }
 }
 
+/// Writes one Parquet file of any length, under a temporary name until it is whole.
+///
+/// Memory: one row group, of at most [`GROUP_BYTES`]. Dropped without [`FileWriter::finish`], it leaves
+/// a `.tmp` file.
+pub struct FileWriter {
+    path: PathBuf,
+    writer: ArrowWriter<Hashing>,
+    rows: u64,
+}
+
+/// Bytes after which [`FileWriter`] begins a new row group.
+const GROUP_BYTES: usize = 64 << 20;
+
+impl FileWriter {
+    /// A writer of the file `path`, in a folder that is there.
+    pub fn create(path: &Path, schema: SchemaRef) -> Result<Self> {
+        let temporary = Self::temporary(path);
+        let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+        let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("a valid level")))
+            .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
+            .set_max_row_group_bytes(Some(GROUP_BYTES))
+            .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")))
+            .build();
+        let writer = ArrowWriter::try_new(sink, schema, Some(properties))
+            .map_err(|e| Self::failed(path, &e))?;
+        Ok(Self { path: path.to_path_buf(), writer, rows: 0 })
+    }
+
+    fn temporary(path: &Path) -> PathBuf {
+        path.with_file_name(format!(
+            "{}.tmp",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ))
+    }
+
+    fn failed(path: &Path, e: &parquet::errors::ParquetError) -> Error {
+        Error::Io { path: path.to_path_buf(), source: std::io::Error::other(e.to_string()) }
+    }
+
+    /// Appends a batch.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(batch).map_err(|e| Self::failed(&self.path, &e))
+    }
+
+    /// Puts the file under its name, on disk; its entry has the bare name.
+    pub fn finish(self) -> Result<Part> {
+        let temporary = Self::temporary(&self.path);
+        let sink = self.writer.into_inner().map_err(|e| Self::failed(&self.path, &e))?;
+        sink.file.sync_all().map_err(Error::io(&temporary))?;
+        std::fs::rename(&temporary, &self.path).map_err(Error::io(&self.path))?;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
+        Ok(Part {
+            name: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            rows: self.rows,
+            bytes: sink.bytes,
+            xxh3: format!("{:032x}", sink.hash.digest128()),
+        })
+    }
+}
+
 /// Makes renames in a folder durable.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
@@ -173,12 +236,17 @@ pub fn write_rejected(folder: &Path, rejects: &[Reject]) -> Result<()> {
     }
     let folder = folder.join("rejected");
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    write_rejects(&folder.join("rows.jsonl"), rejects)
+}
+
+/// Writes rows that were set aside to a file, one JSON object a line.
+pub fn write_rejects(path: &Path, rejects: &[Reject]) -> Result<()> {
     let mut lines = Vec::new();
     for reject in rejects {
         serde_json::to_writer(&mut lines, reject).map_err(|e| Error::config(e.to_string()))?;
         lines.push(b'\n');
     }
-    write_whole(&folder.join("rows.jsonl"), &lines)?;
+    write_whole(path, &lines)?;
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use rustc_hash::FxHashMap;
 use tree_sitter::Node;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::features::{docstring, head};
-use crate::syntax::parse;
+use crate::features::head;
+use crate::syntax::{docstring, parse};
 use crate::{Error, Result};
 
 /// A function definition found in a text.

@@ -35,6 +35,8 @@ const VERSION: u32 = 1;
 const LEAF: u32 = u32::MAX;
 /// Rows that one tree is walked for while it is in the cache.
 const BLOCK: usize = 64;
+/// Rows that are walked side by side: each waits for memory while the others go on.
+const LANES: usize = 8;
 
 /// What a forest says of itself.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -51,6 +53,9 @@ pub struct ForestHeader {
     pub threshold: f64,
     /// Hash of the labels and settings it was trained with.
     pub training: String,
+    /// How to make the embedding again, truncation included, as JSON; empty for `hash`.
+    #[serde(default)]
+    pub settings: String,
     /// Trees.
     #[serde(default)]
     pub trees: usize,
@@ -86,6 +91,15 @@ struct Split {
     right: u32,
 }
 
+/// A node as it is walked. The children of one stand side by side, and a leaf is its own left child
+/// with a threshold that nothing passes: a step is the same few instructions wherever it ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Node {
+    feature: u32,
+    threshold: f32,
+    left: u32,
+}
+
 /// A forest ready to score.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forest {
@@ -93,6 +107,9 @@ pub struct Forest {
     roots: Vec<u32>,
     splits: Vec<Split>,
     values: Vec<f64>,
+    /// The same trees for walking: nodes, and each node's value (0 at a split).
+    nodes: Vec<Node>,
+    outputs: Vec<f64>,
 }
 
 /// The largest `f32` that is not above `value`.
@@ -138,6 +155,8 @@ impl Forest {
             roots: Vec::new(),
             splits: Vec::with_capacity(nodes),
             values: Vec::new(),
+            nodes: Vec::new(),
+            outputs: Vec::new(),
         };
         let mut start = 0;
         for (tree, &size) in trees.sizes.iter().enumerate() {
@@ -153,7 +172,32 @@ impl Forest {
         forest.header.nodes = forest.splits.len();
         forest.header.leaves = forest.values.len();
         forest.check().map_err(Error::config)?;
+        forest.lay_out();
         Ok(forest)
+    }
+
+    /// Lays the checked trees out for walking.
+    fn lay_out(&mut self) {
+        let leaf = |at| Node { feature: 0, threshold: f32::INFINITY, left: at };
+        self.nodes = Vec::with_capacity(self.splits.len());
+        self.outputs = vec![0.0; self.splits.len()];
+        for &root in &self.roots {
+            // A split, and where its node is to stand.
+            let mut pending = vec![(root, self.nodes.len() as u32)];
+            self.nodes.push(leaf(self.nodes.len() as u32));
+            while let Some((from, to)) = pending.pop() {
+                let split = self.splits[from as usize];
+                if split.feature == LEAF {
+                    self.outputs[to as usize] = self.values[split.right as usize];
+                    continue;
+                }
+                let left = self.nodes.len() as u32;
+                self.nodes[to as usize] =
+                    Node { feature: split.feature, threshold: split.threshold, left };
+                self.nodes.extend([leaf(left), leaf(left + 1)]);
+                pending.extend([(split.right, left + 1), (from + 1, left)]);
+            }
+        }
     }
 
     /// Appends one tree in preorder.
@@ -307,7 +351,7 @@ impl Forest {
                 right,
             },
         );
-        let forest = Self {
+        let mut forest = Self {
             roots: words(roots).collect(),
             splits: splits.collect(),
             values: values
@@ -315,8 +359,11 @@ impl Forest {
                 .map(|value| f64::from_le_bytes(value.try_into().expect("eight bytes")))
                 .collect(),
             header,
+            nodes: Vec::new(),
+            outputs: Vec::new(),
         };
         forest.check()?;
+        forest.lay_out();
         Ok(forest)
     }
 
@@ -331,10 +378,11 @@ impl Forest {
         Self::from_bytes(&bytes).map_err(|message| Error::input(path, message))
     }
 
-    /// One score for each row of `features` (row-major, `header.features` columns). Parallel.
+    /// One score for each row of `features` (row-major, `header.features` columns).
     ///
-    /// Fails when the length is no whole number of rows, or a value is not finite.
-    pub fn score(&self, features: &[f32]) -> Result<Vec<f64>> {
+    /// `parallel`: on all threads; the result is the same. Fails when the length is no whole number of
+    /// rows, or a value is not finite.
+    pub fn score(&self, features: &[f32], parallel: bool) -> Result<Vec<f64>> {
         let width = self.header.features;
         if !features.len().is_multiple_of(width) {
             return Err(Error::config(format!(
@@ -346,29 +394,74 @@ impl Forest {
             return Err(Error::config(format!("row {}: a feature is not finite", at / width)));
         }
         let mut scores = vec![0.0; features.len() / width];
-        scores
-            .par_chunks_mut(BLOCK)
-            .zip(features.par_chunks(BLOCK * width))
-            .for_each(|(scores, rows)| self.score_block(rows, scores));
+        let score = |(scores, rows): (&mut [f64], &[f32])| self.score_block(rows, scores);
+        if parallel {
+            scores.par_chunks_mut(BLOCK).zip(features.par_chunks(BLOCK * width)).for_each(score);
+        } else {
+            scores.chunks_mut(BLOCK).zip(features.chunks(BLOCK * width)).for_each(score);
+        }
         Ok(scores)
     }
 
-    fn score_block(&self, rows: &[f32], scores: &mut [f64]) {
+    /// For each feature, how many times the trees compare it on their way for one row.
+    ///
+    /// Fails as [`Forest::score`] does.
+    pub fn asked(&self, row: &[f32]) -> Result<Vec<u32>> {
+        self.score(row, false)?;
+        let mut asked = vec![0; self.header.features];
         for &root in &self.roots {
-            for (score, row) in scores.iter_mut().zip(rows.chunks_exact(self.header.features)) {
-                let mut at = root as usize;
-                let mut split = self.splits[at];
-                while split.feature != LEAF {
-                    let left = row[split.feature as usize] <= split.threshold;
-                    at = if left { at + 1 } else { split.right as usize };
-                    split = self.splits[at];
-                }
-                *score += self.values[split.right as usize];
+            let mut at = root as usize;
+            while self.splits[at].feature != LEAF {
+                let Split { feature, threshold, right } = self.splits[at];
+                asked[feature as usize] += 1;
+                at = if row[feature as usize] <= threshold { at + 1 } else { right as usize };
             }
+        }
+        Ok(asked)
+    }
+
+    fn score_block(&self, rows: &[f32], scores: &mut [f64]) {
+        let width = self.header.features;
+        let mut root = 0;
+        for tree in 0..self.roots.len() {
+            let lanes = scores.chunks_mut(LANES).zip(rows.chunks(LANES * width));
+            for (scores, rows) in lanes {
+                let at = self.walk(root, rows, scores.len());
+                for (score, at) in scores.iter_mut().zip(at) {
+                    *score += self.outputs[at as usize];
+                }
+            }
+            // Trees are laid out one after the other, node for node.
+            let end = self.roots.get(tree + 1).map_or(self.splits.len(), |&next| next as usize);
+            root = end as u32;
         }
         let trees = self.roots.len() as f64;
         for score in scores {
             *score /= trees;
+        }
+    }
+
+    /// The leaves that up to eight rows of one tree end in.
+    #[inline]
+    fn walk(&self, root: u32, rows: &[f32], count: usize) -> [u32; LANES] {
+        let width = self.header.features;
+        let mut at = [root; LANES];
+        // A missing row stands in for the last one.
+        let rows: [&[f32]; LANES] = std::array::from_fn(|lane| {
+            let row = lane.min(count - 1);
+            &rows[row * width..(row + 1) * width]
+        });
+        loop {
+            let mut moved = 0;
+            for (at, row) in at.iter_mut().zip(rows) {
+                let node = self.nodes[*at as usize];
+                let next = node.left + u32::from(row[node.feature as usize] > node.threshold);
+                moved |= next ^ *at;
+                *at = next;
+            }
+            if moved == 0 {
+                return at;
+            }
         }
     }
 }
@@ -390,6 +483,7 @@ mod tests {
             kind: "classifier".into(),
             threshold: 0.5,
             training: "none".into(),
+            settings: String::new(),
             trees: 0,
             nodes: 0,
             leaves: 0,
@@ -411,11 +505,11 @@ mod tests {
 
     #[test]
     fn walks_its_trees() {
-        let scores = forest().score(&[0.2, 0.0, 0.0, 0.0, 0.0, -1.0]).unwrap();
+        let scores = forest().score(&[0.2, 0.0, 0.0, 0.0, 0.0, -1.0], false).unwrap();
         assert_eq!(scores, [0.75, 0.375, 0.25]);
-        assert!(forest().score(&[0.0]).is_err());
-        assert!(forest().score(&[f32::NAN, 0.0]).is_err());
-        assert!(forest().score(&[]).unwrap().is_empty());
+        assert!(forest().score(&[0.0], false).is_err());
+        assert!(forest().score(&[f32::NAN, 0.0], false).is_err());
+        assert!(forest().score(&[], false).unwrap().is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Classes of 64 bytes of text at a time, by the widest instructions the processor has.
 //!
-//! Every level gives the same masks; the binary needs none of them to start. This file holds all of
-//! the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
+//! Every level gives the same masks; the binary needs none of them to start. A kernel pays for the masks
+//! it uses alone. This file holds all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
 //! was asked first.
 
 #![allow(unsafe_code)]
@@ -89,6 +89,10 @@ pub struct Masks {
     pub quote: u64,
     /// Bytes of characters beyond ASCII.
     pub high: u64,
+    /// The underscore.
+    pub underscore: u64,
+    /// Control characters and the space: 0 to 32, and 127.
+    pub blank: u64,
 }
 
 /// Work that needs masks and is compiled once for each level.
@@ -151,6 +155,7 @@ const TAB: u8 = 1 << 3;
 const LINE: u8 = 1 << 4;
 const QUOTE: u8 = 1 << 5;
 const HIGH: u8 = 1 << 6;
+const UNDERSCORE: u8 = 1 << 7;
 
 static KINDS: [u8; 256] = {
     let mut kinds = [0; 256];
@@ -164,6 +169,7 @@ static KINDS: [u8; 256] = {
             10..=13 => LINE,
             b'\'' => QUOTE,
             128.. => HIGH,
+            b'_' => UNDERSCORE,
             _ => 0,
         };
         byte += 1;
@@ -184,6 +190,8 @@ pub fn scalar(block: &[u8; BLOCK]) -> Masks {
         masks.line |= bit(LINE);
         masks.quote |= bit(QUOTE);
         masks.high |= bit(HIGH);
+        masks.underscore |= bit(UNDERSCORE);
+        masks.blank |= u64::from(byte <= b' ' || byte == 127) << i;
     }
     masks
 }
@@ -223,6 +231,8 @@ mod x86 {
             line: within(bytes, 10, 4),
             quote: is(b'\''),
             high: _mm512_movepi8_mask(bytes),
+            underscore: is(b'_'),
+            blank: within(bytes, 0, 33) | is(127),
         }
     }
 
@@ -257,6 +267,8 @@ mod x86 {
             line: within(low, high, 10, 4),
             quote: is(b'\''),
             high: join(low, high),
+            underscore: is(b'_'),
+            blank: within(low, high, 0, 33) | is(127),
         }
     }
 
@@ -283,6 +295,8 @@ mod x86 {
                 masks.line |= within(bytes, 10, 4);
                 masks.quote |= is(b'\'');
                 masks.high |= bits(bytes);
+                masks.underscore |= is(b'_');
+                masks.blank |= within(bytes, 0, 33) | is(127);
             }
         }
         masks
@@ -325,6 +339,8 @@ mod neon {
                 line: within(0, 10, 4),
                 quote: is(b'\''),
                 high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
+                underscore: is(b'_'),
+                blank: within(0, 0, 33) | is(127),
             }
         }
     }
