@@ -9,7 +9,7 @@ A training step costs about 6 N + 12 L d T floating-point operations a token.
 Shapes: B batch, T tokens, S tokens with those in the cache, H heads, D head size, C hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,6 @@ class Phi(nn.Module):
         weights: Tensor | None = None,
         reduction: str = "mean",
         last: bool = False,
-        wrap: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """Logits, or with `labels` the loss, without holding all the logits.
 
@@ -254,7 +253,6 @@ class Phi(nn.Module):
             weights: `[B, T]` factor on each token's loss.
             reduction: Of the loss: `"mean"` weighted, or `"sum"`.
             last: Logits of the last token only, `[B, V]`.
-            wrap: Calls each block, `wrap(block, *arguments)`: activation checkpointing, say.
 
         Returns:
             Logits `[B, T, V]` (`[B, V]` with `last`), or the loss as a scalar.
@@ -267,14 +265,14 @@ class Phi(nn.Module):
         elif before:
             cos, sin = cos[before:], sin[before:]
         x_BTC = self.model.embed_tokens(input_ids)
+        if torch.is_autocast_enabled(x_BTC.device.type):
+            # Pieces of weights are gathered in half precision; what is added up stays in fp32.
+            x_BTC = x_BTC.float()
         bounds = None
         if cu_seqlens is not None:
             mask, bounds = self._documents(x_BTC, cu_seqlens)
         for block in self.model.layers:
-            if wrap is None:
-                x_BTC = block(x_BTC, cos, sin, mask, bounds, cache)
-            else:
-                x_BTC = wrap(block, x_BTC, cos, sin, mask, bounds, cache)
+            x_BTC = block(x_BTC, cos, sin, mask, bounds, cache)
         if cache is not None:
             cache.length += length
         if last:

@@ -23,7 +23,8 @@ from hornbook.model.config import PhiConfig
 from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
 from hornbook.train.loop import ADJUSTABLE, train
-from hornbook.train.schedule import TrainConfig, parameter_count
+from hornbook.train.plan import parameter_count
+from hornbook.train.schedule import TrainConfig
 
 STAGE = "train"
 
