@@ -2,7 +2,8 @@
 
 Of each, `out` is the folder, `die` (rank, step) is where that process kills itself unless it was
 started again, `pause` the seconds slept after each step so that a test can strike in between; the
-rest are options of TrainConfig. With WORLD_SIZE above 1 all runs share one process group.
+rest are options of TrainConfig. With WORLD_SIZE above 1 all runs share one process group,
+unless torchrun started them.
 """
 
 import importlib.util
@@ -59,7 +60,8 @@ def one(module: Any, out: str, options: dict[str, Any]) -> None:
 def main() -> int:
     module = conftest()
     torch.set_num_threads(1)
-    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torchrun
     if shared:
         dist.init_process_group("gloo")
     try:

@@ -1,4 +1,4 @@
-"""Several processes: the same losses as one, however the model is shared and however many there are.
+"""Several processes: the same losses as one, however a model is shared and however many there are.
 
 Two processes are started twice and four once for the whole file: starting them is what takes time.
 """

@@ -148,7 +148,7 @@ class Block(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         """`[B, T, C]` to the same."""
-        normed = self.input_layernorm(x_BTC)
+        normed = _normed(self.input_layernorm, x_BTC)
         attended = self.self_attn(normed, cos, sin, mask, bounds, cache)
         thought = self.mlp(normed)
         if self.dropout and self.training:
@@ -156,6 +156,12 @@ class Block(nn.Module):
             thought = F.dropout(thought, self.dropout)
         out: Tensor = attended + thought + x_BTC
         return out
+
+
+def _normed(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm in the dtype of what it is given: its own weights may be gathered in another."""
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 class Decoder(nn.Module):
@@ -277,7 +283,7 @@ class Phi(nn.Module):
             cache.length += length
         if last:
             x_BTC = x_BTC[:, -1]
-        x_BTC = self.model.final_layernorm(x_BTC)
+        x_BTC = _normed(self.model.final_layernorm, x_BTC)
         head = self.lm_head
         if labels is None:
             return head(x_BTC)  # type: ignore[no-any-return, unused-ignore]

@@ -151,6 +151,27 @@ def whole_weights(model: Phi) -> dict[str, Tensor]:
     return dict(get_model_state_dict(model, options=options))  # type: ignore[arg-type]
 
 
+def _meeting() -> dict[str, Any]:
+    """Where processes find each other, if torchrun starts them again on one machine.
+
+    It keeps its store from one start to the next, and with it the addresses of dead processes
+    (pytorch issue 135712); here each start has names of its own. Machines count their starts each
+    for itself, so with several set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun instead.
+    """
+    environment = os.environ
+    one_machine = environment.get("LOCAL_WORLD_SIZE") == environment["WORLD_SIZE"]
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not one_machine:
+        return {}
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    start = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+    return {
+        "store": dist.PrefixStore(start, store),  # type: ignore[attr-defined]
+        "rank": int(environment["RANK"]),
+        "world_size": int(environment["WORLD_SIZE"]),
+    }
+
+
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
     """Joins the processes that torchrun started, if it did, and leaves them at the end.
@@ -172,7 +193,7 @@ def world(device: str = "auto") -> Iterator[World]:
     if dist.is_available() and not dist.is_initialized() and "WORLD_SIZE" in os.environ:
         ours = int(os.environ["WORLD_SIZE"]) > 1
         if ours:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", **_meeting())
     size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     try:
         yield World(
