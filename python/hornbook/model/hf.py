@@ -130,7 +130,7 @@ def read_config(source: str | Path) -> PhiConfig:
     Raises:
         InputError: If there is none.
     """
-    file = _folder(source) / "config.json"
+    file = find_folder(source) / "config.json"
     return config_from_json(read_json(file), file)
 
 
@@ -141,7 +141,7 @@ def load(
     dtype: torch.dtype | None = torch.float32,
 ) -> Phi:
     """See `Phi.from_pretrained`."""
-    folder = _folder(source)
+    folder = find_folder(source)
     config = config_from_json(read_json(folder / "config.json"), folder / "config.json")
     state: dict[str, Tensor] = {}
     for file in _weight_files(folder):
@@ -286,8 +286,13 @@ def _umask() -> int:
     return mask
 
 
-def _folder(source: str | Path) -> Path:
-    """A local folder, fetched from the Hub if the source is a name there."""
+def find_folder(source: str | Path) -> Path:
+    """A local folder, fetched from the Hub if the source is a name there.
+
+    Raises:
+        InputError: If there is neither.
+        MissingExtraError: If a Hub name is given without huggingface_hub.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder

@@ -280,8 +280,8 @@ class _Run:
         self._say_start()
         trackers = log = None
         if here.rank == 0:
-            log = MetricsLog(self.out / "metrics.jsonl", step=self.step)
             trackers = Trackers(config.log_to, self.out, _plain(self.identity["config"]))
+            log = MetricsLog(self.out / "metrics.jsonl", step=self.step)
         try:
             feed = steps(self.data, config, here, first=self.step, vocab_size=self.shape.vocab_size)
             while self.step < config.last_step:
