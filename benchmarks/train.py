@@ -346,13 +346,13 @@ def main() -> None:
     shape = shape_of(model)
     per_token = flops_per_token(shape, shape.max_position_embeddings)
     if options.tiny:
-        options.rows, options.rounds, options.steps = [2], 2, min(options.steps, 8)
+        options.rows, options.rounds, options.steps = [2], 1, min(options.steps, 8)
     warmup = min(8, options.steps // 3)
     top = ceiling()
     rows_of = []
     for rows in options.rows:
         results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
-        for _ in range(options.rounds):
+        for turn in range(options.rounds):
             for arm in options.arms:
                 task = {
                     "model": model,
@@ -364,6 +364,7 @@ def main() -> None:
                 }
                 if results[arm] and "failed" in results[arm][0]:
                     continue
+                print(f"{rows} rows, round {turn + 1} of {options.rounds}: {arm}", file=sys.stderr)
                 results[arm].append(start_arm(arm, task))
         rows_of.append({"rows": rows, "arms": summarise(results, per_token, top)})
         print_table(rows_of[-1])

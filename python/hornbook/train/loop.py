@@ -38,6 +38,7 @@ from hornbook.train.metrics import MetricsLog, matrix_ceiling, peak_memory, read
 from hornbook.train.parallel import DTYPES, World, whole, whole_weights, world
 from hornbook.train.plan import flops_per_token, make_plan
 from hornbook.train.schedule import TrainConfig, learning_rate
+from hornbook.train.select import check as check_criterion
 from hornbook.train.select import choose
 from hornbook.train.trackers import Trackers
 
@@ -167,6 +168,8 @@ class _Run:
         if config.sample_every and not hasattr(tokenizer, "encode"):
             raise ConfigError("sample_every: needs a tokenizer")
         shares(config, here.size)
+        if first:
+            check_criterion(config)
         self.shape = self._shape(source)
         fixed = {key: value for key, value in asdict(config).items() if key not in ADJUSTABLE}
         start = asdict(source) if isinstance(source, PhiConfig) else str(source)

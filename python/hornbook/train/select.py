@@ -94,27 +94,48 @@ def score(config: TrainConfig, model: Path, work: Path) -> float:
     """
     if config.select == "loss":
         return validation_loss(config, model)
-    from hornbook.evaluate import evaluate_model, load_problems
+    from hornbook.evaluate import evaluate_model
 
-    assert config.select_on is not None
-    name, _, split = config.select_on.partition(":")
-    problems: Any = load_problems(name, split=split) if split else load_problems(config.select_on)
-    report = evaluate_model(problems, model, work)
+    report = evaluate_model(_problems(config), model, work)
     return float(report["pass@1"])
 
 
-@torch.no_grad()
-def validation_loss(config: TrainConfig, model: Path) -> float:
-    """Mean loss over the tokens of validation rows, cut and weighted as in training."""
+def check(config: TrainConfig) -> None:
+    """Opens what the criterion needs, so that a run of days does not end for want of it.
+
+    Raises:
+        InputError, ConfigError: If it cannot be used.
+    """
+    if config.select == "loss":
+        _rows(config)
+    elif config.select == "pass@1":
+        _problems(config)
+
+
+def _problems(config: TrainConfig) -> Any:
+    from hornbook.evaluate import load_problems
+
+    assert config.select_on is not None
+    name, _, split = config.select_on.partition(":")
+    return load_problems(name, split=split) if split else load_problems(config.select_on)
+
+
+def _rows(config: TrainConfig) -> Any:
     from hornbook.packed import PackedDataset
 
     assert config.validation is not None
-    rows = PackedDataset(
+    return PackedDataset(
         config.validation,
         sequence_length=config.sequence_length,
         method=config.method,
         seed=0,
     )
+
+
+@torch.no_grad()
+def validation_loss(config: TrainConfig, model: Path) -> float:
+    """Mean loss over the tokens of validation rows, cut and weighted as in training."""
+    rows = _rows(config)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     opened = Phi.from_pretrained(model, device=device)
     if rows.vocab_size > opened.config.vocab_size:
