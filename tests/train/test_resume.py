@@ -91,9 +91,10 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, rows: Any, undistur
 
 @posix
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_twenty_times_at_random_steps(tmp_path: Path, rows: Any) -> None:
     """With a checkpoint at every second step, so that writing one is often what is cut off."""
-    config = replace(CONFIG, steps=60, save_every=2)
+    config = replace(CONFIG, steps=400, save_every=2)
     train(config, data=rows, out=tmp_path / "whole", model=SHAPE)
     draw = random.Random(20)
     kills = at = 0
@@ -103,7 +104,7 @@ def test_killed_twenty_times_at_random_steps(tmp_path: Path, rows: Any) -> None:
             tmp_path / "out",
             after=after,
             by=signal.SIGKILL,
-            steps=60,
+            steps=400,
             save_every=2,
             pause=draw.choice([0.0, 0.02]),
         )
