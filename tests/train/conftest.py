@@ -77,7 +77,7 @@ def together(processes: int, runs: list[dict[str, Any]]) -> None:
         for rank in range(processes)
     ]
     try:
-        assert [process.wait(240) for process in started] == [0] * processes
+        assert [process.wait(600) for process in started] == [0] * processes
     finally:
         for process in started:
             process.kill()

@@ -39,7 +39,10 @@ OPTIONS: dict[str, Any] = {
 }
 CONFIG = TrainConfig(sequence_length=LENGTH, **OPTIONS)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and torchrun")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="gloo and torchrun"),
+    pytest.mark.timeout(900),  # half a minute on an idle machine, ten times that on a busy one
+]
 
 
 def curve(out: Path) -> list[tuple[int, float, float]]:
@@ -183,7 +186,7 @@ def test_torchrun_starts_a_killed_worker_again(tmp_path: Path, runs: Path) -> No
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
