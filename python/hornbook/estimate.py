@@ -9,7 +9,7 @@ from typing import Any
 from hornbook.manifest import MANIFEST
 from hornbook.recipe import Recipe
 from hornbook.steps import Step, plan, rounds
-from hornbook.train.schedule import PEAK_TFLOPS, estimate
+from hornbook.train.plan import PEAK_TFLOPS, estimate
 
 TOKENS_PER_SECTION = 1100
 """Prompt and answer of one LLM textbook section, roughly."""

@@ -323,7 +323,9 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
         raise ResumeError(f"{folder}: is a file; name a folder for the output")
     before = None
     marker = folder / STARTED
-    if folder.is_dir() and any(folder.iterdir()):
+    # A kill while the marker was being written leaves its temporary file alone.
+    unnamed = marker.name + ".tmp"
+    if folder.is_dir() and any(path.name != unnamed for path in folder.iterdir()):
         owner = folder / MANIFEST if (folder / MANIFEST).is_file() else marker
         if not owner.is_file():
             raise ResumeError(

@@ -2,7 +2,7 @@
 
 A recipe may `extends` another (by preset name or path) and say only what differs. Every key can be
 set from the command line (`--set pretrain.steps=100`). An unknown key is an error that names the
-nearest known one. Presets: `demo`, `phi-1-small`, `phi-1`.
+nearest known one. Presets: `demo`, `gpu-20min`, `phi-1-small`, `phi-1`.
 
     hornbook run phi-1-small --dry-run
 """
@@ -26,7 +26,7 @@ from hornbook.quality.filter import FilterConfig
 from hornbook.source import SourceConfig
 from hornbook.train.schedule import TrainConfig
 
-PRESETS = ("demo", "phi-1-small", "phi-1")
+PRESETS = ("demo", "gpu-20min", "phi-1-small", "phi-1")
 DATA_SETS = ("raw", "filtered", "textbooks", "exercises")
 """Names an arm may mix: the deduplicated pool, what the filter kept, and what was generated."""
 
@@ -230,7 +230,7 @@ def load(name: str | Path, settings: Sequence[str] = (), **changes: Any) -> Reci
     """Reads a recipe by preset name or path.
 
     Args:
-        name: `demo`, `phi-1-small`, `phi-1`, or a TOML file.
+        name: `demo`, `gpu-20min`, `phi-1-small`, `phi-1`, or a TOML file.
         settings: `section.key=value`, applied last; values are TOML, a bare word is a string.
         changes: Top-level fields to replace.
 

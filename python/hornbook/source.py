@@ -1,7 +1,8 @@
 """The raw pool: whatever the recipe names, gathered as one stage with a `source` column.
 
-Two names are built in: `stdlib`, the running interpreter's own library (about 12 MB of real code),
-and `pool`, procedural repository-like files. Everything else is a file or folder.
+Three names are built in: `stdlib`, the running interpreter's own library (about 12 MB of real
+code), `installed`, the packages installed beside it, and `pool`, procedural repository-like files.
+Everything else is a file or folder.
 """
 
 import sysconfig
@@ -15,6 +16,8 @@ from hornbook.manifest import Outcome, Report, StrPath, run_stage
 
 # Tests of the library are no library, and some of its folders are other people's packages.
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+# Tests hold benchmarks' problems; this package holds what makes the held-out ones.
+_NOT_PACKAGES = {"test", "tests", "testing", "__pycache__", "hornbook"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +25,9 @@ class SourceConfig:
     """The raw pool."""
 
     raw: tuple[str, ...] = ()
-    """Files and folders. Two names are built in: `stdlib` (the running interpreter's library) and
-    `pool` (procedural repository-like files with the paper's four defects)."""
+    """Files and folders. Three names are built in: `stdlib` (the running interpreter's library),
+    `installed` (the packages installed beside it, but for their tests) and `pool` (procedural
+    repository-like files with the paper's four defects)."""
     extensions: tuple[str, ...] = ("py",)
     """Source files to take from folders, without the dot."""
     pool_files: int = 2000
@@ -39,6 +43,17 @@ def standard_library() -> list[Path]:
         path
         for path in root.rglob("*.py")
         if not _NOT_LIBRARY.intersection(path.relative_to(root).parts)
+    )
+
+
+def installed_packages() -> list[tuple[Path, str]]:
+    """The `.py` files of installed packages and what they are called, by name."""
+    roots = {Path(sysconfig.get_paths()[kind]) for kind in ("purelib", "platlib")}
+    return sorted(
+        (path, path.relative_to(root).as_posix())
+        for root in roots
+        for path in root.rglob("*.py")
+        if not _NOT_PACKAGES.intersection(path.relative_to(root).parts)
     )
 
 
@@ -71,7 +86,10 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
                     for column in mixed:
                         if row.get(column) is not None:
                             row[column] = str(row[column])
-                    yield {**row, "source": name if name in ("stdlib", "pool") else path.name}
+                    yield {
+                        **row,
+                        "source": name if name in ("stdlib", "installed", "pool") else path.name,
+                    }
                 rejected.extend(documents.rejected)
 
     def work(folder: Path) -> Outcome:
@@ -99,4 +117,6 @@ def _inputs(name: str, pool: StrPath) -> list[tuple[Path, str]]:
         root = Path(sysconfig.get_paths()["stdlib"])
         files = standard_library()
         return [(path, f"stdlib/{path.relative_to(root).as_posix()}") for path in files]
+    if name == "installed":
+        return [(path, f"installed/{label}") for path, label in installed_packages()]
     return [(Path(pool) if name == "pool" else Path(name), "")]

@@ -85,6 +85,13 @@ def test_crash_leaves_no_manifest_and_is_made_again(tmp_path, source):
     assert not (out / STARTED).exists()
 
 
+def test_kill_while_the_marker_is_written_leaves_room(tmp_path, source):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "started.json.tmp").write_text('{"stage": "co')
+    assert make(tmp_path / "out", source)[1] == 1
+    assert not (tmp_path / "out" / "started.json.tmp").exists()
+
+
 def test_resumable_work_keeps_what_the_same_key_left(tmp_path, source):
     out = tmp_path / "out"
 

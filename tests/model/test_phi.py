@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model import Phi, PhiConfig
+from hornbook.model.hf import write_tensors
 
 SHAPE = PhiConfig(
     vocab_size=97,
@@ -68,6 +69,85 @@ def test_equal_to_transformers(tmp_path: Path, factor: float) -> None:
         assert p.grad is not None
         assert q.grad is not None
         assert (p.grad - q.grad).abs().max() < 1e-5 * max(1.0, float(q.grad.abs().max())), name
+
+
+@torch.no_grad()
+def test_bf16_within_its_rounding(tmp_path: Path) -> None:
+    """Ours and theirs in bf16 are as far from fp32 as each other: the rounding, and no more."""
+    transformers = pytest.importorskip("transformers")
+    exact = shaken()
+    exact.save_pretrained(tmp_path)
+    x = ids()
+    wanted = exact(x)
+    ours = Phi.from_pretrained(tmp_path, dtype=torch.bfloat16)(x).float()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    theirs = model(x, use_cache=False).logits.float()
+    error = float((theirs - wanted).abs().max())
+    assert float((ours - wanted).abs().max()) < 1.5 * error
+    assert float((ours - theirs).abs().max()) < 2.5 * error
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = exact(x).float()
+    assert float((mixed - wanted).abs().max()) < 1.5 * error
+
+
+def test_both_kinds_of_rotary_keys_are_written_and_read(tmp_path: Path) -> None:
+    """transformers 4 reads the flat ones, 5 the group."""
+    config = replace(SHAPE, rope_theta=500.0, partial_rotary_factor=1.0)
+    shaken(config).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    group = data["rope_parameters"]
+    for key in ("rope_theta", "partial_rotary_factor"):
+        assert data[key] == group[key] == getattr(config, key)
+    for left_out in (("rope_parameters",), ("rope_theta", "partial_rotary_factor")):
+        fewer = {key: value for key, value in data.items() if key not in left_out}
+        (tmp_path / "config.json").write_text(json.dumps(fewer))
+        assert Phi.from_pretrained(tmp_path).config == config
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_the_first_published_layout_opens(tmp_path: Path, numbered: bool) -> None:
+    """q, k and v as one `mixer.Wqkv`, in both of its numberings, and with rotary frequencies."""
+    ours, legacy = shaken(), {}
+    last = SHAPE.num_hidden_layers
+    for name, tensor in ours.state_dict().items():
+        stem, kind = name.rsplit(".", 1)
+        fixed = {
+            "model.embed_tokens": ("transformer.embd.wte", "layers.0.wte"),
+            "model.final_layernorm": ("lm_head.ln", f"layers.{last + 1}.ln"),
+            "lm_head": ("lm_head.linear", f"layers.{last + 1}.linear"),
+        }
+        if stem in fixed:
+            legacy[f"{fixed[stem][numbered]}.{kind}"] = tensor.clone()
+            continue
+        _, _, layer, part = stem.split(".", 3)
+        block = f"layers.{int(layer) + 1}" if numbered else f"transformer.h.{layer}"
+        if part.endswith(("k_proj", "v_proj")):
+            continue
+        if part.endswith("q_proj"):
+            attention = ours.model.layers[int(layer)].self_attn
+            parts = [getattr(getattr(attention, f"{p}_proj"), kind) for p in "qkv"]
+            legacy[f"{block}.mixer.Wqkv.{kind}"] = torch.cat(parts).detach()
+            legacy[f"{block}.mixer.rotary_emb.inv_freq"] = torch.ones(3)
+            continue
+        renamed = {"input_layernorm": "ln", "self_attn.dense": "mixer.out_proj"}.get(part, part)
+        legacy[f"{block}.{renamed}.{kind}"] = tensor.clone()
+    write_tensors(tmp_path / "model.safetensors", legacy)
+    config = {
+        "model_type": "mixformer-sequential" if numbered else "phi-msft",
+        "vocab_size": 97,
+        "n_embd": 48,
+        "n_inner": None,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "rotary_dim": 6,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = Phi.from_pretrained(tmp_path)
+    assert again.config == SHAPE
+    assert torch.equal(again(ids()), ours(ids()))
 
 
 def test_opens_what_transformers_saves(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model import Phi, PhiConfig, generate
+from hornbook.model.sample import _certain
 
 PROMPTS = ["def add(a, b):", "x", "", "for item in values:\n    print(", "é", "return 1", "ab" * 20]
 
@@ -78,6 +79,36 @@ def test_stop_strings_cut(model: Phi) -> None:
         places = [at for at in map(text.find, stop) if at >= 0]
         assert short == (text[: min(places)] if places else text)
     assert len(cut[0]) < len(whole[0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_text_as_it_is_made_is_the_text(model: Phi, temperature: float) -> None:
+    """Pieces add up to the completion, none of it taken back; more than one piece comes."""
+    whole = generate(model, Bytes(), PROMPTS, max_new_tokens=60, temperature=temperature)
+    for stop in ((), (whole[0][5:8], whole[3][20:23])):
+        pieces: list[list[str]] = [[] for _ in PROMPTS]
+        got = generate(
+            model,
+            Bytes(),
+            PROMPTS,
+            max_new_tokens=60,
+            temperature=temperature,
+            stop=stop,
+            on_text=lambda index, piece, to=pieces: to[index].append(piece),
+        )
+        assert ["".join(parts) for parts in pieces] == got
+        assert max(map(len, pieces)) > 20
+        assert all(piece for parts in pieces for piece in parts)
+        assert got == generate(
+            model, Bytes(), PROMPTS, max_new_tokens=60, temperature=temperature, stop=stop
+        )
+
+
+def test_half_characters_and_half_stop_strings_wait() -> None:
+    assert _certain("abc\ufffd", ()) == 3
+    assert _certain("print(x)\nde", ("\ndef",)) == 8
+    assert _certain("print(x)\nde", ("\nclass",)) == 11
+    assert _certain("aa", ("aab", "ab")) == 0
 
 
 def test_end_of_text_ends(model: Phi) -> None:

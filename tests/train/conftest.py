@@ -1,10 +1,18 @@
-"""An in-memory data set with the interface of `hornbook.PackedDataset`."""
+"""An in-memory data set with the interface of `hornbook.PackedDataset`; several processes."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+RUN = Path(__file__).with_name("run.py")
 LENGTH, VOCABULARY = 24, 32
 
 
@@ -38,8 +46,47 @@ class Rows:
             "input_ids": ids[:, :-1].copy(),
             "labels": labels,
             "prompt_mask": prompt,
+            "position_ids": np.stack(
+                [np.arange(LENGTH) - (np.arange(LENGTH) >= b[1]) * b[1] for b in bounds]
+            ),
             "cu_seqlens": bounds,
         }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def together(processes: int, runs: list[dict[str, Any]]) -> None:
+    """Does runs in turn on several processes, as `run.py` describes them."""
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": "1",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(RUN), json.dumps(runs)],
+            stdout=subprocess.DEVNULL,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+    try:
+        assert [process.wait(600) for process in started] == [0] * processes
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def on() -> Callable[[int, list[dict[str, Any]]], None]:
+    return together
 
 
 @pytest.fixture

@@ -1,15 +1,22 @@
-"""Trains the tests' model in a process of its own: `run.py OUT JSON-OPTIONS`.
+"""Trains the tests' model in a process of its own: `run.py JSON`, a list of runs done in turn.
 
-Options beside those of TrainConfig: `pause`, seconds slept after each step, so that a test can
-strike in between.
+Of each, `out` is the folder, `die` (rank, step) is where that process kills itself unless it was
+started again, `pause` the seconds slept after each step so that a test can strike in between; the
+rest are options of TrainConfig. With WORLD_SIZE above 1 all runs share one process group,
+unless torchrun started them.
 """
 
 import importlib.util
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from hornbook.model import PhiConfig
 from hornbook.train import Interrupted, TrainConfig, train
@@ -24,10 +31,8 @@ def conftest() -> Any:
     return module
 
 
-def main() -> int:
-    module = conftest()
-    options = json.loads(sys.argv[2])
-    pause = options.pop("pause", 0.0)
+def one(module: Any, out: str, options: dict[str, Any]) -> None:
+    pause, die = options.pop("pause", 0.0), options.pop("die", None)
     shape = PhiConfig(
         vocab_size=module.VOCABULARY,
         hidden_size=32,
@@ -36,16 +41,37 @@ def main() -> int:
         max_position_embeddings=module.LENGTH,
     )
 
+    class Rows(module.Rows):  # type: ignore[name-defined, misc]
+        def batch(self, first: int, count: int) -> Any:
+            mine = die is not None and die[0] == int(os.environ["RANK"])
+            fresh = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+            if mine and fresh and first // options["batch_size"] == die[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().batch(first, count)
+
     def on_step(record: dict[str, Any]) -> None:
         print(record["step"], flush=True)
         time.sleep(pause)
 
     config = TrainConfig(sequence_length=module.LENGTH, **options)
+    train(config, data=Rows(), out=out, model=shape, on_step=on_step)
+
+
+def main() -> int:
+    module = conftest()
+    torch.set_num_threads(1)
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torchrun
+    if shared:
+        dist.init_process_group("gloo")
     try:
-        train(config, data=module.Rows(), out=sys.argv[1], model=shape, on_step=on_step)
+        for options in json.loads(sys.argv[1]):
+            one(module, options.pop("out"), options)
     except Interrupted as error:
         print(error)
         return error.exit_code
+    if shared:
+        dist.destroy_process_group()
     return 0
 
 

@@ -1,5 +1,6 @@
 """What the loop promises about losses, gradients and its outputs, on one process."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hornbook.errors import ConfigError, ResumeError
 from hornbook.model import Phi, PhiConfig
 from hornbook.train import Diverged, TrainConfig, train
 from hornbook.train.metrics import read_metrics
+from hornbook.train.plan import USABLE, memory_bytes
 
 LENGTH, VOCABULARY = 24, 32
 SHAPE = PhiConfig(
@@ -158,6 +160,41 @@ def test_low_precision_follows_fp32(tmp_path: Path, rows: Any, precision: str) -
     assert np.mean(low[-8:]) == pytest.approx(np.mean(full[-8:]), abs=0.5)
     assert low[-1] < low[0] - 0.3
     assert all(t.dtype == torch.float32 for t in weights(tmp_path / "b").values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_recomputing_changes_no_bit(tmp_path: Path, rows: Any, dropout: float) -> None:
+    options = {"dropout": dropout, "micro_batch_size": 4, "document_mask": True}
+    plain = run(tmp_path / "a", rows, recompute=False, **options)
+    assert run(tmp_path / "b", rows, recompute=True, **options) == plain
+
+
+def test_positions_that_start_again(tmp_path: Path, rows: Any) -> None:
+    """Behind a mask they change nothing but rounding; without one they change what is learnt."""
+    masked = run(tmp_path / "a", rows, document_mask=True)
+    both = run(tmp_path / "b", rows, document_mask=True, reset_positions=True)
+    assert both == pytest.approx(masked, abs=2e-6)
+    reset = run(tmp_path / "c", rows, reset_positions=True)
+    assert reset != pytest.approx(run(tmp_path / "d", rows), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own parts
+def test_compiled_blocks_follow(tmp_path: Path, rows: Any) -> None:
+    plain = run(tmp_path / "a", rows)
+    compiled = run(tmp_path / "b", rows, compile=True)
+    assert compiled == pytest.approx(plain, abs=1e-5)
+    both = run(tmp_path / "c", rows, compile=True, recompute=True, micro_batch_size=4)
+    assert both == pytest.approx(plain, abs=1e-5)
+
+
+def test_what_cannot_fit_is_refused_before_it_starts(tmp_path: Path, rows: Any) -> None:
+    small = memory_bytes(SHAPE, replace(BASE, micro_batch_size=1), processes=1, recompute=True)
+    just = small["total"] / USABLE * 1.01 / 2**30
+    with pytest.raises(ConfigError, match=r"does not fit.*micro_batch_size = 1"):
+        run(tmp_path, rows, memory_gb=just)
+    run(tmp_path, rows, memory_gb=just, micro_batch_size=1)
 
 
 def test_outputs(tmp_path: Path, rows: Any) -> None:

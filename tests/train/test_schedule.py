@@ -7,7 +7,7 @@ import pytest
 from hornbook.errors import ConfigError
 from hornbook.model import Phi, PhiConfig
 from hornbook.train import TrainConfig, estimate, learning_rate
-from hornbook.train.schedule import parameter_count
+from hornbook.train.plan import parameter_count
 
 BASE = TrainConfig(steps=110, batch_size=4, learning_rate=2.0, warmup_steps=10)
 

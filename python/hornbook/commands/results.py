@@ -1,5 +1,6 @@
 """Commands on models, and on the results of a run."""
 
+import json
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -22,38 +23,76 @@ app.command(study)
 
 @app.command(group=MODEL)
 def sample(
-    prompt: str = "-",
-    *,
-    model: Path,
+    *prompts: str,
+    model: str,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
     stop: list[str] | None = None,
+    samples: int = 1,
     seed: int = 0,
+    batch_size: int = 64,
+    as_json: Json = False,
 ) -> None:
-    """Complete a prompt (`-`: standard input).
+    """Complete prompts; a single one is printed as it is written.
+
+    Parameters
+    ----------
+    prompts
+        Texts to go on from; `-`, or none, is standard input.
+    model
+        A model's folder, or a Hub name.
+    temperature
+        0 takes the likeliest token each time.
+    stop
+        End a completion before this text; can be given several times.
+    samples
+        Completions of each prompt.
+    as_json
+        Print one JSON line for each completion: prompt, completion.
 
     Examples:
         hornbook sample "def add(a, b):" --model runs/demo/train/filtered/seed-0/finetuned/final
+
+        hornbook sample - --model model/ --temperature 0.8 --top-p 0.95 --stop "\\n\\n" < prompt.py
     """
-    from hornbook.model import Phi
+    from hornbook.model.hf import find_folder, load
     from hornbook.model.sample import generate as complete
     from hornbook.tokenizer import Tokenizer
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    opened = Phi.from_pretrained(model)
-    tok = Tokenizer.from_file(model / "tokenizer.json")
-    answer = complete(
+    texts = [sys.stdin.read() if text == "-" else text for text in prompts or ("-",)]
+    texts = [text for text in texts for _ in range(samples)]
+    folder = find_folder(model)
+    opened = load(folder, device=_device())
+    live = len(texts) == 1 and not as_json
+    if live:
+        print(texts[0], end="", flush=True)
+    answers = complete(
         opened,
-        tok,
-        [text],
+        Tokenizer.from_file(folder / "tokenizer.json"),
+        texts,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         stop=tuple(stop or ()),
         seed=seed,
-    )[0]
-    print(text + answer)
+        batch_size=batch_size,
+        on_text=(lambda _, piece: print(piece, end="", flush=True)) if live else None,
+    )
+    if live:
+        print()
+        return
+    for text, answer in zip(texts, answers, strict=True):
+        if as_json:
+            print(json.dumps({"prompt": text, "completion": answer}))
+        else:
+            print(f"{text}{answer}\n{'-' * 72}")
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command(group=MODEL)
@@ -177,14 +216,25 @@ def sandbox_run(
 def export_hf(model: Path, *, out: Out) -> None:
     """Write a model in the Hugging Face layout, for transformers and servers that know Phi.
 
+    Parameters
+    ----------
+    model
+        A model's folder, or a training checkpoint.
+
     Examples:
-        hornbook export hf runs/phi-1/train/phi-1/seed-0/finetuned/final --out phi-1/
+        hornbook export hf runs/phi-1/train/CodeTextbook/seed-0/finetuned/final --out phi-1/
+
+        hornbook export hf model/checkpoints/step-00024000 --out phi-1-base/
     """
     from hornbook.model import Phi
     from hornbook.tokenizer import Tokenizer
+    from hornbook.train import checkpoint
 
-    tok = Tokenizer.from_file(model / "tokenizer.json")
-    Phi.from_pretrained(model).save_pretrained(out, tokenizer=tok)
+    if (model / checkpoint.STATE).is_file():
+        checkpoint.export(model, out)
+    else:
+        tok = Tokenizer.from_file(model / "tokenizer.json")
+        Phi.from_pretrained(model).save_pretrained(out, tokenizer=tok)
     print(f"wrote {out}")
 
 

@@ -53,7 +53,7 @@ def run(
     Parameters
     ----------
     recipe
-        demo, phi-1-small, phi-1, or a TOML file.
+        demo, gpu-20min, phi-1-small, phi-1, or a TOML file.
     out
         The run's folder; by default runs/<recipe's name>.
     only
@@ -158,7 +158,8 @@ def train(
 ) -> None:
     """Train one model on packed data with a recipe's model and training sections.
 
-    Runs as one process, or as many under torchrun.
+    Runs as one process, or as many under torchrun. Ctrl-C, SIGTERM and SIGUSR1 save and end with
+    code 3; the same command goes on, also on another number of processes.
 
     Parameters
     ----------

@@ -7,9 +7,9 @@ Two public protocols, by name, because they give different scores:
 - `3-shot`: three worked tasks (ids 2, 3, 4) between [BEGIN] and [DONE], then the task with all its
   assertions, as in the paper that made the benchmark. The program is completion, tests.
 
-Both run on the test split, ids 11 to 510. `mbpp-sanitized` is the hand-checked subset. Line ends
-are made "\\n" (972 rows of the file use "\\r\\n"). Which protocol phi-1 was scored with is not
-published.
+Both run on the test split, ids 11 to 510, unless another is named. `mbpp-sanitized` is the
+hand-checked subset. Line ends are made "\\n" (972 rows of the file use "\\r\\n"). Which protocol
+phi-1 was scored with is not published.
 
     python -c "from hornbook.evaluate import load_problems as l; print(l('mbpp')[0].prompt)"
 """
@@ -38,7 +38,7 @@ STOP = {
     "docstring": ("\nassert", '\n"""', "\nprint(", "\n```"),
     "3-shot": ("[DONE]",),
 }
-SPLITS = {"test": range(11, 511), "all": range(1, 1 << 30)}
+SPLITS = {"test": range(11, 511), "validation": range(511, 601), "all": range(1, 1 << 30)}
 _SHOTS = (2, 3, 4)
 
 
@@ -48,7 +48,7 @@ def load(name: str, *, protocol: str, split: str) -> ProblemSet:
     Args:
         name: `mbpp` or `mbpp-sanitized`.
         protocol: `docstring` or `3-shot`.
-        split: `test` (ids 11 to 510) or `all`.
+        split: `test` (ids 11 to 510), `validation` (511 to 600) or `all`.
 
     Raises:
         ConfigError: If one of these is unknown.

@@ -102,7 +102,8 @@ def load_problems(
             HORNBOOK_DATA, checked by their hash), or a JSON-lines file (`.gz` too) in HumanEval's
             form.
         protocol: For MBPP, `docstring` (the default) or `3-shot`: see `mbpp`.
-        split: For MBPP, `test` (ids 11 to 510, as in the paper that made it) or `all`.
+        split: For MBPP, `test` (ids 11 to 510, as in the paper that made it), `validation` (511 to
+            600) or `all`.
 
     Raises:
         ConfigError: If the name or an option is unknown, or HORNBOOK_DATA is not set.

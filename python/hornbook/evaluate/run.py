@@ -240,6 +240,8 @@ def evaluate_model(
         from hornbook.errors import need
 
         need("torch", "train")
+        import torch
+
         from hornbook.model import Phi
         from hornbook.model.sample import generate
         from hornbook.tokenizer import Tokenizer
@@ -248,7 +250,7 @@ def evaluate_model(
         # that follows; a prompt that ends in it would end in the middle of that token.
         open_ended = [prompt.rstrip("\n") for prompt in prompts]
         texts: Sequence[str] = generate(
-            Phi.from_pretrained(folder),
+            Phi.from_pretrained(folder, device="cuda" if torch.cuda.is_available() else "cpu"),
             Tokenizer.from_file(folder / "tokenizer.json"),
             open_ended,
             max_new_tokens=max_new_tokens,

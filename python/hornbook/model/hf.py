@@ -2,13 +2,15 @@
 
 `config.json` carries both the old flat rotary keys and the new `rope_parameters`, so transformers
 4.37 and later open it; weights are safetensors, bit for bit. Reads one file or an index of several,
-and never unpickles anything.
+and never unpickles anything. The first published files of phi-1 (`mixf-sequential`: q, k and v as
+one matrix `mixer.Wqkv`) are read too.
 
     python -c "from hornbook.model import Phi; Phi.from_pretrained('runs/demo/finetune/final')"
 """
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,25 @@ PLAIN_KEYS = (
     "attention_dropout",
     "resid_pdrop",
 )
+LEGACY_TYPES = ("mixformer-sequential", "phi-msft")
+LEGACY_KEYS = {
+    "vocab_size": "vocab_size",
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+    "activation_function": "hidden_act",
+}
+"""First published key -> today's."""
+LEGACY_PARTS = {
+    "ln": "input_layernorm",
+    "mixer.out_proj": "self_attn.dense",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
 
 
 def config_to_json(
@@ -75,6 +96,8 @@ def config_from_json(data: dict[str, Any], where: Path) -> PhiConfig:
     Raises:
         InputError: If it is another architecture, or asks for what this model does not have.
     """
+    if data.get("model_type") in LEGACY_TYPES:
+        data = _modern(data)
     if data.get("model_type") != "phi":
         raise InputError(f"{where}: model_type is {data.get('model_type')!r}, expected 'phi'")
     heads = data.get("num_attention_heads")
@@ -101,6 +124,16 @@ def config_from_json(data: dict[str, Any], where: Path) -> PhiConfig:
         raise InputError(f"{where}: {error}") from error
 
 
+def read_config(source: str | Path) -> PhiConfig:
+    """The shape of a model in a folder, or of a Hub name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    file = find_folder(source) / "config.json"
+    return config_from_json(read_json(file), file)
+
+
 def load(
     source: str | Path,
     *,
@@ -108,7 +141,7 @@ def load(
     dtype: torch.dtype | None = torch.float32,
 ) -> Phi:
     """See `Phi.from_pretrained`."""
-    folder = _folder(source)
+    folder = find_folder(source)
     config = config_from_json(read_json(folder / "config.json"), folder / "config.json")
     state: dict[str, Tensor] = {}
     for file in _weight_files(folder):
@@ -116,6 +149,7 @@ def load(
             state[name] = tensor if dtype is None else tensor.to(dtype)
     model = Phi(config, device="meta")
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = _modern_names(state, config)
     # Old files hold the rotary frequencies too, which follow from the configuration.
     state = {name: t for name, t in state.items() if not name.endswith("rotary_emb.inv_freq")}
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
@@ -134,6 +168,53 @@ def load(
     return model.eval().requires_grad_(True)
 
 
+def _modern(data: dict[str, Any]) -> dict[str, Any]:
+    """A first published `config.json` in today's keys."""
+    made = {new: data[old] for old, new in LEGACY_KEYS.items() if data.get(old) is not None}
+    heads, width = made.get("num_attention_heads", 32), made.get("hidden_size", 2048)
+    rotary = data.get("rotary_dim")
+    if rotary is not None:
+        made["partial_rotary_factor"] = rotary / (width // heads)
+    return {**made, "model_type": "phi"}
+
+
+def _modern_names(state: dict[str, Tensor], config: PhiConfig) -> dict[str, Tensor]:
+    """Weights by today's names; those of the first published files are renamed.
+
+    These came in two numberings (`transformer.h.3.ln`, and `layers.4.ln` counting the embedding),
+    both with q, k and v one above the other in `mixer.Wqkv`.
+    """
+    if not any(".mixer.Wqkv." in name for name in state):
+        return state
+    numbered = any(name.startswith("layers.") for name in state)
+    last = config.num_hidden_layers + 1
+    fixed = {
+        "layers.0.wte" if numbered else "transformer.embd.wte": "model.embed_tokens",
+        f"layers.{last}.ln" if numbered else "lm_head.ln": "model.final_layernorm",
+        f"layers.{last}.linear" if numbered else "lm_head.linear": "lm_head",
+    }
+    made = {}
+    for name, tensor in state.items():
+        stem, kind = name.rsplit(".", 1)
+        if stem in fixed:
+            made[f"{fixed[stem]}.{kind}"] = tensor
+            continue
+        found = re.fullmatch(r"(?:transformer\.h|layers)\.(\d+)\.(.+)", stem)
+        if found is None:
+            made[name] = tensor
+            continue
+        number = int(found[1]) - int(numbered)
+        block, part = f"model.layers.{number}", found[2]
+        if part == "mixer.Wqkv":
+            for piece, third in zip("qkv", tensor.chunk(3), strict=True):
+                made[f"{block}.self_attn.{piece}_proj.{kind}"] = third.clone()
+        elif part in LEGACY_PARTS:
+            made[f"{block}.{LEGACY_PARTS[part]}.{kind}"] = tensor
+        elif "rotary" not in part:
+            made[name] = tensor
+    return made
+
+
 def save(model: Phi, folder: str | Path, *, tokenizer: Any = None) -> None:
     """See `Phi.save_pretrained`."""
     folder = Path(folder)
@@ -141,16 +222,27 @@ def save(model: Phi, folder: str | Path, *, tokenizer: Any = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from error
-    eot_id = None if tokenizer is None else int(tokenizer.eot_id)
     write_tensors(folder / WEIGHTS, dict(model.state_dict()))
+    write_config(model.config, folder, dtype=model.dtype, tokenizer=tokenizer)
+
+
+def write_config(
+    config: PhiConfig, folder: Path, *, dtype: torch.dtype = torch.float32, tokenizer: Any = None
+) -> None:
+    """Writes all of a model folder but the weights.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    eot_id = None if tokenizer is None else int(tokenizer.eot_id)
     generation = {"_from_model_config": True, "bos_token_id": eot_id, "eos_token_id": eot_id}
     write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer.json")
         kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
         write_text(folder / "tokenizer_config.json", json.dumps(kind, indent=2) + "\n")
-    config = config_to_json(model.config, dtype=model.dtype, eot_id=eot_id)
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    data = config_to_json(config, dtype=dtype, eot_id=eot_id)
+    write_text(folder / "config.json", json.dumps(data, indent=2) + "\n")
 
 
 def read_tensors(file: Path, *, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
@@ -194,8 +286,13 @@ def _umask() -> int:
     return mask
 
 
-def _folder(source: str | Path) -> Path:
-    """A local folder, fetched from the Hub if the source is a name there."""
+def find_folder(source: str | Path) -> Path:
+    """A local folder, fetched from the Hub if the source is a name there.
+
+    Raises:
+        InputError: If there is neither.
+        MissingExtraError: If a Hub name is given without huggingface_hub.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -217,6 +314,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
+        if list(folder.glob("*.distcp")):
+            raise InputError(
+                f"{folder}: is a training checkpoint; make a model folder of it with "
+                f"`hornbook export hf {folder} --out DIR`"
+            )
         raise InputError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}")
     index = read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not index:

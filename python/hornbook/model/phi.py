@@ -9,7 +9,7 @@ A training step costs about 6 N + 12 L d T floating-point operations a token.
 Shapes: B batch, T tokens, S tokens with those in the cache, H heads, D head size, C hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class Block(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         """`[B, T, C]` to the same."""
-        normed = self.input_layernorm(x_BTC)
+        normed = _normed(self.input_layernorm, x_BTC)
         attended = self.self_attn(normed, cos, sin, mask, bounds, cache)
         thought = self.mlp(normed)
         if self.dropout and self.training:
@@ -156,6 +156,12 @@ class Block(nn.Module):
             thought = F.dropout(thought, self.dropout)
         out: Tensor = attended + thought + x_BTC
         return out
+
+
+def _normed(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm in the dtype of what it is given: its own weights may be gathered in another."""
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 class Decoder(nn.Module):
@@ -237,7 +243,6 @@ class Phi(nn.Module):
         weights: Tensor | None = None,
         reduction: str = "mean",
         last: bool = False,
-        wrap: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """Logits, or with `labels` the loss, without holding all the logits.
 
@@ -254,7 +259,6 @@ class Phi(nn.Module):
             weights: `[B, T]` factor on each token's loss.
             reduction: Of the loss: `"mean"` weighted, or `"sum"`.
             last: Logits of the last token only, `[B, V]`.
-            wrap: Calls each block, `wrap(block, *arguments)`: activation checkpointing, say.
 
         Returns:
             Logits `[B, T, V]` (`[B, V]` with `last`), or the loss as a scalar.
@@ -267,19 +271,19 @@ class Phi(nn.Module):
         elif before:
             cos, sin = cos[before:], sin[before:]
         x_BTC = self.model.embed_tokens(input_ids)
+        if torch.is_autocast_enabled(x_BTC.device.type):
+            # Pieces of weights are gathered in half precision; what is added up stays in fp32.
+            x_BTC = x_BTC.float()
         bounds = None
         if cu_seqlens is not None:
             mask, bounds = self._documents(x_BTC, cu_seqlens)
         for block in self.model.layers:
-            if wrap is None:
-                x_BTC = block(x_BTC, cos, sin, mask, bounds, cache)
-            else:
-                x_BTC = wrap(block, x_BTC, cos, sin, mask, bounds, cache)
+            x_BTC = block(x_BTC, cos, sin, mask, bounds, cache)
         if cache is not None:
             cache.length += length
         if last:
             x_BTC = x_BTC[:, -1]
-        x_BTC = self.model.final_layernorm(x_BTC)
+        x_BTC = _normed(self.model.final_layernorm, x_BTC)
         head = self.lm_head
         if labels is None:
             return head(x_BTC)  # type: ignore[no-any-return, unused-ignore]

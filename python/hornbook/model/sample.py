@@ -2,7 +2,8 @@
 
 A prompt's greedy completion does not depend on what else is in the batch (short prompts are padded
 on the left and the padding is masked), and a sampled one depends only on the seed and the prompt's
-place in the list. Prompts of like length go together; finished rows leave the batch.
+place in the list. Prompts of like length go together; finished rows leave the batch. Text can be
+had as it is made.
 
     hornbook sample --model runs/demo/finetune/final --prompt 'def add(a, b):'
 """
@@ -41,6 +42,7 @@ class _Row:
     prompt: list[int]
     draws: np.random.Generator | None
     made: list[int] = field(default_factory=list)
+    said: int = 0
 
 
 def generate(
@@ -55,6 +57,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 64,
     on_progress: Callable[[int, int], None] | None = None,
+    on_text: Callable[[int, str], None] | None = None,
 ) -> list[str]:
     """Completes prompts.
 
@@ -69,6 +72,8 @@ def generate(
         seed: Of the draws, together with a prompt's place in the list.
         batch_size: Rows at once.
         on_progress: Called with completions done and all.
+        on_text: Called with a prompt's place and the next piece of its completion as soon as that
+            is certain: whole characters, and nothing that a stop string may still cut off.
 
     Returns:
         For each prompt its completion, without the prompt, the stop string or end-of-text.
@@ -104,12 +109,22 @@ def generate(
     tail = max((len(text.encode()) for text in stop), default=0) + 4
     done: dict[int, str] = {}
 
+    def say(row: _Row, text: str) -> None:
+        if on_text is not None and len(text) > row.said:
+            on_text(row.index, text[row.said :])
+            row.said = len(text)
+
     def finished(row: _Row) -> bool:
         if row.made[-1] == tokenizer.eot_id:
             row.made.pop()
         elif len(row.made) < max_new_tokens and (
             len(row.prompt) + len(row.made) < model.config.max_position_embeddings
         ):
+            if on_text is not None:
+                text = tokenizer.decode(row.made)
+                if not any(word in text for word in stop):
+                    say(row, text[: _certain(text, stop)])
+                    return False
             if not stop:
                 return False
             end = tokenizer.decode(row.made[-tail:])
@@ -122,6 +137,7 @@ def generate(
         text = tokenizer.decode(row.made) if row.made else ""
         cuts = [at for at in (text.find(word) for word in stop) if at >= 0]
         done[row.index] = text[: min(cuts)] if cuts else text
+        say(row, done[row.index])
         if on_progress is not None:
             on_progress(len(done), len(prompts))
         return True
@@ -135,6 +151,17 @@ def generate(
     finally:
         model.train(training)
     return [done[index] for index in range(len(prompts))]
+
+
+def _certain(text: str, stop: Sequence[str]) -> int:
+    """How much of an unfinished text will stay, whatever follows."""
+    length = len(text.rstrip("\ufffd"))  # perhaps the first bytes of a character
+    for word in stop:
+        for size in range(min(len(word) - 1, len(text)), 0, -1):
+            if text.endswith(word[:size]):
+                length = min(length, len(text) - size)
+                break
+    return length
 
 
 def _run(

@@ -9,7 +9,8 @@ Names load when first used; `TrainConfig`, `estimate` and `learning_rate` load n
 from typing import TYPE_CHECKING
 
 from hornbook._lazy import load_lazily
-from hornbook.train.schedule import TrainConfig, estimate, learning_rate
+from hornbook.train.plan import estimate
+from hornbook.train.schedule import TrainConfig, learning_rate
 
 if TYPE_CHECKING:
     from hornbook.train.loop import Diverged, Interrupted, TrainResult, train

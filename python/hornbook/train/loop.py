@@ -1,44 +1,56 @@
 """The training loop: pretraining and finetuning, on one process or under torchrun.
 
 The loss is the weighted mean over the whole step's tokens, however they are split into
-micro-batches and processes. Killed at any moment and started again, a run on one process goes on
-with the same losses to the bit; the position in the data is the step, and dropout is drawn from
-(seed, step, micro-batch), so nothing else needs to be restored. A model of 0.4M parameters trains
-at about 16,000 tokens per CPU-second (3 layers of 96, one thread, 6 rows of 160).
+micro-batches and processes. Killed at any moment and started again on as many processes, a run goes
+on with the same losses to the bit: the position in the data is the step, and dropout is drawn from
+(seed, step, micro-batch of the whole step), never from the process. On another number of processes
+the samples and the dropout are the same, and losses equal but for the order of additions, as long
+as `micro_batch_size` stays. A model of 0.4M parameters trains at about 16,000 tokens per CPU-second
+(3 layers of 96, one thread, 6 rows of 160).
 
     hornbook train recipe.toml
 """
 
 import hashlib
-import signal
+import math
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hornbook.errors import ConfigError, HornbookError, InputError, ResumeError, StorageError
+from hornbook.errors import ConfigError, HornbookError, ResumeError, StorageError
 from hornbook.manifest import Report, hash_json, read_json
+from hornbook.model import hf
 from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi
+from hornbook.model.sample import generate
 from hornbook.train import checkpoint
-from hornbook.train.data import Data, Step, open_rows, steps
-from hornbook.train.metrics import MetricsLog, read_metrics
-from hornbook.train.parallel import World, world
+from hornbook.train.data import Data, Step, identity, shares, steps
+from hornbook.train.guards import Events, Heartbeat, Spikes, signals
+from hornbook.train.metrics import MetricsLog, matrix_ceiling, peak_memory, read_metrics
+from hornbook.train.parallel import DTYPES, World, whole, whole_weights, world
+from hornbook.train.plan import flops_per_token, make_plan
 from hornbook.train.schedule import TrainConfig, learning_rate
+from hornbook.train.select import check as check_criterion
+from hornbook.train.select import choose
+from hornbook.train.trackers import Trackers
 
 RESULT = "result.json"
-ADJUSTABLE = {"micro_batch_size", "stop_step", "save_every", "keep", "threads", "device"}
-ADJUSTABLE |= {"max_skipped"}
+ADJUSTABLE = {
+    *("micro_batch_size", "stop_step", "save_every", "keep", "keep_every", "async_save"),
+    *("threads", "device", "parallel", "shards", "recompute", "compile", "memory_gb"),
+    *("max_skipped", "spike", "log_to", "sample_every", "sample_prompts", "sample_tokens"),
+}
 """Options that may change between a run and its continuation."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TENSORS = (checkpoint.WEIGHTS, *MOMENTS)
 
 
 class Interrupted(HornbookError):  # noqa: N818
@@ -70,7 +82,9 @@ class TrainResult:
     resumed_from: int
     """The step this start went on from; 0 for a fresh one."""
     refused: list[str]
-    """Newer checkpoints that were torn, and why."""
+    """Newer checkpoints that were torn or of another shape, and why."""
+    selected: int
+    """The step whose weights are the final model; see `TrainConfig.select`."""
     final: Path
     """The model, in the Hugging Face layout."""
 
@@ -91,19 +105,22 @@ def train(
         config: The run's options.
         data: A folder of packed data, several, a mapping of folders to weights, or an object with
             `batch(first, count)` and `samples_per_epoch`.
-        out: Gets `metrics.jsonl`, `checkpoints/`, `final/` and, at the end, `result.json`.
+        out: Gets `metrics.jsonl` (every step), `events.jsonl`, `heartbeat.json`, `checkpoints/`,
+            `final/` and, at the end, `result.json`. All machines must see it.
         model: A shape for fresh weights, or a folder or Hub name to start from (as
             `config.init_from`, which goes first).
-        tokenizer: Saved with every model: anything with `.save(path)` and `.eot_id`.
+        tokenizer: Saved with every model: anything with `.save(path)` and `.eot_id`; with
+            `.encode` and `.decode` too where samples are asked for.
         resume: Go on from the newest whole checkpoint; else `out` must hold none.
-        on_step: Called after every step with its record: step, loss, lr, tokens,
-            tokens_per_second, grad_norm, seconds, skipped.
+        on_step: Called after every step in the first process with its record: step, loss, lr,
+            tokens, tokens_per_second, grad_norm, seconds, skipped, data_wait_s (how long this
+            process waited for its rows), peak_memory_bytes; on a GPU also mfu.
 
     Returns:
         What it came to. A run that had ended already returns that at once.
 
     Raises:
-        ConfigError: If the options do not fit the model, the data or the processes.
+        ConfigError: If the options do not fit the model, the data, the memory or the processes.
         ResumeError: If `out` holds another run.
         Interrupted: After SIGTERM, SIGINT or SIGUSR1, once everything is saved.
         Diverged: If the loss stays not finite.
@@ -111,15 +128,19 @@ def train(
     """
     out = Path(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{out}: {error.strerror}") from error
     threads = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        with world(config.device) as here, _signals() as stop:
-            return _Run(config, data, out, model, tokenizer, resume, here, stop).go(on_step)
+        with world(config.device) as here, signals() as stop:
+            run = _Run(config, data, out, model, tokenizer, resume, here, stop)
+            try:
+                return run.go(on_step)
+            finally:
+                run.saver.close()
     finally:
         torch.set_num_threads(threads)
 
@@ -138,55 +159,100 @@ class _Run:
         here: World,
         stop: threading.Event,
     ) -> None:
-        self.config, self.out, self.here, self.stop = config, out, here, stop
+        self.config, self.data, self.out, self.here, self.stop = config, data, out, here, stop
         self.tokenizer = tokenizer
-        self.rows, data_identity = open_rows(data, config)
+        first = here.rank == 0
         source = config.init_from or model
         if source is None:
             raise ConfigError("model: give a PhiConfig, or a folder to start from")
+        if config.sample_every and not hasattr(tokenizer, "encode"):
+            raise ConfigError("sample_every: needs a tokenizer")
+        shares(config, here.size)
+        if first:
+            check_criterion(config)
+        self.shape = self._shape(source)
         fixed = {key: value for key, value in asdict(config).items() if key not in ADJUSTABLE}
         start = asdict(source) if isinstance(source, PhiConfig) else str(source)
-        self.identity = {"config": fixed, "model": start, "data": data_identity}
+        self.identity = {"config": fixed, "model": start, "data": identity(data)}
+        self.events = Events(out / "events.jsonl" if first else None)
+        self.heart = Heartbeat(out / "heartbeat.json" if first else None)
         self.root = out / "checkpoints"
-        found, self.refused = checkpoint.newest(self.root)
+        self.saver = checkpoint.Saver(
+            self.root,
+            rank=here.rank,
+            group=here.background,
+            background=config.async_save,
+            keep=config.keep,
+            keep_every=config.keep_every,
+        )
+        # The first process looks, for all: another could find a folder half removed.
+        wanted = checkpoint.shapes(self.shape, TENSORS)
+        looked = checkpoint.newest(self.root, wanted) if first else None
+        found: checkpoint.Checkpoint | None
+        found, self.refused = here.agree(looked)
         if found is not None and not resume:
             raise ResumeError(f"{out}: holds checkpoints; resume, or name another folder")
         if found is not None:
             self._same_run(found)
-        self.resumed_from = 0 if found is None else found.step
-        self.step = self.resumed_from
+        self.step = self.resumed_from = 0 if found is None else found.step
         state = {} if found is None else found.state
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
         self.tokens, self.before = state.get("tokens", 0), state.get("seconds", 0.0)
-        self.model = self._model(source, found)
-        self.optimizer = _optimizer(self.model, config)
+        self.updates = state.get("updates", 0)
+        self.offenders: list[list[int]] = state.get("offenders", [])
+        self.spikes = Spikes(config.spike)
+        self.spikes.recent.extend(state.get("recent", []))
+        self.plan = here.agree(
+            make_plan(
+                self.shape,
+                config,
+                processes=here.size,
+                per_machine=here.per_machine,
+                memory=here.memory(),
+                gpu=here.device.type == "cuda",
+            )
+        )
+        self.model = self._model(source, fresh=found is None)
+        self.called = here.place(self.model, self.plan, precision=config.precision)
+        self.optimizer = _optimizer(self.model, config, updates=self.updates)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
         if found is not None:
-            _load_optimizer(self.optimizer, self.model, found.optimizer())
+            found.load(self._tensors())
             if state.get("scaler"):
                 self.scaler.load_state_dict(state["scaler"])
-        self.called = here.wrap(self.model)
+        for why in self.refused:
+            self.events.add("refused", reason=why)
 
-    def _model(self, source: PhiConfig | str | Path, found: checkpoint.Checkpoint | None) -> Phi:
-        config, device = self.config, self.here.device
-        if found is not None:
-            model = Phi.from_pretrained(found.folder, device=device)
-        elif isinstance(source, PhiConfig):
-            model = Phi(source, device=device, seed=config.seed)
-        else:
-            model = Phi.from_pretrained(source, device=device)
-        shape = model.config
+    def _shape(self, source: PhiConfig | str | Path) -> PhiConfig:
+        config = self.config
+        shape = source if isinstance(source, PhiConfig) else hf.read_config(source)
         if config.sequence_length > shape.max_position_embeddings:
             raise ConfigError(
                 f"sequence_length {config.sequence_length} is past the model's context of "
                 f"{shape.max_position_embeddings}"
             )
-        shape = replace(shape, attention_dropout=config.dropout, resid_pdrop=config.dropout)
-        if shape != model.config:
-            wanted = Phi(shape, device="meta")
-            wanted.load_state_dict(model.state_dict(), assign=True)
-            model = wanted.requires_grad_(True)
-        return model.train()
+        return replace(shape, attention_dropout=config.dropout, resid_pdrop=config.dropout)
+
+    def _model(self, source: PhiConfig | str | Path, *, fresh: bool) -> Phi:
+        """The whole model on CPU; its weights are not drawn where a checkpoint will fill them."""
+        if fresh and isinstance(source, PhiConfig):
+            return Phi(self.shape, seed=self.config.seed).train()
+        model = Phi(self.shape, device="meta")
+        if fresh:
+            assert not isinstance(source, PhiConfig)
+            given = Phi.from_pretrained(source)
+            model.load_state_dict(given.state_dict(), assign=True)
+        else:
+            model.to_empty(device="cpu")
+        return model.requires_grad_(True).train()
+
+    def _tensors(self) -> checkpoint.Tensors:
+        """All that a checkpoint holds, or this process's pieces of it."""
+        named = dict(self.model.named_parameters())
+        made = {checkpoint.WEIGHTS: {name: p.detach() for name, p in named.items()}}
+        for kind in MOMENTS:
+            made[kind] = {name: self.optimizer.state[p][kind] for name, p in named.items()}
+        return made
 
     def _same_run(self, found: checkpoint.Checkpoint) -> None:
         before = found.state.get("identity", {})
@@ -207,48 +273,83 @@ class _Run:
 
     def go(self, on_step: Callable[[dict[str, Any]], None] | None) -> TrainResult:
         """The loop."""
-        done = self._finished()
-        if done is not None:
-            return done
         config, here = self.config, self.here
+        done = here.agree(self._finished() if here.rank == 0 else None)
+        if done is not None:
+            return done  # type: ignore[no-any-return]
         if self.step > config.last_step:
             raise ResumeError(f"{self.out}: is at step {self.step}, past {config.last_step}")
         self.started = time.perf_counter()
-        log = MetricsLog(self.out / "metrics.jsonl", step=self.step) if here.rank == 0 else None
-        with log or nullcontext():
-            feed = steps(
-                self.rows, config, here, first=self.step, vocab_size=self.model.config.vocab_size
-            )
-            for rows in feed:
-                record = self._one(rows)
-                if log is not None:
-                    log.write(record)
+        self._say_start()
+        trackers = log = None
+        if here.rank == 0:
+            trackers = Trackers(config.log_to, self.out, _plain(self.identity["config"]))
+            log = MetricsLog(self.out / "metrics.jsonl", step=self.step)
+        try:
+            feed = steps(self.data, config, here, first=self.step, vocab_size=self.shape.vocab_size)
+            while self.step < config.last_step:
+                record = self._one(feed)
+                if log is not None and trackers is not None:
+                    plain = log.write(record)
+                    trackers.log(plain)
                     if on_step is not None:
-                        on_step(record)
+                        on_step(plain)
+                self.heart.beat(self.step)
                 if self.in_a_row >= config.max_skipped:
                     self._give_up()
+                if config.sample_every and self.step % config.sample_every == 0:
+                    self._complete_prompts()
                 stopped = self.interrupted and self.step < config.last_step
                 if stopped or self.step % config.save_every == 0 or self.step == config.last_step:
                     if log is not None:
                         log.sync()
                     self._save()
                 if stopped:
+                    self.saver.wait()
+                    self.events.add("stopped", step=self.step)
                     raise Interrupted(
                         f"{self.out}: stopped by a signal after step {self.step:,} of "
                         f"{config.last_step:,} and saved; run it again to go on"
                     )
+            self.saver.wait()
+        finally:
+            if log is not None:
+                log.close()
+            if trackers is not None:
+                trackers.close()
         return self._finish()
 
-    def _one(self, rows: Step) -> dict[str, Any]:
+    def _say_start(self) -> None:
+        here, config = self.here, self.config
+        self.ceiling = None
+        if here.device.type == "cuda":
+            self.ceiling = matrix_ceiling(here.device, DTYPES[config.precision])
+        self.flops = flops_per_token(self.shape, config.sequence_length)
+        name = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else "cpu"
+        self.events.add(
+            "started",
+            step=self.step,
+            processes=here.size,
+            device=name,
+            plan=asdict(self.plan),
+            micro_batch_size=shares(config, here.size)[1],
+            flops_per_token=self.flops,
+            matrix_flops_per_second=self.ceiling,
+            versions={"torch": torch.__version__, "python": sys.version.split()[0]},
+        )
+
+    def _one(self, feed: Any) -> dict[str, Any]:
         """One optimizer step."""
         config, here, began = self.config, self.here, time.perf_counter()
         device = here.device
+        rows: Step = next(feed)
+        waited = time.perf_counter() - began
         weight = rows.weight
         if here.size > 1:
             weight = float(here.add_up(torch.tensor([weight], dtype=torch.float64, device=device)))
-        # DistributedDataParallel averages; the sum over processes is wanted.
+        # Gradients are averaged over processes; the sum is wanted.
         scale = here.size / weight if weight > 0 else 0.0
-        total = torch.zeros((), device=device)
+        losses = []
         for micro in rows.micro:
             if config.dropout > 0:
                 torch.manual_seed(_key(config.seed, self.step, micro.number))
@@ -259,84 +360,144 @@ class _Run:
                 loss = self.called(
                     micro.input_ids,
                     cu_seqlens=micro.cu_seqlens,
+                    positions=micro.positions,
                     labels=micro.labels,
                     weights=micro.weights,
                     reduction="sum",
                 )
                 loss = loss * scale
                 self.scaler.scale(loss).backward()
-            total += loss.detach()
+            losses.append(loss.detach())
+        total = torch.stack(losses).sum()
         summary = torch.stack((total / here.size, total.new_tensor(float(self.stop.is_set()))))
         loss_value, stopping = here.add_up(summary).tolist()
         self.interrupted = stopping > 0
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or float("inf"))
-        grad_norm = float(norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf)
+        grad_norm = float(whole(norm))
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        finite = _finite(loss_value) and _finite(grad_norm)
-        if finite:
+        if math.isfinite(loss_value) and math.isfinite(grad_norm):
             self.scaler.step(self.optimizer)
-        if finite or not self.scaler.is_enabled():
-            self.in_a_row = 0 if finite else self.in_a_row + 1
-        elif not _finite(loss_value):  # an overflow of fp16 gradients alone is the scaler's affair
-            self.in_a_row += 1
-        self.skipped += not finite
+            self.updates += 1
+            self.in_a_row, self.offenders = 0, []
+            self._watch(loss_value)
+        else:
+            self._skip(rows, losses, loss_value, grad_norm)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         tokens = config.batch_size * config.sequence_length
         self.tokens += tokens
-        seconds = time.perf_counter() - began
-        return {
+        per_second = tokens / (time.perf_counter() - began)
+        record = {
             "step": self.step,
             "loss": loss_value,
             "lr": rate,
             "tokens": self.tokens,
-            "tokens_per_second": round(tokens / seconds, 1),
+            "tokens_per_second": round(per_second, 1),
             "grad_norm": grad_norm,
             "seconds": round(self._seconds(), 4),
             "skipped": self.skipped,
+            "data_wait_s": round(waited, 6),
+            "peak_memory_bytes": peak_memory(device),
         }
+        if self.ceiling is not None:
+            record["mfu"] = round(per_second / here.size * self.flops / self.ceiling, 4)
+        return record
+
+    def _watch(self, loss: float) -> None:
+        score = self.spikes.add(loss)
+        if score is not None:
+            first = self.step * self.config.batch_size
+            self.events.add(
+                "spike",
+                step=self.step + 1,
+                loss=loss,
+                deviations=round(score, 2),
+                samples=[first, first + self.config.batch_size - 1],
+            )
+
+    def _skip(self, rows: Step, losses: list[Tensor], loss: float, norm: float) -> None:
+        """Leaves the weights as they are, and notes which samples it was."""
+        mine = [
+            [micro.samples.start, micro.samples.stop - 1]
+            for micro, value in zip(rows.micro, losses, strict=True)
+            if not math.isfinite(float(value))
+        ]
+        bad = [span for spans in self.here.gather(mine) for span in spans]
+        if not bad:  # the gradient alone
+            first = self.step * self.config.batch_size
+            bad = [[first, first + self.config.batch_size - 1]]
+        self.offenders = _merged(self.offenders + bad)
+        self.skipped += 1
+        # An overflow of fp16 gradients alone is the scaler's affair, unless it gets nowhere.
+        scaled = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
+        self.in_a_row += not scaled
+        self.events.add(
+            "skipped",
+            step=self.step + 1,
+            loss=str(loss),
+            grad_norm=str(norm),
+            samples=_merged(bad),
+            loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else None,
+        )
 
     def _seconds(self) -> float:
         return float(self.before + time.perf_counter() - self.started)
 
     def _give_up(self) -> None:
-        last = self.step * self.config.batch_size
-        first = last - self.in_a_row * self.config.batch_size
+        self.saver.wait()
+        kept = checkpoint.found(self.root)
+        spans = ", ".join(f"{first:,} to {last:,}" for first, last in self.offenders)
         raise Diverged(
             f"{self.out}: loss or gradient not finite in {self.in_a_row} steps in a row, up to "
-            f"step {self.step:,} (samples {first:,} to {last - 1:,}); the last checkpoint is kept. "
-            "Try a lower learning_rate, a longer warm-up or bf16"
+            f"step {self.step:,} (samples {spans}); the last good checkpoint is "
+            f"{kept[-1] if kept else 'none yet'}. Try a lower learning_rate, a longer warm-up or "
+            "bf16"
         )
 
-    def _save(self) -> None:
+    def _complete_prompts(self) -> None:
+        """Completes prompts with the weights of now, in the first process."""
+        weights = whole_weights(self.model)
         if self.here.rank == 0:
-            state = {
-                "identity": self.identity,
-                "samples": self.step * self.config.batch_size,
-                "tokens": self.tokens,
-                "seconds": self._seconds(),
-                "skipped": self.skipped,
-                "in_a_row": self.in_a_row,
-                "scaler": self.scaler.state_dict(),
-            }
-            checkpoint.save(
-                self.root,
-                step=self.step,
-                model=self.model,
-                optimizer=_optimizer_tensors(self.optimizer, self.model),
-                state=state,
-                keep=self.config.keep,
-                tokenizer=self.tokenizer,
-            )
+            # Another module with the same weights: one that is neither compiled nor in pieces.
+            plain = Phi(self.shape, device="meta")
+            placed = {name: tensor.to(self.here.device) for name, tensor in weights.items()}
+            plain.load_state_dict(placed, assign=True)
+            prompts, config = self.config.sample_prompts, self.config
+            texts = generate(plain, self.tokenizer, prompts, max_new_tokens=config.sample_tokens)
+            log = MetricsLog(self.out / "samples.jsonl", step=self.step - 1)
+            for prompt, text in zip(prompts, texts, strict=True):
+                log.write({"step": self.step, "prompt": prompt, "completion": text})
+            log.close()
         self.here.wait()
+
+    def _save(self) -> None:
+        state = {
+            "identity": self.identity,
+            "samples": self.step * self.config.batch_size,
+            "updates": self.updates,
+            "tokens": self.tokens,
+            "seconds": self._seconds(),
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
+            "offenders": self.offenders,
+            "recent": list(self.spikes.recent),
+            "scaler": self.scaler.state_dict(),
+            "learning_rate": learning_rate(self.config, self.step),
+            "processes": self.here.size,
+        }
+        files = {"config": self.shape, "tokenizer": self.tokenizer}
+        self.saver.save(self.step, self._tensors(), state, files)
 
     def _finish(self) -> TrainResult:
         seconds = self._seconds()
         final = self.out / "final"
+        selected = self.step
+        if self.here.rank == 0:
+            selected = choose(self.config, self.out, final)
         result = TrainResult(
             step=self.step,
             loss=_last_loss(self.out),
@@ -346,14 +507,15 @@ class _Run:
             skipped=self.skipped,
             resumed_from=self.resumed_from,
             refused=self.refused,
+            selected=selected,
             final=final,
         )
         if self.here.rank == 0:
-            self.model.save_pretrained(final, tokenizer=self.tokenizer)
-            whole = {"identity": hash_json(self.identity), **asdict(result), "final": "final"}
-            Report(whole).save(self.out / RESULT)
+            kept = {**asdict(result), "final": "final"}
+            Report({"identity": hash_json(self.identity), **kept}).save(self.out / RESULT)
+        self.events.add("finished", step=self.step, selected=selected)
         self.here.wait()
-        return result
+        return self.here.agree(result)  # type: ignore[no-any-return]
 
     def _finished(self) -> TrainResult | None:
         """The result, if this very run had ended already."""
@@ -366,14 +528,17 @@ class _Run:
         return TrainResult(**data)
 
 
-def _optimizer(model: Phi, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW, one kernel for all parameters; decays matrices except the embedding."""
+def _optimizer(model: Phi, config: TrainConfig, *, updates: int) -> torch.optim.AdamW:
+    """AdamW, one kernel for all parameters; decays matrices except the embedding.
+
+    Its moments are made here, not at the first step: a checkpoint fills them in place.
+    """
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() >= 2 and "embed_tokens" not in name
         (decay if matrix else rest).append(parameter)
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": decay, "weight_decay": config.weight_decay},
             {"params": rest, "weight_decay": 0.0},
@@ -383,30 +548,11 @@ def _optimizer(model: Phi, config: TrainConfig) -> torch.optim.AdamW:
         eps=config.eps,
         fused=True,
     )
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: Phi) -> dict[str, Tensor]:
-    made = {}
-    for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        for kind in MOMENTS:
-            made[f"{kind}/{name}"] = state.get(kind, torch.zeros_like(parameter))
-        made[f"step/{name}"] = state.get("step", torch.zeros(())).clone()
-    return made
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, model: Phi, tensors: dict[str, Tensor]
-) -> None:
-    for name, parameter in model.named_parameters():
-        try:
-            state = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in MOMENTS}
-            state["step"] = tensors[f"step/{name}"].to(parameter.device)
-        except KeyError as error:
-            raise InputError(f"{checkpoint.OPTIMIZER}: lacks {error}") from error
-        if state["exp_avg"].shape != parameter.shape:
-            raise InputError(f"{checkpoint.OPTIMIZER}: {name} has another shape than the model's")
-        optimizer.state[parameter] = state
+    for parameter in model.parameters():
+        count = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
+        moments = {kind: torch.zeros_like(parameter).detach() for kind in MOMENTS}
+        optimizer.state[parameter] = {"step": count, **moments}
+    return optimizer
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -420,14 +566,21 @@ def _key(seed: int, step: int, micro: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")
+def _merged(spans: list[list[int]]) -> list[list[int]]:
+    """Ranges (first and last) in order, those that touch as one."""
+    made: list[list[int]] = []
+    for first, last in sorted(spans):
+        if made and first <= made[-1][1] + 1:
+            made[-1][1] = max(made[-1][1], last)
+        else:
+            made.append([first, last])
+    return made
 
 
 def _last_loss(out: Path) -> float:
     losses = [record["loss"] for record in read_metrics(out / "metrics.jsonl")[-50:]]
-    losses = [loss for loss in losses if _finite(loss)]
-    return sum(losses) / len(losses) if losses else float("nan")
+    losses = [loss for loss in losses if loss is not None]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _plain(value: Any) -> Any:
@@ -435,26 +588,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM, SIGINT and SIGUSR1 set; a second one acts as usual."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    names = [name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
-    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

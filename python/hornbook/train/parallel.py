@@ -1,8 +1,9 @@
-"""Processes: what torchrun set up, wrapped in torch's DistributedDataParallel. Nothing of our own.
+"""Processes: what torchrun set up, and torch's own ways of sharing a model among them.
 
-Without torchrun there is one process and nothing here costs anything. With it, each process holds
-the whole model, takes its share of every step's rows, and gradients are averaged by gloo on CPUs
-and NCCL on GPUs.
+Without torchrun there is one process and nothing here costs anything. With it, each process takes
+its share of every step's rows. The model is whole in each (`DistributedDataParallel`), in pieces
+over all of them (`fully_shard`), or in pieces over each group of them (hybrid). Gradients travel by
+gloo on CPUs and NCCL on GPUs.
 
     torchrun --nproc-per-node 2 -m hornbook train recipe.toml
 """
@@ -11,13 +12,27 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from hornbook.errors import ConfigError
+from hornbook.model.phi import Phi
+from hornbook.train.plan import Plan
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = timedelta(days=1)
+"""How long the others wait for what the first process does alone: checking, sampling, choosing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +45,67 @@ class World:
     """Processes in all."""
     device: torch.device
     """What it computes on."""
+    per_machine: int = 1
+    """Processes on this machine."""
+    background: Any = None
+    """A gloo group of its own for what is saved while training goes on: on a shared one the
+    messages of both would mix. It waits long for the first process."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The module to call for training."""
-        if self.size == 1:
-            return model
-        ids = [self.device.index or 0] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    def memory(self) -> int:
+        """Bytes of memory that this process may fill."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        if not hasattr(os, "sysconf"):  # Windows: not known
+            return 1 << 62
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // self.per_machine
+
+    def place(self, model: Phi, plan: Plan, *, precision: str = "fp32") -> nn.Module:
+        """Puts a model on CPU where the plan wants it.
+
+        Args:
+            model: Changed: its blocks are compiled and recomputed as the plan says, and its
+                parameters moved or cut into pieces.
+            plan: How.
+            precision: What pieces are gathered in.
+
+        Returns:
+            The module to call for training.
+        """
+        for block in model.model.layers:
+            # In place of the method, so that names in the state dict stay and the hooks by which
+            # pieces are gathered run outside.
+            if plan.compile:
+                block.forward = torch.compile(block.forward)
+            if plan.recompute:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if plan.parallel in ("single", "ddp"):
+            model.to(self.device)
+            if plan.parallel == "single":
+                return model
+            ids = [self.device.index or 0] if self.device.type == "cuda" else None
+            return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        shape: tuple[int, ...] = (self.size,)
+        names: tuple[str, ...] = ("shard",)
+        if plan.parallel == "hybrid":
+            shape = (self.size // plan.shards, plan.shards)
+            names = ("replicate", "shard")
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if precision == "fp32" else DTYPES[precision],
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
+        for block in model.model.layers:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
 
     def quiet(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Holds gradients back from the other processes until a step's last micro-batch."""
+        """Holds gradients back from the other processes until a step's last micro-batch.
+
+        Pieces of gradients are added up after every micro-batch instead: whole ones would need the
+        memory that cutting the model up has saved.
+        """
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
         return model.no_sync()  # type: ignore[no-any-return, unused-ignore]
@@ -50,10 +116,60 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, value: Any) -> Any:
+        """The first process's value, for all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, group=self.background)
+        return box[0]
+
     def wait(self) -> None:
         """Returns when every process is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.background)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor of which processes may hold pieces, put together; all must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_weights(model: Phi) -> dict[str, Tensor]:
+    """A model's weights, put together in the first process (elsewhere: none); all must ask."""
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_model_state_dict(model, options=options))  # type: ignore[arg-type]
+
+
+def _meeting() -> dict[str, Any]:
+    """Where processes find each other, if torchrun starts them again on one machine.
+
+    It keeps its store from one start to the next, and with it the addresses of dead processes
+    (pytorch issue 135712); here each start has names of its own. Machines count their starts each
+    for itself, so with several set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun instead.
+    """
+    environment = os.environ
+    one_machine = environment.get("LOCAL_WORLD_SIZE") == environment["WORLD_SIZE"]
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not one_machine:
+        return {}
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    start = f"start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = dist.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+    return {
+        "store": dist.PrefixStore(start, store),  # type: ignore[attr-defined]
+        "rank": int(environment["RANK"]),
+        "world_size": int(environment["WORLD_SIZE"]),
+    }
 
 
 @contextmanager
@@ -77,13 +193,15 @@ def world(device: str = "auto") -> Iterator[World]:
     if dist.is_available() and not dist.is_initialized() and "WORLD_SIZE" in os.environ:
         ours = int(os.environ["WORLD_SIZE"]) > 1
         if ours:
-            dist.init_process_group("nccl" if gpu else "gloo")
-    joined = dist.is_available() and dist.is_initialized()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", **_meeting())
+    size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     try:
         yield World(
-            rank=dist.get_rank() if joined else 0,
-            size=dist.get_world_size() if joined else 1,
+            rank=dist.get_rank() if size > 1 else 0,
+            size=size,
             device=place,
+            per_machine=int(os.environ.get("LOCAL_WORLD_SIZE", str(size))),
+            background=dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None,
         )
     finally:
         if ours:

@@ -1,8 +1,9 @@
-"""What a training run is asked to do: its options, its learning rate, and what it will cost.
+"""What a training run is asked to do: its options and its learning rate.
 
 The paper's figures (section 2.3) are `TrainConfig.pretrain()` and `.finetune()`. What the paper
 leaves out is chosen here and stated: betas (0.9, 0.95), eps 1e-8, gradients clipped to norm 1,
-no weight decay on biases, LayerNorms and the embedding.
+no weight decay on biases, LayerNorms and the embedding; fresh weights normal with standard
+deviation 0.02, biases 0 (`PhiConfig.initializer_range`).
 
     hornbook run phi-1 --dry-run
 """
@@ -12,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hornbook.errors import ConfigError
-from hornbook.model.config import PhiConfig
 
 SCHEDULES = ("linear", "cosine", "wsd", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 METHODS = ("concat", "best_fit")
 WSD_DECAY = 0.2
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0}
-"""Dense bf16 peaks of the cards."""
-ASSUMED_MFU = {"A100": 0.50, "H100": 0.40}
+PARALLEL = ("auto", "ddp", "fsdp", "hybrid")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+SELECT = ("last", "loss", "pass@1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,31 +65,71 @@ class TrainConfig:
     """Factor on the loss of prompt tokens (the paper: 1)."""
     document_mask: bool = False
     """A token sees only its own document (the paper: no)."""
+    reset_positions: bool = False
+    """Positions start again at 0 in every document (the paper: no). With `document_mask` that
+    changes nothing, since rotary attention sees only differences of positions."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 2
-    """Checkpoints kept; 0 keeps all."""
+    """Newest checkpoints kept; 0 keeps all."""
+    keep_every: int = 0
+    """Checkpoints of every so many steps are kept too; 0: none."""
+    async_save: bool = True
+    """Checkpoints are written while training goes on."""
+    parallel: Literal["auto", "ddp", "fsdp", "hybrid"] = "auto"
+    """How several processes share the model: whole in each ("ddp"), in pieces over all ("fsdp"),
+    in pieces over groups ("hybrid"), or the fastest of these that fits."""
+    shards: int | None = None
+    """Processes of a group in "hybrid"; those of one machine unless stated."""
+    recompute: bool | None = None
+    """Compute activations again in the backward pass; only if it fits no other way unless stated.
+    """
+    compile: bool | None = None
+    """torch.compile for every block; on a GPU unless stated."""
+    memory_gb: float | None = None
+    """GiB of each process's device; what it has unless stated."""
     threads: int | None = None
     """Threads of each process; torch's choice unless stated."""
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu" or "cuda"."""
     max_skipped: int = 10
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    spike: float = 6.0
+    """A loss so many standard deviations above the mean of the last 100 steps is logged."""
+    log_to: tuple[str, ...] = ()
+    """Trackers beside the log: any of "tensorboard", "wandb", "trackio"."""
+    sample_every: int = 0
+    """Complete `sample_prompts` after every so many steps, into samples.jsonl; 0: never."""
+    sample_prompts: tuple[str, ...] = ("def ",)
+    """What is completed, greedily."""
+    sample_tokens: int = 64
+    """Most tokens of a completion."""
+    select: Literal["last", "loss", "pass@1"] = "last"
+    """Which checkpoint becomes the final model: the last; that of the lowest mean loss on
+    `validation`; or that which solves most of `select_on` greedily (ties: the earliest). Only
+    checkpoints that are kept stand for choice. The paper does not say how it chose."""
+    validation: str | None = None
+    """Packed data that is not trained on, for "loss"."""
+    select_on: str | None = None
+    """Problems for "pass@1": a problem file, or a benchmark by name."""
     init_from: str | None = None
     """Folder or Hub name of the weights to start from, in place of fresh ones."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for name in ("steps", "batch_size", "sequence_length", "save_every", "max_skipped"):
+        for name in ("betas", "log_to", "sample_prompts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        whole = ("steps", "batch_size", "sequence_length", "save_every", "max_skipped")
+        for name in (*whole, "sample_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
-        for name in ("warmup_steps", "weight_decay", "grad_clip", "prompt_loss_weight", "keep"):
+        parts = ("warmup_steps", "weight_decay", "grad_clip", "prompt_loss_weight", "keep")
+        for name in (*parts, "keep_every", "sample_every", "spike"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} must not be negative")
-        for name in ("micro_batch_size", "stop_step", "threads"):
+        for name in ("micro_batch_size", "stop_step", "threads", "shards", "memory_gb"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: {value} must be at least 1")
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}: {value} must be above 0")
         if not self.learning_rate > 0 or not self.eps > 0:
             raise ConfigError("learning_rate and eps must be positive")
         if not 0.0 <= self.dropout < 1.0:
@@ -110,11 +150,20 @@ class TrainConfig:
             ("precision", PRECISIONS),
             ("method", METHODS),
             ("device", ("auto", "cpu", "cuda")),
+            ("parallel", PARALLEL),
+            ("select", SELECT),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}"
                 )
+
+        for name in self.log_to:
+            if name not in TRACKERS:
+                raise ConfigError(f"log_to: {name!r} is not one of {', '.join(TRACKERS)}")
+        for kind, name in (("loss", "validation"), ("pass@1", "select_on")):
+            if self.select == kind and getattr(self, name) is None:
+                raise ConfigError(f'select = "{kind}" needs {name}')
 
     @property
     def last_step(self) -> int:
@@ -174,56 +223,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     else:
         share = 1.0
     return config.learning_rate * share
-
-
-def parameter_count(config: PhiConfig) -> int:
-    """Parameters of a model, from its shape alone."""
-    c, f, v = config.hidden_size, config.intermediate_size or 0, config.vocab_size
-    block = 4 * (c * c + c) + (c * f + f) + (f * c + c) + 2 * c
-    return v * c + config.num_hidden_layers * block + 2 * c + v * c + v
-
-
-def estimate(model: PhiConfig, config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
-    """What a run takes, before it starts.
-
-    Args:
-        model: The shape.
-        config: The run.
-        processes: GPUs (each holds the whole model).
-
-    Returns:
-        parameters; tokens; flops_per_token (6 N + 12 L d T, where N leaves out the embedding, a
-        look-up); flops; memory_bytes of one process by kind and in all (activations are rough:
-        about 18 values a token, layer and unit of width, attention fused); checkpoint_bytes of
-        one; gpu_hours at the `mfu` assumed for each card's dense bf16 peak.
-    """
-    n = parameter_count(model)
-    per_token = 6 * (n - model.vocab_size * model.hidden_size) + (
-        12 * model.num_hidden_layers * model.hidden_size * config.sequence_length
-    )
-    tokens = config.last_step * config.batch_size * config.sequence_length
-    rows = config.micro_batch_size or max(1, config.batch_size // processes)
-    width = 4 if config.precision == "fp32" else 2
-    at_once = rows * config.sequence_length
-    memory = {
-        "weights": 4 * n,
-        "gradients": 4 * n,
-        "adam": 8 * n,
-        "activations": 18 * width * at_once * model.num_hidden_layers * model.hidden_size
-        + 2 * 4 * min(at_once, 4096) * model.vocab_size,
-    }
-    if config.document_mask:
-        memory["activations"] += width * at_once * config.sequence_length
-    return {
-        "parameters": n,
-        "tokens": tokens,
-        "flops_per_token": per_token,
-        "flops": per_token * tokens,
-        "memory_bytes": {**memory, "total": sum(memory.values())},
-        "checkpoint_bytes": 12 * n,
-        "mfu": dict(ASSUMED_MFU),
-        "gpu_hours": {
-            card: round(per_token * tokens / (peak * 1e12 * ASSUMED_MFU[card]) / 3600, 3)
-            for card, peak in PEAK_TFLOPS.items()
-        },
-    }

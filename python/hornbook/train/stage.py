@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hornbook import progress
 from hornbook.manifest import (
@@ -23,7 +24,8 @@ from hornbook.model.config import PhiConfig
 from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
 from hornbook.train.loop import ADJUSTABLE, train
-from hornbook.train.schedule import TrainConfig, parameter_count
+from hornbook.train.plan import parameter_count
+from hornbook.train.schedule import TrainConfig
 
 STAGE = "train"
 
@@ -46,7 +48,8 @@ def train_stage(
         seed: Replaces the config's.
 
     Returns:
-        The manifest; `details` has parameters, tokens, steps, loss, tokens_per_second.
+        The manifest; `details` has parameters, tokens, steps, loss, tokens_per_second,
+        skipped_steps, selected_step.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; the same call goes on.
@@ -57,8 +60,8 @@ def train_stage(
     shape = start if isinstance(start, PhiConfig) else None
     source = start if isinstance(start, PhiConfig) else Path(start)
     inputs: list[StrPath] = [*data, *([source] if isinstance(source, Path) else [])]
-    if config.init_from and Path(config.init_from).exists():
-        inputs.append(Path(config.init_from))
+    named = (config.init_from, config.validation, config.select_on)
+    inputs += [Path(name) for name in named if name and Path(name).exists()]
     fixed = {name: value for name, value in asdict(config).items() if name not in ADJUSTABLE}
     identity = {
         "train": {**fixed, "stop_step": config.stop_step},
@@ -68,9 +71,8 @@ def train_stage(
     tokenizer = Tokenizer.from_file(Path(next(iter(data))) / "tokenizer.json")
     label = "pretrain" if shape else "finetune"
 
-    def on_step(record: Mapping[str, float]) -> None:
-        rate = f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s"
-        progress.advance(label, int(record["step"]), config.last_step, rate)
+    def on_step(record: Mapping[str, Any]) -> None:
+        progress.advance(label, int(record["step"]), config.last_step, _note(record))
 
     def work(folder: Path) -> Outcome:
         result = train(
@@ -92,6 +94,7 @@ def train_stage(
                 "loss": result.loss,
                 "tokens_per_second": result.tokens_per_second,
                 "skipped_steps": result.skipped,
+                "selected_step": result.selected,
             },
         )
 
@@ -111,3 +114,19 @@ def train_stage(
         resumable=True,
         precious=True,
     )
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    """A step in a few words, beside its bar and the time left."""
+    loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
+    parts = [
+        f"loss {loss}",
+        f"lr {record['lr']:.2g}",
+        f"{record['tokens_per_second']:,.0f} tokens/s",
+    ]
+    if "mfu" in record:
+        parts.append(f"{record['mfu']:.0%} MFU")
+    parts.append(f"{record['peak_memory_bytes'] / 2**30:.3g} GiB")
+    if record["skipped"]:
+        parts.append(f"{record['skipped']} skipped")
+    return ", ".join(parts)

@@ -1,0 +1,460 @@
+"""How many tokens a second does a training step take in, beside the same model trained by others?
+
+Each arm is a process of its own on the same random rows, dropout 0.1, AdamW, bf16 products (fp32 on
+a CPU); arms take turns, for several rounds. Ours is the real loop. MFU = flops_per_token * tokens/s
+/ what a large bf16 matrix product reaches on this card, measured in the same run; flops_per_token =
+6 N + 12 L d T, N without the embedding. Goals on one GPU: 1.05 times the same model through
+transformers with SDPA and compile, 1.5 times HF Trainer's defaults, 50 % MFU.
+
+    python benchmarks/train.py                     # one GPU: phi-1, 8 to 32 rows of 2048
+    python benchmarks/train.py --model phi-1-small
+    python benchmarks/train.py --tiny              # a CPU: whether every arm runs, and agrees
+"""
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+SHAPES: dict[str, dict[str, int]] = {
+    "phi-1": {},
+    "phi-1-small": {"hidden_size": 1024, "num_hidden_layers": 20, "num_attention_heads": 16},
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+}
+ARMS = {
+    "ours, kernels, compile": {"kernels": "triton", "compile": True},
+    "ours, kernels": {"kernels": "triton", "compile": False},
+    "ours, compile": {"kernels": "sdpa", "compile": True},
+    "ours": {"kernels": "sdpa", "compile": False},
+    "transformers + SDPA + compile": {"peer": "transformers", "compile": True},
+    "transformers + SDPA": {"peer": "transformers", "compile": False},
+    "HF Trainer, defaults": {"peer": "trainer"},
+    "litgpt + compile": {"peer": "litgpt", "compile": True},
+}
+GOALS = {"transformers + SDPA + compile": 1.05, "HF Trainer, defaults": 1.5}
+LINKS = {"NVLink, 8 GPUs of a machine": (8, 360e9), "InfiniBand 400G, 4 machines": (32, 45e9)}
+"""Processes, and bytes a second that a ring between them carries for each (80 % of the link)."""
+
+
+def shape_of(name: str) -> Any:
+    from hornbook.model import PhiConfig
+
+    return PhiConfig(**SHAPES[name])
+
+
+class RandomRows:
+    """The same rows for every arm; a function of their number."""
+
+    identity = "random"
+    samples_per_epoch = 1 << 20
+
+    def __init__(self, vocabulary: int, length: int) -> None:
+        self.vocabulary, self.length = vocabulary, length
+
+    def batch(self, first: int, count: int) -> dict[str, Any]:
+        import numpy as np
+
+        ids = np.empty((count, self.length + 1), dtype=np.int64)
+        for place in range(count):
+            draw = np.random.Generator(np.random.Philox(key=[5, first + place]))
+            ids[place] = draw.integers(0, self.vocabulary, self.length + 1)
+        return {
+            "input_ids": ids[:, :-1].copy(),
+            "labels": ids[:, 1:].copy(),
+            "prompt_mask": np.zeros((count, self.length), dtype=bool),
+            "cu_seqlens": [np.array([0, self.length], dtype=np.int32)] * count,
+        }
+
+
+def measure_ours(task: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from hornbook.train import TrainConfig, train
+    from hornbook.train.metrics import read_metrics
+
+    shape = shape_of(task["model"])
+    length = shape.max_position_embeddings
+    config = TrainConfig(
+        steps=task["steps"],
+        batch_size=task["rows"],
+        learning_rate=1e-4,
+        sequence_length=length,
+        dropout=task["dropout"],
+        precision="bf16" if torch.cuda.is_available() else "fp32",
+        compile=task["compile"],
+        save_every=10**9,
+        threads=task["threads"],
+    )
+    with tempfile.TemporaryDirectory() as out:
+        started: list[float] = []
+
+        class Enough(Exception):  # noqa: N818 (ends the run before it writes a checkpoint)
+            pass
+
+        def on_step(record: dict[str, Any]) -> None:
+            started.append(record["tokens_per_second"])
+            if record["step"] == task["steps"] - 1:
+                raise Enough
+
+        try:
+            rows = RandomRows(shape.vocab_size, length)
+            train(config, data=rows, out=out, model=shape, on_step=on_step)
+        except Enough:
+            pass
+        records = read_metrics(Path(out) / "metrics.jsonl")
+    return {
+        "tokens_per_second": statistics.median(started[task["warmup"] :]),
+        "losses": [record["loss"] for record in records],
+        "peak_memory_bytes": records[-1]["peak_memory_bytes"],
+    }
+
+
+def hf_model(task: dict[str, Any]) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hornbook.model import Phi
+
+    with tempfile.TemporaryDirectory() as folder:
+        Phi(shape_of(task["model"]), seed=0).save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            attention_dropout=task["dropout"],
+            resid_pdrop=task["dropout"],
+            use_cache=False,
+        )
+
+
+def litgpt_model(task: dict[str, Any]) -> Any:
+    from litgpt import GPT, Config
+
+    shape = shape_of(task["model"])
+    return GPT(
+        Config(
+            name="phi-1",
+            block_size=shape.max_position_embeddings,
+            vocab_size=shape.vocab_size,
+            padded_vocab_size=shape.vocab_size,
+            n_layer=shape.num_hidden_layers,
+            n_head=shape.num_attention_heads,
+            n_embd=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            rotary_percentage=shape.partial_rotary_factor,
+            parallel_residual=True,
+            shared_attention_norm=True,
+            bias=True,
+            lm_head_bias=True,
+            gelu_approximate="tanh",
+            mlp_class_name="GptNeoxMLP",
+            norm_class_name="LayerNorm",
+        )
+    )
+
+
+def measure_plain(task: dict[str, Any]) -> dict[str, Any]:
+    """A peer's model in the plainest fast loop: autocast, fused AdamW, clipping, compile."""
+    import torch
+    import torch.nn.functional as F
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    shape = shape_of(task["model"])
+    model = (hf_model if task["peer"] == "transformers" else litgpt_model)(task)
+    model = model.to(device).train()
+    called = torch.compile(model) if task["compile"] else model
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    rows = RandomRows(shape.vocab_size, shape.max_position_embeddings)
+    rates, losses = [], []
+    for step in range(task["steps"] - 1):
+        batch = rows.batch(step * task["rows"], task["rows"])
+        ids, labels = (torch.from_numpy(batch[k]).to(device) for k in ("input_ids", "labels"))
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+            out = called(ids)
+            logits = getattr(out, "logits", out)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+        rates.append(labels.numel() / (time.perf_counter() - began))
+    from hornbook.train.metrics import peak_memory
+
+    return {
+        "tokens_per_second": statistics.median(rates[task["warmup"] :]),
+        "losses": losses,
+        "peak_memory_bytes": peak_memory(device),
+    }
+
+
+def measure_trainer(task: dict[str, Any]) -> dict[str, Any]:
+    """HF Trainer as it comes, with bf16 on a GPU, which everybody sets."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    gpu = torch.cuda.is_available()
+    shape = shape_of(task["model"])
+    length = shape.max_position_embeddings
+    rows = RandomRows(shape.vocab_size, length)
+    data = rows.batch(0, task["rows"] * task["steps"])
+    items = [
+        {"input_ids": torch.from_numpy(row), "labels": torch.from_numpy(row)}
+        for row in data["input_ids"]
+    ]
+    ends: list[float] = []
+    losses: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if gpu:
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    with tempfile.TemporaryDirectory() as out:
+        arguments = TrainingArguments(
+            output_dir=out,
+            per_device_train_batch_size=task["rows"],
+            max_steps=task["steps"],
+            learning_rate=1e-4,
+            weight_decay=0.1,
+            bf16=gpu,
+            use_cpu=not gpu,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            model=hf_model(task), args=arguments, train_dataset=items, callbacks=[Clock()]
+        )
+        trainer.train()
+    spans = [after - before for before, after in itertools.pairwise(ends)]
+    from hornbook.train.metrics import peak_memory
+
+    return {
+        "tokens_per_second": task["rows"] * length / statistics.median(spans[task["warmup"] :]),
+        "losses": losses,
+        "peak_memory_bytes": peak_memory(torch.device("cuda" if gpu else "cpu")),
+    }
+
+
+def run_arm(task: dict[str, Any]) -> dict[str, Any]:
+    """In the arm's own process."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(task["threads"])
+    measure = {"transformers": measure_plain, "litgpt": measure_plain, "trainer": measure_trainer}
+    try:
+        return measure.get(task.get("peer", ""), measure_ours)(task)
+    except torch.OutOfMemoryError:
+        return {"failed": "out of memory"}
+    except ImportError as error:
+        return {"failed": f"not installed: {error}"}
+
+
+def start_arm(arm: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Runs an arm in a process of its own; what goes wrong there is its result."""
+    environment = {**os.environ, "HORNBOOK_KERNELS": ARMS[arm].get("kernels", "sdpa")}
+    done = subprocess.run(
+        [sys.executable, __file__, "--arm", json.dumps({**ARMS[arm], **task})],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        return {"failed": (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def ceiling() -> float:
+    import torch
+
+    from hornbook.train.metrics import matrix_ceiling
+
+    gpu = torch.cuda.is_available()
+    place, kind = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    return matrix_ceiling(torch.device(place), kind, seconds=2.0)
+
+
+def modelled_scaling(parameters: int, step_s: float) -> list[dict[str, Any]]:
+    """What several GPUs would reach: a model, not a measurement.
+
+    The paper's step of 1024 rows; each process computes its share in micro-batches of the measured
+    step, then a ring carries 2 (p - 1) / p of its fp32 gradients, none of it hidden.
+    """
+    made = []
+    for link, (processes, bandwidth) in LINKS.items():
+        micro = max(1, 1024 // (8 * processes))
+        compute = micro * step_s
+        exchange = 2 * (processes - 1) / processes * 4 * parameters / bandwidth
+        share = compute / (compute + exchange)
+        made.append({"link": link, "processes": processes, "modelled_efficiency": round(share, 4)})
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("phi-1", "phi-1-small"), default="phi-1")
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="a small model, for a CPU")
+    parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), default=list(ARMS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(run_arm(json.loads(options.arm))))
+        return
+    import torch
+
+    from hornbook.train.plan import flops_per_token, parameter_count
+
+    gpu = torch.cuda.is_available()
+    if not gpu and not options.tiny:
+        parser.error("there is no GPU here; --tiny runs every arm on a CPU")
+    model = "tiny" if options.tiny else options.model
+    shape = shape_of(model)
+    per_token = flops_per_token(shape, shape.max_position_embeddings)
+    if options.tiny:
+        options.rows, options.rounds, options.steps = [2], 1, min(options.steps, 8)
+    warmup = min(8, options.steps // 3)
+    top = ceiling()
+    rows_of = []
+    for rows in options.rows:
+        results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
+        for turn in range(options.rounds):
+            for arm in options.arms:
+                task = {
+                    "model": model,
+                    "rows": rows,
+                    "steps": options.steps,
+                    "warmup": warmup,
+                    "dropout": 0.1 if gpu else 0.0,
+                    "threads": 1 if options.tiny else os.cpu_count() or 1,
+                }
+                if results[arm] and "failed" in results[arm][0]:
+                    continue
+                print(f"{rows} rows, round {turn + 1} of {options.rounds}: {arm}", file=sys.stderr)
+                results[arm].append(start_arm(arm, task))
+        rows_of.append({"rows": rows, "arms": summarise(results, per_token, top)})
+        print_table(rows_of[-1])
+    best = max(
+        (a["tokens_per_second"] for a in rows_of[0]["arms"].values() if "tokens_per_second" in a),
+        default=math.nan,
+    )
+    step_s = options.rows[0] * shape.max_position_embeddings / best
+    report = {
+        "question": __doc__.splitlines()[0],
+        "model": model,
+        "parameters": parameter_count(shape),
+        "flops_per_token": per_token,
+        "formula": "MFU = flops_per_token * tokens_per_second / matrix_flops_per_second",
+        "matrix_flops_per_second": top,
+        "measured_on_gpu": gpu,
+        "batches": rows_of,
+        "scaling": modelled_scaling(parameter_count(shape), step_s) if gpu else "needs a GPU",
+        "anchors": "MFU elsewhere: TinyLlama 56 % (A100), llm.c 49 % and MPT-1B 42 % (H100), "
+        "phi-1 itself at least 53 % (8 A100, under 4 days)",
+        "machine": {
+            "device": torch.cuda.get_device_name() if gpu else platform.processor() or "cpu",
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+        },
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {options.out}")
+
+
+def summarise(
+    results: dict[str, list[dict[str, Any]]], per_token: int, top: float
+) -> dict[str, dict[str, Any]]:
+    """Medians over rounds, and each peer's step time over our best arm's."""
+    made: dict[str, dict[str, Any]] = {}
+    for arm, rounds in results.items():
+        if "failed" in rounds[0]:
+            made[arm] = rounds[0]
+            continue
+        rate = statistics.median(r["tokens_per_second"] for r in rounds)
+        made[arm] = {
+            "tokens_per_second": round(rate, 1),
+            "rounds": [round(r["tokens_per_second"], 1) for r in rounds],
+            "mfu": round(per_token * rate / top, 4),
+            "peak_memory_gib": round(rounds[0]["peak_memory_bytes"] / 2**30, 3),
+            "first_loss": rounds[0]["losses"][0],
+            "last_loss": rounds[0]["losses"][-1],
+        }
+    ours = [a["tokens_per_second"] for n, a in made.items() if n[:4] == "ours" and "mfu" in a]
+    for arm, entry in made.items():
+        if arm[:4] != "ours" and "mfu" in entry and ours:
+            entry["ours_is_faster_by"] = round(max(ours) / entry["tokens_per_second"], 3)
+            if arm in GOALS:
+                entry["goal"] = GOALS[arm]
+    check_losses(made)
+    return made
+
+
+def check_losses(made: dict[str, dict[str, Any]]) -> None:
+    """Arms that start from the same weights see the same rows, so the first losses agree."""
+    same = {n: a["first_loss"] for n, a in made.items() if "mfu" in a and "litgpt" not in n}
+    same.pop("HF Trainer, defaults", None)  # shuffles, and predicts one token less
+    if same and max(same.values()) - min(same.values()) > 0.05:
+        raise SystemExit(f"first losses differ, so the arms are not the same model: {same}")
+
+
+def print_table(batch: dict[str, Any]) -> None:
+    print(f"{batch['rows']} rows")
+    for arm, entry in batch["arms"].items():
+        if "failed" in entry:
+            print(f"  {arm:<32} {entry['failed']}")
+            continue
+        ratio = entry.get("ours_is_faster_by")
+        print(
+            f"  {arm:<32} {entry['tokens_per_second']:>12,.0f} tokens/s {entry['mfu']:>7.1%} MFU "
+            f"{entry['peak_memory_gib']:>7.2f} GiB" + (f"  ours x{ratio}" if ratio else "")
+        )
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "triton", "transformers", "accelerate", "litgpt"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# One machine, all its GPUs: RECIPE PACKED-FOLDER OUT. Run it again to go on where it was.
+#
+#   examples/torchrun.sh phi-1-small packed/ base/
+#
+# A worker that dies is started again, three times at most, from the last checkpoint. Ctrl-C or
+# SIGTERM saves first.
+set -euo pipefail
+recipe=$1 data=$2 out=$3
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+# torchrun would else hand a restarted worker the addresses of dead ones (pytorch issue 135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
+exec torchrun --standalone --nproc-per-node "$((gpus > 0 ? gpus : 1))" --max-restarts 3 \
+    -m hornbook train "$recipe" --data "$data" --out "$out"
