@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.evaluate import load_problems
-from hornbook.evaluate.problems import cut_at_stop, truncate
+from hornbook.evaluate.extract import cut_at_stop, truncate
 
 needs_data = pytest.mark.skipif(
     "HORNBOOK_DATA" not in os.environ, reason="HORNBOOK_DATA is not set"

@@ -1,0 +1,134 @@
+"""Commands that score models: benchmarks, graded problems, probes, a page of results."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from hornbook import progress
+from hornbook.commands.generate import Endpoint
+from hornbook.commands.shared import MODEL, Accept, Json, Out, app, show
+from hornbook.errors import ConfigError
+
+evaluate = App(
+    name="evaluate",
+    group=MODEL,
+    help="Score a model, or stored samples, by running its answers in a sandbox.",
+)
+app.command(evaluate)
+
+
+_ENDPOINT = Endpoint()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a model is asked."""
+
+    backend: Literal["auto", "hornbook", "transformers", "endpoint"] = "auto"
+    """auto: an endpoint if --base-url or --ledger is given, a Phi checkpoint, else transformers."""
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 1.0
+    """The share of probability drawn from."""
+    max_new_tokens: int = 512
+    """Most tokens of an answer."""
+    seed: int = 0
+    """Of the draws."""
+    batch_size: int = 64
+    """Prompts at a time; changes no answer in fp32."""
+    device: str | None = None
+    """Such as cuda; the first accelerator if not given."""
+
+    def options(self, endpoint: Endpoint, out: Path) -> dict[str, Any]:
+        """As `evaluate_model` takes them; what an endpoint needs if it is one."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.backend == "endpoint" or endpoint.base_url or endpoint.ledger:
+            found["endpoint"] = endpoint.options(out)
+        return found
+
+
+@evaluate.default
+def benchmark(
+    benchmark: str,
+    *,
+    out: Out,
+    endpoint: Endpoint = _ENDPOINT,
+    samples_file: Annotated[Path | None, Parameter(name="--samples")] = None,
+    data: str | None = None,
+    protocol: str | None = None,
+    split: Literal["test", "all"] = "test",
+    samples_per_problem: int = 1,
+    k: Annotated[list[int] | None, Parameter(negative="")] = None,
+    drawing: Drawing = Drawing(),
+    timeout_s: float | None = None,
+    memory_mb: int | None = None,
+    workers: int | None = None,
+    accept_unsafe: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model, or stored samples, by running its answers in a sandbox.
+
+    Parameters
+    ----------
+    benchmark
+        humaneval, mbpp, mbpp-sanitized, humaneval+, mbpp+ (found through HORNBOOK_DATA or --data),
+        unconventional, or a problem file.
+    samples_file
+        Instead of a model: JSON lines with task_id and completion.
+    data
+        The benchmark's file, or its name on the Hub.
+    protocol
+        Of mbpp: docstring (default), 3-shot, sanitized.
+    split
+        Of mbpp: test (ids 11 to 510) or all.
+    k
+        For pass@k; repeatable.
+    timeout_s
+        CPU seconds a program (default: the benchmark's, mostly 10).
+    memory_mb
+        Address space a program (default: the benchmark's, mostly 1024).
+
+    Examples:
+        hornbook evaluate humaneval --model runs/phi-1/final --out scores/
+
+        hornbook evaluate humaneval --samples samples.jsonl --out scores/
+
+        hornbook evaluate mbpp --protocol 3-shot --model microsoft/phi-1 --out scores/mbpp
+
+        hornbook evaluate humaneval+ --model NAME --base-url http://localhost:8000/v1
+            --budget-tokens 500000 --out scores/plus
+
+        hornbook evaluate humaneval --model runs/phi-1/final --samples-per-problem 200
+            --temperature 0.8 --k 1 --k 10 --k 100 --out scores/passk
+    """
+    from hornbook.evaluate import evaluate as score
+    from hornbook.evaluate import evaluate_model, load_problems
+
+    if bool(endpoint.model) == (samples_file is not None):
+        raise ConfigError("name either --model or --samples")
+    problems = load_problems(benchmark, protocol=protocol, split=split, data=data)
+    options: dict[str, Any] = {
+        "timeout_s": timeout_s,
+        "memory_mb": memory_mb,
+        "workers": workers,
+        "accept_unsafe": accept_unsafe,
+        "k": tuple(k or (1,)),
+        "progress": partial(progress.advance, "programs"),
+    }
+    with progress.shown():
+        if samples_file is None:
+            report = evaluate_model(
+                problems,
+                endpoint.model,
+                out,
+                samples=samples_per_problem,
+                **drawing.options(endpoint, out),
+                **options,
+            )
+        else:
+            report = score(problems, None, out, samples=samples_file, **options)
+    show(report, as_json)
