@@ -132,3 +132,65 @@ def benchmark(
         else:
             report = score(problems, None, out, samples=samples_file, **options)
     show(report, as_json)
+
+
+@app.command(group=MODEL)
+def grade(
+    samples: Path | None = None,
+    *,
+    out: Out,
+    problems: str = "unconventional",
+    votes: int = 3,
+    batch: int = 25,
+    endpoint: Endpoint = _ENDPOINT,
+    rescore: Annotated[bool, Parameter(negative="")] = False,
+    accept_unsafe: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Have samples graded from 0 to 10 by a model, with hidden controls in every batch.
+
+    Parameters
+    ----------
+    samples
+        JSON lines with task_id and completion, such as an evaluation's results.jsonl.
+    problems
+        What they answer: unconventional, humaneval, a problem file with references and tests.
+    votes
+        Grades of each attempt; their median counts.
+    batch
+        Attempts in a batch; a batch whose controls fail is void.
+    rescore
+        Ask nobody: grades again from the exchanges stored in --out.
+
+    Examples:
+        hornbook evaluate unconventional --model runs/phi-1/final --out scores/unconventional
+
+        hornbook grade scores/unconventional/results.jsonl --model MODEL --budget-tokens 2000000
+            --out grades/
+
+        hornbook grade --rescore --out grades/
+    """
+    from functools import partial as bind
+
+    from hornbook.evaluate import grading, load_problems
+    from hornbook.generate.client import complete_all
+    from hornbook.generate.ledger import Ledger
+
+    if rescore:
+        show(grading.rescore(out), as_json)
+        return
+    if samples is None:
+        raise ConfigError("name the file of samples, or --rescore")
+    options = endpoint.options(out)
+    with Ledger(options.pop("ledger")) as ledger, progress.shown():
+        report = grading.grade_samples(
+            load_problems(problems),
+            samples,
+            out,
+            complete=bind(complete_all, ledger=ledger, **options),
+            grader=f"{endpoint.model} at {endpoint.base_url or 'the default endpoint'}",
+            votes=votes,
+            batch=batch,
+            accept_unsafe=accept_unsafe,
+        )
+    show(report, as_json)

@@ -116,3 +116,13 @@ def _statement_starts(text: str) -> Iterator[int]:
             position = match.end()
             if position < len(text) and not _INDENTED_OR_EMPTY.match(text, position):
                 yield position
+
+
+def without_comments(text: str) -> str:
+    """Text without comments and without triple-quoted strings, by the lexer; for any text."""
+
+    def keep(match: re.Match[str]) -> str:
+        lexeme = match.group()
+        return "" if lexeme.startswith(("#", '"""', "'''")) else lexeme
+
+    return _LEXEME.sub(keep, text)
