@@ -104,7 +104,7 @@ def compare(rows: list[dict[str, str]], folder: Path) -> None:
             if name in asked
         )
     )
-    evaluate_functional_correctness(str(samples), [1], 2, 20.0, str(some))
+    evaluate_functional_correctness(str(samples), [1], 4, 6.0, str(some))
     theirs = list(stream_jsonl(f"{samples}_results.jsonl"))
     ours = list(stream_jsonl(str(folder / "ours" / "results.jsonl")))
     assert len(ours) == len(theirs) == len(rows)

@@ -194,3 +194,85 @@ def grade(
             accept_unsafe=accept_unsafe,
         )
     show(report, as_json)
+
+
+@evaluate.command(name="probes")
+def probes_command(
+    *,
+    model: Annotated[list[str], Parameter(negative="")],
+    out: Out,
+    benchmark: str = "humaneval",
+    data: str | None = None,
+    kind: Annotated[list[str] | None, Parameter(negative="")] = None,
+    training: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    drawing: Drawing = Drawing(),
+    workers: int | None = None,
+    accept_unsafe: Accept = False,
+    as_json: Json = False,
+) -> None:
+    """Compare models on wording, counting, space, libraries and chat.
+
+    Parameters
+    ----------
+    model
+        LABEL=NAME, repeatable: base=runs/a/base/final.
+    benchmark
+        What is reworded, in HumanEval's form.
+    data
+        The benchmark's file, or its name on the Hub.
+    kind
+        One of the seven perturbations; all if not given. Repeatable.
+    training
+        The training set, for the histogram of imports. Repeatable.
+
+    Examples:
+        hornbook evaluate probes --model base=runs/a/base/final --model tuned=runs/a/final
+            --training runs/a/exercises --out probes/
+    """
+    from hornbook.corpus import read
+    from hornbook.evaluate import load_problems
+    from hornbook.evaluate.models import open_model
+    from hornbook.evaluate.probing import run_probes
+
+    problems = load_problems(benchmark, data=data)
+    named = [entry.partition("=")[::2] for entry in model]
+    if any(not name for _, name in named) or len(dict(named)) < len(named):
+        raise ConfigError("give --model LABEL=NAME, each with a label of its own")
+    options = drawing.options(_ENDPOINT, out)
+    with progress.shown():
+        report = run_probes(
+            {label: open_model(name, stop=problems.stop, **options) for label, name in named},
+            out,
+            problems=problems,
+            kinds=kind or tuple(_kinds()),
+            training=(row["text"] for row in read(training)) if training else None,
+            progress=partial(progress.advance, "programs"),
+            workers=workers,
+            accept_unsafe=accept_unsafe,
+        )
+    show(report, as_json)
+
+
+def _kinds() -> tuple[str, ...]:
+    from hornbook.evaluate.probes import KINDS
+
+    return tuple(KINDS)
+
+
+@evaluate.command
+def page(folders: list[Path], *, out: Out, name: str = "") -> None:
+    """Write one model's results beside the paper's tables, saying what is comparable.
+
+    Parameters
+    ----------
+    folders
+        Finished folders of evaluate, grade and evaluate probes.
+    name
+        What to call the model.
+
+    Examples:
+        hornbook evaluate page scores/humaneval scores/mbpp grades/ probes/ --out model.html
+    """
+    from hornbook.report.model_page import write_model_page
+
+    print(write_model_page(folders, out, name=name))
