@@ -4,8 +4,8 @@ Input: HumanEval's references, ten samples each (1,640), as a `samples.jsonl`, s
 pass@1 by each in a process of its own, in turn, with the same number of workers. Ours is timed
 twice: on ten identical copies, of which it runs one and shares the verdict (stated in its
 summary), and on copies that differ by a comment, so that every one is run. The peers run all
-samples in either case. evalplus scores its base tests only, with its ground truth made before the clock starts.
-Everyone must find all samples right.
+samples in either case. evalplus scores its base tests only, with its ground truth made before the
+clock starts. Everyone must find all samples right.
 
     python benchmarks/evaluate.py --code-eval evaluate/metrics/code_eval
 """
@@ -103,8 +103,10 @@ def evalplus(path: Path, workers: int) -> Callable[[], float]:
     peer.get_groundtruth(get_human_eval_plus(), get_human_eval_plus_hash(), [])
 
     def score() -> float:
-        target = path.with_suffix(".evalplus.json")
-        target.unlink(missing_ok=True)
+        # Where releases write differs; what is there would be taken for this run's.
+        places = [path.with_name(path.stem + end + "eval_results.json") for end in "_."]
+        for place in places:
+            place.unlink(missing_ok=True)
         peer.evaluate(
             "humaneval",
             str(path),
@@ -112,8 +114,8 @@ def evalplus(path: Path, workers: int) -> Callable[[], float]:
             parallel=workers,
             i_just_wanna_run=True,
             min_time_limit=10.0,
-            output_file=str(target),
         )
+        [target] = [place for place in places if place.exists()]
         rows = json.loads(target.read_text())["eval"].values()
         status = [one["base_status"] == "pass" for row in rows for one in row]
         return sum(status) / len(status)
@@ -169,7 +171,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name in list(rows):
                 path = distinct if "differ" in name else same
-                command = [sys.executable, __file__, "--workers", str(arguments.workers)]
+                command = [sys.executable, "-P", __file__, "--workers", str(arguments.workers)]
                 command += ["--one", name, str(path)]
                 found = subprocess.run(command, capture_output=True, text=True, env=environment)
                 if found.returncode:

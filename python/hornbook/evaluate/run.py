@@ -351,7 +351,8 @@ def _draw(
         if len(drawn) != len(part):
             raise InputError(f"`complete` gave {len(drawn)} completions for {len(part)} prompts")
         append_lines(journal, [{"raw": text} for text in drawn])
-        texts += drawn
+        # As a later run reads them: JSON makes one character of a pair of surrogates.
+        texts += [json.loads(json.dumps(text)) for text in drawn]
         advance("completions", len(texts), len(asked))
     rows = []
     for (problem, _), raw in zip(asked, texts, strict=True):
