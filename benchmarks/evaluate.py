@@ -5,7 +5,8 @@ pass@1 by each in a process of its own, in turn, with the same number of workers
 twice: on ten identical copies, of which it runs one and shares the verdict (stated in its
 summary), and on copies that differ by a comment, so that every one is run. The peers run all
 samples in either case. evalplus scores its base tests only, with its ground truth made before the
-clock starts. Everyone must find all samples right.
+clock starts; code_eval gets one sample of each, since it takes a fifth of a second for every one:
+compare samples a second. Everyone must find all samples right.
 
     python benchmarks/evaluate.py --code-eval evaluate/metrics/code_eval
 """
@@ -28,14 +29,15 @@ from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
 COPIES = 10
+ONCE = ("code_eval",)
 
 
-def samples(path: Path, *, distinct: bool) -> None:
+def samples(path: Path, *, distinct: bool = False, copies: int = COPIES) -> None:
     from hornbook.evaluate import load_problems
 
     with path.open("w") as file:
         for problem in load_problems("humaneval"):
-            for copy in range(COPIES):
+            for copy in range(copies):
                 text = problem.canonical_solution + (f"    # {copy}\n" if distinct else "")
                 row = {"task_id": problem.task_id, "completion": text}
                 file.write(json.dumps(row) + "\n")
@@ -166,11 +168,13 @@ def main() -> None:
     rows: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         same, distinct = Path(folder) / "same.jsonl", Path(folder) / "distinct.jsonl"
-        samples(same, distinct=False)
+        once = Path(folder) / "once.jsonl"
+        samples(same)
         samples(distinct, distinct=True)
+        samples(once, copies=1)
         for _ in range(arguments.rounds):
             for name in list(rows):
-                path = distinct if "differ" in name else same
+                path = distinct if "differ" in name else once if name in ONCE else same
                 command = [sys.executable, "-P", __file__, "--workers", str(arguments.workers)]
                 command += ["--one", name, str(path)]
                 found = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -182,16 +186,17 @@ def main() -> None:
                 assert result["pass@1"] == 1.0, f"{name}: pass@1 is {result['pass@1']}"
                 rows[name].append(round(result["seconds"], 2))
                 print(f"{name}: {rows[name][-1]} s", flush=True)
-    total = 164 * COPIES
     report = {}
     for name, seconds in rows.items():
+        total = 164 * (1 if name in ONCE else COPIES)
         report[name] = {
+            "samples": total,
             "seconds": seconds,
             "median_seconds": median(seconds),
             "samples_per_second": round(total / median(seconds), 1),
         }
     peers = {name: row for name, row in report.items() if not name.startswith("ours")}
-    fastest = min(peers, key=lambda name: peers[name]["median_seconds"])
+    fastest = max(peers, key=lambda name: peers[name]["samples_per_second"])
     result = {
         "question": __doc__.splitlines()[0],
         "date": datetime.now(UTC).date().isoformat(),
@@ -202,12 +207,11 @@ def main() -> None:
             "load_average": os.getloadavg()[0],
         },
         "versions": {"python": platform.python_version(), **_versions()},
-        "samples": total,
         "workers": arguments.workers,
         "engines": report,
         "fastest_peer": fastest,
         "times_faster_than_it": {
-            name: round(peers[fastest]["median_seconds"] / row["median_seconds"], 2)
+            name: round(row["samples_per_second"] / peers[fastest]["samples_per_second"], 2)
             for name, row in report.items()
             if name.startswith("ours")
         },
