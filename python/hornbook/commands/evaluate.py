@@ -141,7 +141,7 @@ def grade(
     out: Out,
     problems: str = "unconventional",
     votes: int = 3,
-    batch: int = 25,
+    per_batch: int = 25,
     endpoint: Endpoint = _ENDPOINT,
     rescore: Annotated[bool, Parameter(negative="")] = False,
     accept_unsafe: Accept = False,
@@ -157,7 +157,7 @@ def grade(
         What they answer: unconventional, humaneval, a problem file with references and tests.
     votes
         Grades of each attempt; their median counts.
-    batch
+    per_batch
         Attempts in a batch; a batch whose controls fail is void.
     rescore
         Ask nobody: grades again from the exchanges stored in --out.
@@ -190,7 +190,7 @@ def grade(
             complete=bind(complete_all, ledger=ledger, **options),
             grader=f"{endpoint.model} at {endpoint.base_url or 'the default endpoint'}",
             votes=votes,
-            batch=batch,
+            batch=per_batch,
             accept_unsafe=accept_unsafe,
         )
     show(report, as_json)
