@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.evaluate import load_problems
-from hornbook.evaluate.problems import cut_at_stop, truncate
+from hornbook.evaluate.extract import cut_at_stop, fenced, truncate
 
 needs_data = pytest.mark.skipif(
     "HORNBOOK_DATA" not in os.environ, reason="HORNBOOK_DATA is not set"
@@ -220,3 +220,45 @@ def test_stop_strings_and_cuts_leave_every_reference_whole(name, options):
         for tail in ("", "\n[DONE]\n", "\nassert 1\n", "\nprint(2)\n", '\n"""\nNext.\n"""\ndef x'):
             text = problem.truncated(cut_at_stop(solution + tail, problems.stop))
             assert text.rstrip() == solution.rstrip(), problem.task_id
+
+
+@needs_data
+def test_mbpps_three_protocols_by_name():
+    docstring, shots, sanitized = (
+        load_problems("mbpp", protocol=name) for name in ("docstring", "3-shot", "sanitized")
+    )
+    assert (len(docstring), len(shots), len(sanitized)) == (500, 500, 257)
+    assert (docstring.name, shots.name, sanitized.name) == ("mbpp", "mbpp", "mbpp-sanitized")
+    assert shots[0].prompt.count("[BEGIN]") == 4
+    assert shots[0].prompt.count("[DONE]") == 3
+    assert docstring[0].prompt.startswith('"""')
+    assert [p.prompt for p in sanitized] == [p.prompt for p in load_problems("mbpp-sanitized")]
+    assert len(load_problems("mbpp", protocol="sanitized", split="all")) == 427
+    with pytest.raises(ConfigError, match="protocol"):
+        load_problems("mbpp", protocol="5-shot")
+    with pytest.raises(ConfigError, match="one protocol"):
+        load_problems("humaneval", protocol="3-shot")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Sure:\n```python\ndef f():\n    return 1\n```\nDone.", "def f():\n    return 1\n"),
+        ("```\nx = 1\n```\n~~~py\ndef f():\n    pass\n~~~", "def f():\n    pass\n"),
+        ("```python\nx = 1\n```", "x = 1\n"),
+        ("```python\ndef f():\n    return 1", "def f():\n    return 1\n"),
+        ("    return 1\n", "    return 1\n"),
+        ("Use ```x``` here\n", "Use ```x``` here\n"),
+        ("", ""),
+    ],
+)
+def test_the_fenced_block_with_the_function(text, code):
+    assert fenced(text, "f") == code
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "text", ["`" * 2_000_000, "```\n" * 400_000, "~~~" * 700_000, "\n" * 10**6]
+)
+def test_fences_take_linear_time(text):
+    assert isinstance(fenced(text, "f"), str)

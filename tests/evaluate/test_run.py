@@ -71,7 +71,7 @@ def test_a_perfect_model(tmp_path):
     assert {(row["passed"], row["result"]) for row in rows} == {(True, "passed")}
     assert rows[0]["completion"] == "    return 2 * x\n"
     assert rows[0]["raw"].endswith("print('more')\n")
-    assert verify(tmp_path / "out")["checked"] == 3
+    assert verify(tmp_path / "out")["checked"] == 4
 
 
 def test_wrong_answers_by_kind_and_group(tmp_path):
@@ -188,7 +188,7 @@ def test_options_that_do_not_fit(tmp_path):
     with pytest.raises(ConfigError, match="at least one number"):
         evaluate(toy(), perfect, tmp_path / "o", model_id="m", k=())
     with pytest.raises(ConfigError, match="leave out `complete`"):
-        evaluate(toy(), perfect, tmp_path / "o", samples=tmp_path / "s")
+        evaluate(toy(), perfect, tmp_path / "o", model_id="m", samples=tmp_path / "s")
     with pytest.raises(ConfigError, match="own task_id"):
         evaluate(toy() + toy(), perfect, tmp_path / "o", model_id="m")
     with pytest.raises(InputError, match="2 completions for 3 prompts"):

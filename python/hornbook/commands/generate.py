@@ -25,7 +25,7 @@ class Endpoint:
     """A model behind an OpenAI-compatible endpoint."""
 
     model: str = ""
-    """The model's name; turns the procedural teacher off."""
+    """The model's name at the endpoint; for `evaluate` a folder or a Hub name too."""
     base_url: str = ""
     """The endpoint (vLLM, llama.cpp, SGLang, a vendor); empty: OPENAI_BASE_URL, else OpenAI's."""
     api_key_env: str = "OPENAI_API_KEY"

@@ -3,15 +3,13 @@
 import json
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from hornbook import progress
 from hornbook.commands.shared import LOOK, MODEL, Accept, Json, Out, app, printable, show
-from hornbook.errors import ConfigError, InputError
+from hornbook.errors import InputError
 
 export = App(name="export", group=MODEL, help="Write a model for other software.")
 study = App(name="study", group=LOOK, help="Studies on a finished run.")
@@ -93,65 +91,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@app.command(group=MODEL)
-def evaluate(
-    benchmark: str,
-    *,
-    out: Out,
-    model: Path | None = None,
-    samples_file: Annotated[Path | None, Parameter(name="--samples")] = None,
-    samples_per_problem: int = 1,
-    temperature: float = 0.0,
-    max_new_tokens: int = 512,
-    timeout_s: float = 10.0,
-    workers: int | None = None,
-    accept_unsafe: Accept = False,
-    as_json: Json = False,
-) -> None:
-    """Score a model, or stored samples, by running its answers in a sandbox.
-
-    Parameters
-    ----------
-    benchmark
-        humaneval, mbpp, mbpp-sanitized (found through HORNBOOK_DATA), or a problem file.
-    model
-        A model's folder.
-    samples_file
-        Instead of a model: JSON lines with task_id and completion.
-
-    Examples:
-        hornbook evaluate humaneval --model runs/phi-1/final --out scores/
-
-        hornbook evaluate humaneval --samples samples.jsonl --out scores/
-    """
-    from hornbook.evaluate import evaluate as score
-    from hornbook.evaluate import evaluate_model
-
-    if (model is None) == (samples_file is None):
-        raise ConfigError("name either --model or --samples")
-    options: dict[str, Any] = {
-        "timeout_s": timeout_s,
-        "workers": workers,
-        "accept_unsafe": accept_unsafe,
-        "progress": partial(progress.advance, "programs"),
-    }
-    with progress.shown():
-        if model is not None:
-            report = evaluate_model(
-                benchmark,
-                model,
-                out,
-                samples=samples_per_problem,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                **options,
-            )
-        else:
-            assert samples_file is not None
-            report = score(benchmark, None, out, samples=samples_file, **options)
-    show(report, as_json)
 
 
 @sandbox.command(name="status")

@@ -58,6 +58,8 @@ def grade(
     complete: Complete,
     votes: int = 1,
     params: Mapping[str, Any] | None = None,
+    secret: str = "",
+    texts: Sequence[str | None] | None = None,
 ) -> list[Grade]:
     """Grades one completion for each problem.
 
@@ -67,6 +69,8 @@ def grade(
         complete: `functools.partial(complete_all, ledger=..., model=...)`.
         votes: Independent grades of each attempt; the median counts.
         params: Sampling parameters (default: temperature 0 for one vote, 1 for several).
+        secret: Makes the markers random; the same one gives the same ones, and so stored answers.
+        texts: Where not None, what is shown as the attempt, instead of prompt and completion.
 
     Raises:
         InputError: If a problem lacks a field.
@@ -82,7 +86,15 @@ def grade(
     for attempt in (0, 1):
         open_ = [place for place in places if ballots[place].vote is None]
         requests = [
-            _request(problems[index], completions[index], vote, attempt, sampling)
+            _request(
+                problems[index],
+                completions[index],
+                vote,
+                attempt,
+                sampling,
+                secret=secret,
+                shown=texts[index] if texts is not None else None,
+            )
             for index, vote in open_
         ]
         for place, response in zip(open_, complete(requests), strict=True):
@@ -105,9 +117,7 @@ class _Ballot:
         problem = "" if response.verdict == "ok" else response.error or response.verdict
         if not problem:
             try:
-                values = strict_json(response.text, ("evaluation", "grade"))
-                vote = integer(values["grade"], MOST)
-                self.vote, self.evaluation = vote, str(values["evaluation"])
+                self.vote, self.evaluation = read_reply(response.text)
             except RejectedError as error:
                 problem = error.detail
         self.transcript.append(
@@ -122,12 +132,25 @@ class _Ballot:
         )
 
 
+def read_reply(text: str) -> tuple[int, str]:
+    """The grade and the words of a reply.
+
+    Raises:
+        RejectedError: If it is not strictly one JSON object with `evaluation`, then `grade`.
+    """
+    values = strict_json(text, ("evaluation", "grade"))
+    return integer(values["grade"], MOST), str(values["evaluation"])
+
+
 def _request(
     problem: Mapping[str, Any],
     completion: str,
     vote: int,
     attempt: int,
     params: Mapping[str, Any],
+    *,
+    secret: str,
+    shown: str | None,
 ) -> Request:
     try:
         task, solution = str(problem["prompt"]), str(problem["canonical_solution"])
@@ -135,7 +158,7 @@ def _request(
     except KeyError as error:
         raise InputError(f"a problem to grade lacks the field {error}") from None
     task = prompts.clean(task)
-    whole = prompts.clean(task + completion)[: LONGEST + len(task)]
+    whole = prompts.clean(task + completion if shown is None else shown)[: LONGEST + len(task)]
     solution = prompts.clean(task + solution)
     return Request(
         slot=f"{task_id}/{vote}",
@@ -143,8 +166,9 @@ def _request(
             task=task,
             solution=solution,
             attempt=whole,
-            # A hash of all that it fences off: no attempt can hold it, and a rerun finds it again.
-            fence=prompts.fence(task, solution, whole, str(vote)),
+            # A hash of a secret and all that it fences off: no attempt can hold it, and a rerun
+            # finds it again.
+            fence=prompts.fence(secret, task, solution, whole, str(vote)),
             reminder=_REMINDER if attempt else "",
         ),
         params=params,

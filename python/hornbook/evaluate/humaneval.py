@@ -13,20 +13,27 @@ from hornbook.errors import InputError
 from hornbook.evaluate.problems import (
     Problem,
     ProblemSet,
-    benchmark_file,
+    Rows,
+    Source,
+    benchmark_rows,
     read_bytes,
     read_rows,
     text_field,
 )
+from hornbook.manifest import StrPath
 
-FILE = "HumanEval.jsonl.gz"
-SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
+SOURCE = Source(
+    file="HumanEval.jsonl.gz",
+    sha256="b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
+    rows_sha256="88e1130c64fea8a3fcc7cfeeaad054bf64105a6ce773c22361ae3a749726d2df",
+    fields=("task_id", "prompt", "entry_point", "canonical_solution", "test"),
+)
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 
-def load() -> ProblemSet:
-    """The benchmark, from HORNBOOK_DATA."""
-    return load_file(benchmark_file(FILE, SHA256), name="humaneval")
+def load(data: StrPath | None = None) -> ProblemSet:
+    """The benchmark, from `data` (a file or a Hub name) or HORNBOOK_DATA."""
+    return _problem_set(benchmark_rows(SOURCE, data), "humaneval", trusted=True)
 
 
 def load_file(path: Path, name: str | None = None) -> ProblemSet:
@@ -35,9 +42,15 @@ def load_file(path: Path, name: str | None = None) -> ProblemSet:
     Raises:
         InputError: Naming the line that is not one, or names a task twice.
     """
+    rows = tuple(read_rows(path))
+    sha256 = hashlib.sha256(read_bytes(path)).hexdigest()
+    return _problem_set(Rows(rows=rows, sha256=sha256, path=path), name or path.name, trusted=False)
+
+
+def _problem_set(found: Rows, name: str, *, trusted: bool) -> ProblemSet:
     problems: dict[str, Problem] = {}
-    for number, row in read_rows(path):
-        where = f"{path}, line {number}"
+    for number, row in found.rows:
+        where = f"{found.where}, line {number}"
         entry_point = text_field(row, "entry_point", where)
         if not entry_point.isidentifier():
             raise InputError(f"{where}: `entry_point` {entry_point!r} is not a function's name")
@@ -51,18 +64,18 @@ def load_file(path: Path, name: str | None = None) -> ProblemSet:
             canonical_solution=text_field(row, "canonical_solution", where, ""),
             preamble=prompt,
             group=None if group is None else str(group),
-            trusted=name is not None,
+            trusted=trusted,
         )
         if problem.task_id in problems:
             raise InputError(f"{where}: task_id `{problem.task_id}` is there twice")
         problems[problem.task_id] = problem
     if not problems:
-        raise InputError(f"{path}: holds no problems")
+        raise InputError(f"{found.where}: holds no problems")
     return ProblemSet(
-        name=name or path.name,
+        name=name,
         problems=tuple(problems.values()),
-        path=path,
-        sha256=hashlib.sha256(read_bytes(path)).hexdigest(),
+        path=found.path,
+        sha256=found.sha256,
         protocol="completion",
         stop=STOP,
     )

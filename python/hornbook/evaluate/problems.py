@@ -13,12 +13,13 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hornbook.errors import ConfigError, InputError
+from hornbook.errors import ConfigError, InputError, need
+from hornbook.evaluate.extract import truncate
 from hornbook.evaluate.sandbox import Program
 from hornbook.manifest import StrPath
 
@@ -45,13 +46,18 @@ class Problem:
     """For scores by group."""
     trusted: bool = False
     """Whether the test is a known benchmark's own, checked by its hash: see `sandbox.Program`."""
+    together: bool = False
+    """Run answer and tests in one process, as its results are too large to cross: never
+    tamper-proof."""
 
     def program(self, completion: str) -> str:
         """The program that passes if the completion does."""
-        return self.split(completion).whole
+        return f"{self.preamble}{completion}\n{self.test}\n"
 
-    def split(self, completion: str) -> Program:
-        """The completion and its tests, for processes of their own."""
+    def split(self, completion: str) -> Program | str:
+        """The completion and its tests, for processes of their own where they may be."""
+        if self.together:
+            return self.program(completion)
         return Program(
             source=f"{self.preamble}{completion}",
             tests=self.test,
@@ -70,17 +76,21 @@ class ProblemSet(Sequence[Problem]):
     """Problems with what has to be known of them to compare scores."""
 
     name: str
-    """`humaneval`, `mbpp`, `mbpp-sanitized`, or the file's name."""
+    """`humaneval`, `mbpp`, `mbpp-sanitized`, `humaneval+`, ..., or the file's name."""
     problems: tuple[Problem, ...]
     """In the file's order."""
     path: Path | None = None
     """The file, if they come from one."""
     sha256: str
-    """Of its bytes."""
+    """Of the file's bytes; of the rows' text where they come from the Hub."""
     protocol: str
     """How prompts are made."""
     stop: tuple[str, ...]
     """Strings that end a completion."""
+    memory_mb: int = 1024
+    """Address space for each program, unless a caller says otherwise."""
+    timeout_s: float = 10.0
+    """CPU seconds for each program, unless a caller says otherwise."""
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -92,58 +102,165 @@ class ProblemSet(Sequence[Problem]):
         return iter(self.problems)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a benchmark's rows are found, and what proves that they are the benchmark's."""
+
+    file: str
+    """Its name in the folder of HORNBOOK_DATA."""
+    sha256: str
+    """Of the file that scores are compared on."""
+    rows_sha256: str = ""
+    """Of the rows' `fields`, sorted by task: the same in any container; empty: only the file."""
+    fields: tuple[str, ...] = ()
+    """What a score depends on."""
+    hub: tuple[str, ...] = ()
+    """Its configuration on the Hub, if it has several there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A benchmark's rows, checked."""
+
+    rows: tuple[tuple[int, dict[str, Any]], ...]
+    """With their lines."""
+    sha256: str
+    path: Path | None
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.path or "the Hub's rows")
+
+
 def load_problems(
-    name_or_path: StrPath, *, protocol: str | None = None, split: str = "test"
+    name_or_path: StrPath,
+    *,
+    protocol: str | None = None,
+    split: str = "test",
+    data: StrPath | None = None,
 ) -> ProblemSet:
     """Opens a benchmark or a file of problems.
 
     Args:
-        name_or_path: `humaneval`, `mbpp`, `mbpp-sanitized` (files from the folder in the variable
-            HORNBOOK_DATA, checked by their hash), or a JSON-lines file (`.gz` too) in HumanEval's
-            form.
-        protocol: For MBPP, `docstring` (the default) or `3-shot`: see `mbpp`.
+        name_or_path: `humaneval`, `mbpp`, `mbpp-sanitized`, `humaneval+`, `mbpp+` (checked by
+            their hash); `unconventional`, which comes with this package; or a JSON-lines file
+            (`.gz` too) in HumanEval's form.
+        protocol: For MBPP, `docstring` (the default), `3-shot` or `sanitized`: see `mbpp`.
         split: For MBPP, `test` (ids 11 to 510, as in the paper that made it), `validation` (511 to
             600) or `all`.
+        data: The benchmark's file, or its name on the Hub (`openai/openai_humaneval`,
+            `google-research-datasets/mbpp`); if None, the file in the folder of the variable
+            HORNBOOK_DATA.
 
     Raises:
         ConfigError: If the name or an option is unknown, or HORNBOOK_DATA is not set.
-        InputError: If the file is missing, torn, or not the one that scores are compared on.
+        InputError: If the data is missing, torn, or not the one that scores are compared on.
+        MissingExtraError: For a Hub name without the `datasets` package.
     """
-    from hornbook.evaluate import humaneval, mbpp
+    from hornbook.evaluate import humaneval, mbpp, plus, unconventional
 
-    if str(name_or_path) in ("mbpp", "mbpp-sanitized"):
-        return mbpp.load(str(name_or_path), protocol=protocol or "docstring", split=split)
+    name = str(name_or_path)
+    if name in ("mbpp", "mbpp-sanitized"):
+        return mbpp.load(name, protocol=protocol or "docstring", split=split, data=data)
     if protocol is not None:
         raise ConfigError(f"`{name_or_path}` has one protocol; leave out `protocol`")
-    if str(name_or_path) == "humaneval":
-        return humaneval.load()
+    if name in ("humaneval+", "mbpp+"):
+        return plus.load(name, data)
+    if name == "humaneval":
+        return humaneval.load(data)
+    if data is not None:
+        raise ConfigError(f"`data` is for a named benchmark, not for `{name_or_path}`")
+    if name == "unconventional":
+        return unconventional.load()
     path = Path(name_or_path)
     if not path.exists() and path.parent == Path() and not path.suffix:
         raise ConfigError(
-            f"no benchmark or file `{name_or_path}`: use humaneval, mbpp, mbpp-sanitized or a path"
+            f"no benchmark or file `{name_or_path}`: use humaneval, humaneval+, mbpp, mbpp+, "
+            "mbpp-sanitized, unconventional or a path"
         )
     return humaneval.load_file(path)
 
 
-def benchmark_file(name: str, sha256: str) -> Path:
-    """The path of a benchmark's file, after checking its hash.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def benchmark_rows(source: Source, data: StrPath | None = None) -> Rows:
+    """A benchmark's rows, after checking that they are the ones that scores are compared on.
+
+    Args:
+        source: Which.
+        data: A file or a Hub name; None for HORNBOOK_DATA.
 
     Raises:
         ConfigError: If HORNBOOK_DATA is not set.
-        InputError: If the file is missing or another one.
+        InputError: If the data is missing or another.
     """
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
-        raise ConfigError(
-            f"set {DATA_VARIABLE} to a folder that holds {name}, or give the problems' path"
-        )
-    path = Path(folder) / name
+    if data is None:
+        folder = os.environ.get(DATA_VARIABLE)
+        if not folder:
+            raise ConfigError(
+                f"set {DATA_VARIABLE} to a folder that holds {source.file}, or give its path "
+                "or Hub name with --data"
+            )
+        path: Path | None = Path(folder) / source.file
+    else:
+        path = Path(data)
+        if not path.is_file() and _HUB_NAME.fullmatch(str(data)):
+            path = None
+    if path is None:
+        rows = [(number, row) for number, row in enumerate(_hub_rows(str(data), source), 1)]
+        found = _rows_hash((row for _, row in rows), source.fields) if rows else "of no rows"
+        if not source.rows_sha256 or found != source.rows_sha256:
+            raise InputError(
+                f"{data}: its rows are not {source.file}'s (their sha256 is {found}), and scores "
+                "are compared on those; give the original file's path"
+            )
+        return Rows(rows=tuple(rows), sha256=found, path=None)
     found = hashlib.sha256(read_bytes(path)).hexdigest()
-    if found != sha256:
+    if found != source.sha256:
         raise InputError(
-            f"{path}: sha256 is {found}, but scores are compared on {sha256}; get the original file"
+            f"{path}: sha256 is {found}, but scores are compared on {source.sha256}; "
+            "get the original file"
         )
-    return path
+    return Rows(rows=tuple(_any_rows(path)), sha256=found, path=path)
+
+
+def _any_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix != ".json":
+        yield from read_rows(path)
+        return
+    try:
+        yield from enumerate(json.loads(read_bytes(path)), 1)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+
+
+def _hub_rows(name: str, source: Source) -> Iterator[dict[str, Any]]:
+    need("datasets", "eval")
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(name, *source.hub)
+    except Exception as error:  # the package raises what its many back ends do
+        raise InputError(f"{name}: cannot be had from the Hub ({error})") from error
+    for rows in splits.values():
+        yield from (dict(row) for row in rows)
+
+
+def _rows_hash(rows: Iterable[dict[str, Any]], fields: Sequence[str]) -> str:
+    """Of what a score depends on, whatever the container, its order and its line ends."""
+    texts = sorted(
+        json.dumps([plain_lines(row.get(name)) for name in fields], sort_keys=True) for row in rows
+    )
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def plain_lines(value: Any) -> Any:
+    """Strings with "\\n" for line ends, also in lists."""
+    if isinstance(value, list):
+        return [plain_lines(item) for item in value]
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
 
 
 def read_bytes(path: Path) -> bytes:
@@ -192,77 +309,3 @@ def text_field(row: dict[str, Any], name: str, where: str, default: str | None =
     if not isinstance(value, str):
         raise InputError(f"{where}: `{name}` is missing or not a string")
     return value
-
-
-def cut_at_stop(completion: str, stop: Sequence[str]) -> str:
-    """The completion up to the first of the stop strings."""
-    ends = [at for word in stop if (at := completion.find(word)) >= 0]
-    return completion[: min(ends, default=len(completion))]
-
-
-# Everything in which a line's start would not be a statement's: comments, strings, brackets.
-_LEXEME = re.compile(
-    r"""\#[^\n]*
-    | \"\"\"(?:[^\\"]|\\.|"(?!""))*\"\"\"
-    | '''(?:[^\\']|\\.|'(?!''))*'''
-    | "(?:[^\\"\n]|\\.)*"
-    | '(?:[^\\'\n]|\\.)*'
-    | \\\r?\n
-    | [()\[\]{}]
-    | \n""",
-    re.VERBOSE | re.DOTALL,
-)
-_INDENTED_OR_EMPTY = re.compile(r"[ \t\f]*(?:\#|\r?\n|\Z)|[ \t\f]")
-
-
-def truncate(preamble: str, completion: str, entry_point: str) -> str:
-    """Cuts an answer at the first top-level statement after the function that was asked for.
-
-    Functions right after it whose names it mentions stay: they are its helpers. If the answer does
-    not continue the preamble's function but writes it out again, that one counts; what stands
-    before it (imports, helpers) stays. An answer without the function stays whole. For text that
-    parses the cut is where the syntax tree puts it; being made by a lexer it also works for text
-    that does not, takes linear time and cannot be brought down by any input.
-
-    Returns:
-        The start of `completion`.
-    """
-    text, answer = preamble + completion, len(preamble)
-    starts = [(at, _DEFINITION.match(text, at)) for at in _statement_starts(text)]
-    named = [(at, match and match[1]) for at, match in starts]
-    tail = [(at, name) for at, name in named if at >= answer]
-    begun = (entry_point in [name for at, name in named if at < answer]) and not (
-        # nothing was added to the preamble's function, and the answer writes it out again
-        tail and not text[answer : tail[0][0]].strip() and entry_point in [n for _, n in tail]
-    )
-    used: set[str] = set()
-    seen = answer
-    for at, name in tail:
-        if begun:
-            used.update(re.findall(r"\w+", text[seen:at]))
-            seen = at
-            if name is None or name == entry_point or name not in used:
-                return text[answer:at]
-        elif name == entry_point:
-            begun = True
-    return completion
-
-
-_DEFINITION = re.compile(r"(?:async[ \t]+)?def[ \t]+(\w+)")
-
-
-def _statement_starts(text: str) -> Iterator[int]:
-    """Where top-level statements (or a line of decorators) begin."""
-    depth, position = 0, 0
-    if not _INDENTED_OR_EMPTY.match(text):
-        yield 0
-    for match in _LEXEME.finditer(text):
-        lexeme = match.group()
-        if lexeme in ("(", "[", "{"):
-            depth += 1
-        elif lexeme in (")", "]", "}"):
-            depth = max(0, depth - 1)
-        elif lexeme == "\n" and depth == 0:
-            position = match.end()
-            if position < len(text) and not _INDENTED_OR_EMPTY.match(text, position):
-                yield position

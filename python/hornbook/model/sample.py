@@ -56,6 +56,7 @@ def generate(
     stop: Sequence[str] = (),
     seed: int = 0,
     batch_size: int = 64,
+    places: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[str]:
@@ -71,6 +72,7 @@ def generate(
         stop: A completion is cut before the first of these to appear.
         seed: Of the draws, together with a prompt's place in the list.
         batch_size: Rows at once.
+        places: The prompts' places in a longer list, of which these are a part.
         on_progress: Called with completions done and all.
         on_text: Called with a prompt's place and the next piece of its completion as soon as that
             is certain: whole characters, and nothing that a stop string may still cut off.
@@ -102,7 +104,8 @@ def generate(
                 f"prompt {index}: token {max(ids)} is past the model's vocabulary of "
                 f"{model.config.vocab_size}; is this the model's own tokenizer?"
             )
-        draws = np.random.Generator(np.random.Philox(key=[seed % 2**64, index]))
+        place = index if places is None else places[index]
+        draws = np.random.Generator(np.random.Philox(key=[seed % 2**64, place]))
         rows.append(_Row(index, ids, draws if temperature > 0.0 else None))
     rows.sort(key=lambda row: (-len(row.prompt), row.index))
     # A stop string ends in the last tokens: each holds a byte at least, or a part of a character.

