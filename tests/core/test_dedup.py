@@ -172,7 +172,7 @@ def test_threads_never_change_a_byte(tmp_path: Path) -> None:
             if path.name != "manifest.json"
         }
         results.append((report["key"], report["counts"], report["details"], contents))
-    assert len(results[0][3]) == 2
+    assert len(results[0][3]) == 5
     assert results[0] == results[1] == results[2]
 
 

@@ -62,7 +62,14 @@ pub struct PartWriter {
     rows: u64,
     bytes: usize,
     parts: Vec<Part>,
+    level: i32,
+    group_bytes: usize,
 }
+
+/// Level of zstd.
+const LEVEL: i32 = 3;
+/// Level of zstd where speed matters more than a few per cent of size.
+const QUICK_LEVEL: i32 = 1;
 
 impl PartWriter {
     /// A writer into `folder`, which is made if need be.
@@ -75,7 +82,16 @@ impl PartWriter {
             rows: 0,
             bytes: 0,
             parts: Vec::new(),
+            level: LEVEL,
+            group_bytes: usize::MAX,
         })
+    }
+
+    /// The same with quick compression, and row groups of at most about 8 MB if `small`.
+    #[must_use]
+    pub fn quick(self, small: bool) -> Self {
+        let group_bytes = if small { 8 << 20 } else { usize::MAX };
+        Self { level: QUICK_LEVEL, group_bytes, ..self }
     }
 
     fn name(&self) -> String {
@@ -94,7 +110,9 @@ impl PartWriter {
             let file = File::create(&path).map_err(Error::io(&path))?;
             let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
             let properties = WriterProperties::builder()
-                .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("a valid level")))
+                .set_compression(Compression::ZSTD(
+                    ZstdLevel::try_new(self.level).expect("a valid level"),
+                ))
                 .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
                 .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")))
                 .build();
@@ -103,7 +121,11 @@ impl PartWriter {
             self.writer = Some(writer);
         }
         let failed = self.failed();
-        self.writer.as_mut().expect("just opened").write(batch).map_err(failed)?;
+        let writer = self.writer.as_mut().expect("just opened");
+        let written = writer.write(batch).and_then(|()| {
+            if writer.in_progress_size() < self.group_bytes { Ok(()) } else { writer.flush() }
+        });
+        written.map_err(failed)?;
         self.rows += batch.num_rows() as u64;
         self.bytes += batch.get_array_memory_size();
         if self.bytes >= PART_BYTES {

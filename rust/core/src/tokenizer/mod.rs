@@ -18,7 +18,7 @@ mod encoder;
 mod json;
 mod parallel;
 mod perfect;
-mod simd;
+pub(crate) mod simd;
 mod split;
 mod train;
 

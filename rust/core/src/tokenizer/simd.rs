@@ -1,7 +1,7 @@
 //! Classes of 64 bytes of text at a time, by the widest instructions the processor has.
 //!
-//! Every level gives the same masks; the binary needs none of them to start. This file holds all of
-//! the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
+//! Every level gives the same masks; the binary needs none of them to start. Dedup's words are found
+//! with it too. This file holds all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
 //! was asked first.
 
 #![allow(unsafe_code)]
@@ -87,6 +87,8 @@ pub struct Masks {
     pub line: u64,
     /// The apostrophe.
     pub quote: u64,
+    /// The underscore.
+    pub underscore: u64,
     /// Bytes of characters beyond ASCII.
     pub high: u64,
 }
@@ -151,6 +153,7 @@ const TAB: u8 = 1 << 3;
 const LINE: u8 = 1 << 4;
 const QUOTE: u8 = 1 << 5;
 const HIGH: u8 = 1 << 6;
+const UNDERSCORE: u8 = 1 << 7;
 
 static KINDS: [u8; 256] = {
     let mut kinds = [0; 256];
@@ -163,6 +166,7 @@ static KINDS: [u8; 256] = {
             b'\t' => TAB,
             10..=13 => LINE,
             b'\'' => QUOTE,
+            b'_' => UNDERSCORE,
             128.. => HIGH,
             _ => 0,
         };
@@ -183,6 +187,7 @@ pub fn scalar(block: &[u8; BLOCK]) -> Masks {
         masks.tab |= bit(TAB);
         masks.line |= bit(LINE);
         masks.quote |= bit(QUOTE);
+        masks.underscore |= bit(UNDERSCORE);
         masks.high |= bit(HIGH);
     }
     masks
@@ -222,6 +227,7 @@ mod x86 {
             tab: is(b'\t'),
             line: within(bytes, 10, 4),
             quote: is(b'\''),
+            underscore: is(b'_'),
             high: _mm512_movepi8_mask(bytes),
         }
     }
@@ -256,6 +262,7 @@ mod x86 {
             tab: is(b'\t'),
             line: within(low, high, 10, 4),
             quote: is(b'\''),
+            underscore: is(b'_'),
             high: join(low, high),
         }
     }
@@ -282,6 +289,7 @@ mod x86 {
                 masks.tab |= is(b'\t');
                 masks.line |= within(bytes, 10, 4);
                 masks.quote |= is(b'\'');
+                masks.underscore |= is(b'_');
                 masks.high |= bits(bytes);
             }
         }
@@ -324,6 +332,7 @@ mod neon {
                 tab: is(b'\t'),
                 line: within(0, 10, 4),
                 quote: is(b'\''),
+                underscore: is(b'_'),
                 high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
             }
         }
