@@ -229,6 +229,27 @@ fn choose_bands(jaccard: f64, recall: f64, most: usize) -> Option<(usize, usize)
     dedup::choose_bands(jaccard, recall, most)
 }
 
+/// The least value of each of `count` hash functions over lists of hashes, one list after another.
+#[pyfunction]
+fn signatures<'py>(
+    py: Python<'py>,
+    hashes: PyReadonlyArray1<'py, u64>,
+    offsets: PyReadonlyArray1<'py, i64>,
+    count: usize,
+    seed: u64,
+) -> PyResult<Bound<'py, PyArray1<u32>>> {
+    let (hashes, offsets) = (hashes.as_slice()?, offsets.as_slice()?);
+    let rising = offsets.windows(2).all(|pair| 0 <= pair[0] && pair[0] <= pair[1]);
+    if !rising || offsets.last().is_some_and(|end| *end as usize > hashes.len()) {
+        return Err(PyValueError::new_err("offsets must rise and stay within the hashes"));
+    }
+    let values = py.detach(|| {
+        let lists = offsets.windows(2).map(|pair| &hashes[pair[0] as usize..pair[1] as usize]);
+        dedup::signatures(lists, count, seed)
+    });
+    Ok(values.into_pyarray(py))
+}
+
 /// Signs a batch with string columns `id` and `text`; see `hornbook.dedup_pieces.sign`.
 #[pyfunction]
 fn dedup_sign<'py>(
@@ -381,6 +402,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(dedup_substring, module)?)?;
     module.add_function(wrap_pyfunction!(band_recall, module)?)?;
     module.add_function(wrap_pyfunction!(choose_bands, module)?)?;
+    module.add_function(wrap_pyfunction!(signatures, module)?)?;
     module.add_function(wrap_pyfunction!(dedup_sign, module)?)?;
     module.add_function(wrap_pyfunction!(dedup_candidate_pairs, module)?)?;
     module.add_function(wrap_pyfunction!(dedup_verify, module)?)?;

@@ -9,7 +9,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Corpus, Reject};
@@ -109,13 +109,20 @@ impl PartWriter {
             let path = self.folder.join(format!("{}.tmp", self.name()));
             let file = File::create(&path).map_err(Error::io(&path))?;
             let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
-            let properties = WriterProperties::builder()
+            let mut properties = WriterProperties::builder()
                 .set_compression(Compression::ZSTD(
                     ZstdLevel::try_new(self.level).expect("a valid level"),
                 ))
                 .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
-                .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")))
-                .build();
+                .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")));
+            if self.level == QUICK_LEVEL {
+                // Texts and ids hardly repeat: a dictionary is made for nothing.
+                properties = properties
+                    .set_column_dictionary_enabled("text".into(), false)
+                    .set_column_dictionary_enabled("id".into(), false)
+                    .set_column_statistics_enabled("text".into(), EnabledStatistics::None);
+            }
+            let properties = properties.build();
             let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
                 .map_err(self.failed())?;
             self.writer = Some(writer);

@@ -127,6 +127,7 @@ pub fn write(
     evidence.push(write_clusters(job.out, &who, by_kept)?);
     if options.components {
         evidence.push(write_components(job.out, &who, outcome)?);
+        evidence.push(write_edges(job.out, outcome)?);
     }
     let (parts, pairs) = write_rows(job, input, documents, outcome)?;
     if parts.iter().map(|part| part.rows).sum::<u64>() + exact + near != count as u64 {
@@ -280,6 +281,17 @@ fn write_components(out: &Path, who: &Who<'_>, outcome: &Outcome) -> Result<Part
         push_line(&mut lines, &component)?;
     }
     write_lines(out, "components.json", &lines, groups.len() as u64)
+}
+
+/// The verified pairs within the input: `[row, row, Jaccard]`.
+fn write_edges(out: &Path, outcome: &Outcome) -> Result<Part> {
+    let (mut lines, mut count) = (Vec::new(), 0);
+    let elsewhere = |number: &u32| outcome.references.contains_key(number);
+    for edge in outcome.edges.iter().filter(|(a, b, _)| !elsewhere(a) && !elsewhere(b)) {
+        push_line(&mut lines, edge)?;
+        count += 1;
+    }
+    write_lines(out, "edges.json", &lines, count)
 }
 
 pub(super) fn push_line(lines: &mut Vec<u8>, line: &impl Serialize) -> Result<()> {

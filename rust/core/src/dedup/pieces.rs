@@ -33,6 +33,17 @@ pub fn sign_batch(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
     to_batch(&signed)
 }
 
+/// The least value of each of `count` hash functions over each list, one list after another.
+pub fn signatures<'a>(lists: impl Iterator<Item = &'a [u64]>, count: usize, seed: u64) -> Vec<u32> {
+    let sketcher = Sketcher::new(count, 1, seed);
+    let (mut all, mut least) = (Vec::new(), Vec::new());
+    for list in lists {
+        sketcher.signature(list, &mut least);
+        all.extend_from_slice(&least);
+    }
+    all
+}
+
 /// Pairs of documents that share a key, each once with the smaller first, in order.
 pub fn candidate_pairs(keys: &[u64], documents: &[u64]) -> Vec<(u64, u64)> {
     let mut records: Vec<(u64, u64)> =
