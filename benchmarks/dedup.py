@@ -165,7 +165,9 @@ def daft(source: Path, out: Path, threads: int) -> None:
     normal = col("text").normalize(
         remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True
     )
-    sketch = normal.minhash(num_hashes=BANDS * ROWS, ngram_size=NGRAM, seed=1, hash_function="xxhash")
+    sketch = normal.minhash(
+        num_hashes=BANDS * ROWS, ngram_size=NGRAM, seed=1, hash_function="xxhash"
+    )
     rows = frame.with_column("sketch", sketch).collect()
     sketches = np.array(rows.select("sketch").to_arrow()["sketch"].combine_chunks().flatten())
     sketches = sketches.reshape(-1, BANDS, ROWS)
@@ -322,7 +324,7 @@ def truth(source: Path, folder: Path) -> list[tuple[int, int]]:
         for row in map(json.loads, (evidence / "removed.json").open())
         if row["rule"] == "exact"
     ]
-    pairs += [tuple(json.loads(line)) for line in (evidence / "edges.json").open()]
+    pairs += [tuple(json.loads(line)[:2]) for line in (evidence / "edges.json").open()]
     return pairs
 
 
@@ -436,7 +438,8 @@ def main() -> None:
         )
         peak = median(one["peak_mb"] for one in row["rounds"])
         print(
-            f"  {name:<26} {row['mb_per_cpu_second']:8.1f} MB/CPU-s  {peak / megabytes:5.2f} x memory"
+            f"  {name:<26} {row['mb_per_cpu_second']:8.1f} MB/CPU-s"
+            f"  {peak / megabytes:5.2f} x memory"
             f"  recall {row.get('document_recall', '-')}  precision {row.get('precision', '-')}"
         )
     print("  signing:", {name: median(t["ns_per_shingle"]) for name, t in signing.items()})

@@ -3,8 +3,8 @@
 Guarantees: a document is removed only if a document that stays has the same text, or a true Jaccard
 similarity of word n-grams of at least the threshold; `evidence/removed.json` names that document.
 There is no transitive closure: a chain of similar documents is not one cluster. Threads, shards and
-memory never change a byte. Costs: about 200 MB of Python a CPU second, JSON in and zstd Parquet out;
-at most twice the text in memory, or what `memory_mb` allows.
+memory never change the result. Costs: `benchmarks/results/dedup.json`; texts and n-grams in memory,
+or what `memory_mb` allows.
 
     hornbook.dedup(["data/"], "clean/")
 """
@@ -35,14 +35,14 @@ class DedupConfig:
 
     method: Method = "minhash"
     """`exact`: whole texts only. `minhash`: those first, then near copies that share a band.
-    `exact-join`: those first, then every near copy. `substring`: repeated runs of `length` words."""
+    `exact-join`: those first, then every near copy. `substring`: repeated runs of words."""
     threshold: float = 0.7
     """Least Jaccard similarity of a removed document to a kept one."""
     ngram: int = 5
     """Words in a shingle. Documents of fewer words are compared as whole texts only."""
     keep: Keep = "longest"
-    """Which of several copies stays: the one with most bytes, the first, or the one with the highest
-    number in `column`; of equals the first."""
+    """Which of several copies stays: the one with most bytes, the first, or the one with the
+    highest number in `column`; of equals the first."""
     column: str | None = None
     """For `keep = "highest"`: a column of numbers. Null and NaN are lowest."""
     bands: int = 32
@@ -164,8 +164,9 @@ def dedup(
     """Copies documents without their duplicates into the folder `out`.
 
     Words are maximal runs of `[A-Za-z0-9_]` and non-ASCII alphanumerics, lower-cased; shingles are
-    runs of `ngram` words, as a set, by 64-bit hash. Candidates share one of `bands` MinHash bands, or
-    with `exact-join` an n-gram that every similar document must share; each is verified by its true
+    runs of `ngram` words, as a set, by 64-bit hash. Candidates share one of `bands` MinHash bands,
+    or with `exact-join` an n-gram
+    that every similar document must share; each is verified by its true
     Jaccard similarity. Documents are taken in the order of `keep` and removed if they reach the
     threshold with one that was kept before them.
 
@@ -180,7 +181,7 @@ def dedup(
         method: `minhash`, `exact-join`, `exact` or `substring`.
         threshold: Least similarity of a removed document to a kept one, above 0 and at most 1.
         ngram: Words in a shingle; documents of fewer words are only compared as whole texts.
-        keep: `longest` (of text in UTF-8 bytes), `first`, or `highest` in `column`; ties by position.
+        keep: `longest` (of text in UTF-8 bytes), `first`, or `highest` in `column`; ties by place.
         column: A column of numbers, for `highest`.
         bands: Bands of the signature.
         rows: Hash values in a band.
@@ -191,10 +192,10 @@ def dedup(
         source: Count removals by this column; by input if left out.
         warn_share: Warn of sources that lose more than this share of at least 20 documents.
         components: Write the connected components of all verified pairs, for looking at.
-        against: Documents, or indexes of earlier runs, that stay: only `inputs` lose documents. They
-            are read twice and never held in memory.
+        against: Documents, or indexes of earlier runs, that stay: only `inputs` lose documents.
+            They are read twice and never held in memory.
         index: Folder of an index: compared against, and what is kept is added to it. Refused if it
-            was made with another ngram, layout, seed or version of the hashes. A run that is repeated
+            was made with another ngram, layout, seed or version of the hashes. A repeated run
             replaces what it added.
         memory_mb: Megabytes (2^20 bytes) for sorting and buffers: texts and n-grams then stay on
             disk, and the input is read three times. About 100 bytes a document come on top.
@@ -289,9 +290,7 @@ def _identity(config: DedupConfig) -> dict[str, Any]:
 def _outcome(folder: Path, config: DedupConfig, done: dict[str, Any]) -> Outcome:
     dropped: dict[str, int] = {"exact": done["exact"]}
     evidence = {part["name"]: part for part in done["evidence"]}
-    sources = {
-        name: {"rows": rows, "removed": removed} for name, rows, removed in done["sources"]
-    }
+    sources = {name: {"rows": rows, "removed": removed} for name, rows, removed in done["sources"]}
     warnings = [
         f"{name or '(none)'} lost {removed:,} of {rows:,} documents ({removed / rows:.0%})"
         for name, rows, removed in done["sources"]
@@ -349,9 +348,7 @@ def _measured(recall: tuple[int, int, int, tuple[float, float, float] | None]) -
     return measured
 
 
-def _substring(
-    paths: list[Path], out: StrPath, config: DedupConfig, threads: int | None
-) -> Report:
+def _substring(paths: list[Path], out: StrPath, config: DedupConfig, threads: int | None) -> Report:
     def work(folder: Path) -> Outcome:
         done = _core.dedup_substring(
             paths, list(SOURCE_EXTENSIONS), folder, config.length, threads, _advance

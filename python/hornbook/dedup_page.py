@@ -1,6 +1,6 @@
 """The page of a dedup run: some removed documents beside those that they went against.
 
-    open clean/evidence/pairs.html
+open clean/evidence/pairs.html
 """
 
 import difflib

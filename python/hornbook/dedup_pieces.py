@@ -79,5 +79,5 @@ def choose(edges: Edges) -> Edges:
 
 
 def components(edges: Edges) -> list[list[int]]:
-    """Connected components of verified pairs, for looking at: nothing is removed because of them."""
+    """Connected components of verified pairs, for looking at: nothing goes because of them."""
     return _core.dedup_components(edges)

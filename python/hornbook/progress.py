@@ -81,7 +81,7 @@ class Bars:
 
     def __init__(self, progress: "Progress") -> None:
         self._progress = progress
-        self._tasks: dict[str, "TaskID"] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, label: str, done: int, total: int | None, note: str) -> None:
         """Draws how far `label` is."""

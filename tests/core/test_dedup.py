@@ -270,7 +270,11 @@ def test_done_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "substring"},
+        {"length": 0},
+        {"column": "score"},
+        {"recall": 1.0},
+        {"warn_share": 0},
+        {"memory_mb": 1},
         {"method": "fuzzy"},
         {"keep": "best"},
         {"threshold": 0},

@@ -252,21 +252,23 @@ fn signatures<'py>(
 
 /// Signs a batch with string columns `id` and `text`; see `hornbook.dedup_pieces.sign`.
 #[pyfunction]
-fn dedup_sign<'py>(
-    py: Python<'py>,
+fn dedup_sign(
+    py: Python<'_>,
     batch: PyRecordBatch,
     ngram: usize,
     bands: usize,
     rows: usize,
     seed: u64,
     normalize: bool,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Bound<'_, PyAny>> {
     let batch = batch.into_inner();
-    let signed = py.detach(|| {
-        dedup::sign_batch(&batch, &Stamp::new(ngram, bands, rows, seed, normalize))
-    });
+    let signed =
+        py.detach(|| dedup::sign_batch(&batch, &Stamp::new(ngram, bands, rows, seed, normalize)));
     PyRecordBatch::new(signed).into_pyarrow(py)
 }
+
+/// The two sides of pairs.
+type NumberPairs<'py> = (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
 
 /// Distinct pairs of documents that share a key, as two arrays.
 #[pyfunction]
@@ -274,7 +276,7 @@ fn dedup_candidate_pairs<'py>(
     py: Python<'py>,
     keys: PyReadonlyArray1<'py, u64>,
     documents: PyReadonlyArray1<'py, u64>,
-) -> PyResult<(Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>)> {
+) -> PyResult<NumberPairs<'py>> {
     let (keys, documents) = (keys.as_slice()?, documents.as_slice()?);
     let pairs = py.detach(|| dedup::candidate_pairs(keys, documents));
     let (a, b): (Vec<u64>, Vec<u64>) = pairs.into_iter().unzip();
@@ -303,9 +305,7 @@ fn dedup_verify<'py>(
         return Err(PyValueError::new_err("offsets go beyond the values"));
     }
     let set = |i: i64| &grams[offsets[i as usize] as usize..offsets[i as usize + 1] as usize];
-    let found = py.detach(|| {
-        dedup::verify_pairs(a.len(), |i| (set(a[i]), set(b[i])), threshold)
-    });
+    let found = py.detach(|| dedup::verify_pairs(a.len(), |i| (set(a[i]), set(b[i])), threshold));
     let values: Vec<f64> = found.into_iter().map(|j| j.unwrap_or(f64::NAN)).collect();
     Ok(values.into_pyarray(py))
 }

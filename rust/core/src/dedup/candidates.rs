@@ -198,7 +198,15 @@ pub fn decide(
         let members = groups.renumber();
         let fixed = members.partition_point(|rank| *rank < references.count);
         let sets = sets_of(
-            job, signer, input, documents, &references, &ranks, &members, &mut outcome, scratch,
+            job,
+            signer,
+            input,
+            documents,
+            &references,
+            &ranks,
+            &members,
+            &mut outcome,
+            scratch,
         )?;
         (job.progress)("verifying", 0, Some(members.len() as u64))?;
         let decision = greedy::decide(&groups, fixed as u32, &sets, options.threshold)?;
@@ -392,8 +400,7 @@ struct Ranks {
 impl Ranks {
     fn new(documents: &Documents<'_>, best: &[u32], kept: &[u32], references: u32) -> Self {
         let stays = |row: u32| documents.first[row as usize] == row && kept[row as usize] == NONE;
-        let mut order: Vec<u32> =
-            (0..documents.len() as u32).filter(|row| stays(*row)).collect();
+        let mut order: Vec<u32> = (0..documents.len() as u32).filter(|row| stays(*row)).collect();
         if !best.is_empty() {
             order.sort_by_key(|row| {
                 let copy = best[*row as usize];
@@ -478,10 +485,16 @@ fn sets_of(
         found.drain(..).try_for_each(|(member, set)| sets.put(member, set))?;
     } else if fixed < members.len() {
         let member = |row: u32| members.binary_search(&ranks.of_row[row as usize]);
-        each_set(job, signer, input, |row| member(row).is_ok(), |row, set| match member(row) {
-            Ok(member) => sets.put(member, set),
-            Err(_) => Ok(()),
-        })?;
+        each_set(
+            job,
+            signer,
+            input,
+            |row| member(row).is_ok(),
+            |row, set| match member(row) {
+                Ok(member) => sets.put(member, set),
+                Err(_) => Ok(()),
+            },
+        )?;
     }
     Ok(sets)
 }

@@ -72,9 +72,7 @@ impl Who<'_> {
     /// Id, row, and what the document belongs to if it is not the input.
     fn is(&self, number: u32) -> Result<(String, u64, Option<&str>)> {
         match self.outcome.references.get(&number) {
-            Some((which, row, id)) => {
-                Ok((id.clone(), u64::from(*row), Some(self.labels[*which])))
-            }
+            Some((which, row, id)) => Ok((id.clone(), u64::from(*row), Some(self.labels[*which]))),
             None => Ok((self.documents.names.get(number as usize)?, u64::from(number), None)),
         }
     }
@@ -185,7 +183,8 @@ fn write_rows(
         for row in rows.clone() {
             for (pair, side) in wanted.get(&(row as u32)).into_iter().flatten() {
                 let text = corpus::texts(batch).value(row - start);
-                let end = text.floor_char_boundary(SHOWN_BYTES);
+                let most = text.len().min(SHOWN_BYTES);
+                let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 pairs[*pair].texts[*side] = Some(text[..end].to_owned());
             }
         }

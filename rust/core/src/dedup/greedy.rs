@@ -72,10 +72,12 @@ pub struct Decision {
 pub fn decide(groups: &Groups, fixed: u32, sets: &Sets, threshold: f64) -> Result<Decision> {
     let documents: Vec<&[(u32, u32)]> = groups.members.chunk_by(|a, b| a.0 == b.0).collect();
     let mut decision = Decision { removed: vec![None; documents.len()], compared: 0 };
-    let compare = Compare::new(sets, threshold)?;
+    let compare = Compare::new(sets, threshold);
     let mut kept = Kept::new(&groups.sizes);
     let (stay, open) = documents.split_at(fixed as usize);
-    stay.iter().for_each(|document| kept.add(document));
+    for document in stay {
+        kept.add(document);
+    }
     for block in open.chunks(BLOCK) {
         let earlier: Vec<(Option<(u32, f64)>, u64)> = block
             .par_iter()
@@ -101,7 +103,7 @@ pub fn decide(groups: &Groups, fixed: u32, sets: &Sets, threshold: f64) -> Resul
 /// Every pair of candidates that shares a group and reaches the threshold, in order. For looking at:
 /// unlike [`decide`], it compares all pairs of a group.
 pub fn edges(groups: &Groups, sets: &Sets, threshold: f64) -> Result<Vec<(u32, u32, f64)>> {
-    let compare = Compare::new(sets, threshold)?;
+    let compare = Compare::new(sets, threshold);
     let mut kept = Kept::new(&groups.sizes);
     let mut edges = Vec::new();
     for document in groups.members.chunk_by(|a, b| a.0 == b.0) {
@@ -196,12 +198,12 @@ struct Compare<'a> {
 }
 
 impl<'a> Compare<'a> {
-    fn new(sets: &'a Sets, threshold: f64) -> Result<Self> {
+    fn new(sets: &'a Sets, threshold: f64) -> Self {
         let parities = match sets {
             Sets::Memory(sets) => sets.par_iter().map(|set| parity(set)).collect(),
             Sets::Disk { .. } => Vec::new(),
         };
-        Ok(Self { sets, parities, threshold })
+        Self { sets, parities, threshold }
     }
 
     /// The Jaccard similarity of two documents if it reaches the threshold.

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray,
-    UInt64Array,
+    ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, UInt64Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
@@ -158,7 +157,8 @@ impl Index {
         grams: Option<&(dyn Fn(u32) -> bool + Sync)>,
         mut each: impl FnMut(Vec<(u32, String, Signed)>) -> Result<()>,
     ) -> Result<()> {
-        let columns: &[&str] = if grams.is_some() { &["id", "grams"] } else { &["id", "hash", "keys"] };
+        let columns: &[&str] =
+            if grams.is_some() { &["id", "grams"] } else { &["id", "hash", "keys"] };
         let mut row = 0u32;
         let segments =
             self.listing.segments.iter().filter(|s| Some(&s.name) != self.without.as_ref());
@@ -248,7 +248,9 @@ pub fn schema() -> Arc<Schema> {
 pub fn to_batch(documents: &[(String, Signed)]) -> RecordBatch {
     let ids: StringArray = documents.iter().map(|(id, _)| Some(id.as_str())).collect();
     let mut hashes = Vec::with_capacity(documents.len() * 16);
-    documents.iter().for_each(|(_, signed)| hashes.extend(signed.hash.to_le_bytes()));
+    for (_, signed) in documents {
+        hashes.extend(signed.hash.to_le_bytes());
+    }
     let hashes = FixedSizeBinaryArray::new(16, hashes.into(), None);
     let list = |of: fn(&Signed) -> &Vec<u64>| -> ArrayRef {
         let lists = documents.iter().map(|(_, signed)| of(signed));

@@ -3,7 +3,6 @@
 //! A pair of Jaccard similarity J shares one of `b` bands of `r` rows with probability
 //! 1 - (1 - J^r)^b. Candidates are always verified afterwards, so `b` and `r` are chosen for recall.
 
-
 use super::words::mix;
 use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
@@ -39,7 +38,7 @@ impl Sketcher {
     pub fn signature(&self, shingles: &[u64], least: &mut Vec<u32>) {
         least.clear();
         least.resize(self.multipliers.len(), u32::MAX);
-        simd::run(self.level, &mut Least { sketcher: self, shingles, least });
+        simd::run(self.level, &mut Least { sketcher: self, shingles, values: least });
         least.truncate(self.bands * self.rows);
     }
 
@@ -55,7 +54,7 @@ impl Sketcher {
 struct Least<'a> {
     sketcher: &'a Sketcher,
     shingles: &'a [u64],
-    least: &'a mut [u32],
+    values: &'a mut [u32],
 }
 
 impl Kernel for Least<'_> {
@@ -65,7 +64,7 @@ impl Kernel for Least<'_> {
         for part in self.shingles.chunks(1024) {
             let multipliers = self.sketcher.multipliers.as_chunks::<TOGETHER>().0;
             let addends = self.sketcher.addends.as_chunks::<TOGETHER>().0;
-            let least = self.least.as_chunks_mut::<TOGETHER>().0;
+            let least = self.values.as_chunks_mut::<TOGETHER>().0;
             for ((a, b), least) in multipliers.iter().zip(addends).zip(least) {
                 let mut now = *least;
                 for shingle in part {
@@ -91,11 +90,14 @@ pub fn recall(j: f64, bands: usize, rows: usize) -> f64 {
 /// More rows leave more dissimilar pairs out, so the most that can be had is taken. `None` where even
 /// one row a band needs more values.
 pub fn choose_bands(j: f64, wanted: f64, most: usize) -> Option<(usize, usize)> {
-    let bands = |rows: usize| -> usize {
-        let missed = 1.0 - j.powf(rows as f64);
-        if missed <= 0.0 { 1 } else { ((1.0 - wanted).ln() / missed.ln()).ceil().max(1.0) as usize }
+    let bands = |rows: usize| {
+        let missed = (-j.powf(rows as f64)).ln_1p();
+        ((1.0 - wanted).ln() / missed).ceil().max(1.0) as usize
     };
-    (1..=16).rev().map(|rows| (bands(rows), rows)).find(|(bands, rows)| bands * rows <= most)
+    (1..=16)
+        .rev()
+        .map(|rows| (bands(rows), rows))
+        .find(|(bands, rows)| bands.saturating_mul(*rows) <= most)
 }
 
 #[cfg(test)]

@@ -37,7 +37,9 @@ pub(crate) use evidence::{changed, write_evidence};
 pub use index::{Index, Stamp};
 pub use measure::Recall;
 pub use minhash::{choose_bands, recall};
-pub use pieces::{candidate_pairs, choose_removals, components, sign_batch, signatures, verify_pairs};
+pub use pieces::{
+    candidate_pairs, choose_removals, components, sign_batch, signatures, verify_pairs,
+};
 pub use substring::{Spans, substring};
 
 use measure::Sample;

@@ -91,18 +91,20 @@ pub fn choose_removals(edges: &[(u64, u64, f64)]) -> Vec<(u64, u64, f64)> {
     removed.into_iter().map(|(document, (kept, j))| (document, kept, j)).collect()
 }
 
+/// The document that stands for all that are connected to this one.
+fn root<N: Copy + Eq + std::hash::Hash>(parent: &mut FxHashMap<N, N>, mut one: N) -> N {
+    while parent[&one] != one {
+        let above = parent[&parent[&one]];
+        parent.insert(one, above);
+        one = above;
+    }
+    one
+}
+
 /// Documents that are connected by pairs, in order of their first. For looking at: nothing is removed
 /// because of them.
 pub fn components<N: Copy + Ord + std::hash::Hash>(edges: &[(N, N, f64)]) -> Vec<Vec<N>> {
     let mut parent: FxHashMap<N, N> = FxHashMap::default();
-    fn root<N: Copy + Eq + std::hash::Hash>(parent: &mut FxHashMap<N, N>, mut one: N) -> N {
-        while parent[&one] != one {
-            let above = parent[&parent[&one]];
-            parent.insert(one, above);
-            one = above;
-        }
-        one
-    }
     for (a, b, _) in edges {
         parent.entry(*a).or_insert(*a);
         parent.entry(*b).or_insert(*b);

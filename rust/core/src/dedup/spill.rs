@@ -238,9 +238,7 @@ impl Sets {
                 let mut bytes = vec![0; count as usize * 8];
                 read_at(file, &mut bytes, start * 8).map_err(Error::io(path))?;
                 room.clear();
-                room.extend(
-                    bytes.as_chunks::<8>().0.iter().map(|hash| u64::from_le_bytes(*hash)),
-                );
+                room.extend(bytes.as_chunks::<8>().0.iter().map(|hash| u64::from_le_bytes(*hash)));
                 Ok(room)
             }
         }

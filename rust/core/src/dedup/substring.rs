@@ -19,10 +19,10 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::Progress;
 use super::evidence::{changed, push_line, write_evidence};
 use super::spill::Names;
 use super::words::{each_word_hash, gram_hashes};
-use super::Progress;
 use crate::corpus::{self, Corpus, Part, PartWriter, Reject};
 use crate::tokenizer::Level;
 use crate::{Error, Result};
@@ -112,7 +112,10 @@ pub fn substring(
     let mut names = Names::new(None)?;
     for batch in corpus.batches() {
         let batch = batch?;
-        all_runs(&batch, length).par_iter().flat_map(|one| &one.runs).for_each(|run| often.add(*run));
+        all_runs(&batch, length)
+            .par_iter()
+            .flat_map(|one| &one.runs)
+            .for_each(|run| often.add(*run));
         corpus::ids(&batch).iter().try_for_each(|id| names.push(id.unwrap_or_default()))?;
         progress("reading", names.len() as u64, None)?;
     }

@@ -63,7 +63,8 @@ fn keeps_the_longest_or_the_first() {
 fn exact_looks_at_whole_texts_only() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), &["a b c", "a b c ", "a b c", ""]);
-    let summary = dedup(&corpus, &folder.path().join("out"), &Options { near: None, ..near(Keep::First) });
+    let summary =
+        dedup(&corpus, &folder.path().join("out"), &Options { near: None, ..near(Keep::First) });
     assert_eq!((summary.rows, summary.exact, summary.near, summary.compared), (4, 1, 0, 0));
     assert_eq!(summary.parts.iter().map(|part| part.rows).sum::<u64>(), 3);
 }

@@ -199,14 +199,16 @@ pub fn grams(text: &str, n: usize, words: &mut Vec<u64>) -> Vec<u64> {
 
 /// Sorts well-mixed hashes and removes repeats: by place value first, then by insertion.
 pub fn sort_set(hashes: &mut Vec<u64>, room: &mut Vec<u64>) {
-    const LARGEST: usize = 1 << 14;
+    const BUCKETS: usize = 1 << 11;
     let count = hashes.len();
-    if (32..LARGEST).contains(&count) {
-        let bits = count.ilog2();
-        let mut ends = [0u32; LARGEST];
+    if (32..8 * BUCKETS).contains(&count) {
+        let bits = count.ilog2().min(BUCKETS.ilog2());
+        let mut ends = [0u32; BUCKETS];
         let ends = &mut ends[..1 << bits];
         let bucket = |hash: u64| (hash >> (64 - bits)) as usize;
-        hashes.iter().for_each(|hash| ends[bucket(*hash)] += 1);
+        for hash in hashes.iter() {
+            ends[bucket(*hash)] += 1;
+        }
         let mut before = 0;
         for end in ends.iter_mut() {
             before += std::mem::replace(end, before);
