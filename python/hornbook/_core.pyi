@@ -36,11 +36,17 @@ def hash_bytes(data: bytes) -> str: ...
 # dedup, decontaminate
 
 def dedup_corpus(
+    job: dict[str, Any],
+    threads: int | None,
+    progress: Callable[[str, int, int | None], None],
+) -> dict[str, Any]: ...
+def dedup_substring(
     paths: Sequence[PathLike[str]],
     extensions: list[str],
     out: PathLike[str],
-    near: tuple[float, int, bool, int, int, int] | None,
+    length: int,
     threads: int | None,
+    progress: Callable[[str, int, int | None], None],
 ) -> dict[str, Any]: ...
 
 NGRAM_TOKEN_RULE: str
@@ -87,6 +93,26 @@ class SyntaxIndex:
         self, functions: PreparedFunctions, floor: float, threads: int | None
     ) -> list[tuple[int, int, float, str, int]]: ...
 
+def band_recall(jaccard: float, bands: int, rows: int) -> float: ...
+def choose_bands(jaccard: float, recall: float, most: int) -> tuple[int, int] | None: ...
+def signatures(
+    hashes: NDArray[np.uint64], offsets: NDArray[np.int64], count: int, seed: int
+) -> NDArray[np.uint32]: ...
+def dedup_sign(
+    batch: Any, ngram: int, bands: int, rows: int, seed: int, normalize: bool
+) -> Any: ...
+def dedup_candidate_pairs(
+    keys: NDArray[np.uint64], documents: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]: ...
+def dedup_verify(
+    grams: NDArray[np.uint64],
+    offsets: NDArray[np.int64],
+    a: NDArray[np.int64],
+    b: NDArray[np.int64],
+    threshold: float,
+) -> NDArray[np.float64]: ...
+def dedup_choose(edges: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]: ...
+def dedup_components(edges: list[tuple[int, int, float]]) -> list[list[int]]: ...
 def decontaminate_corpus(
     paths: Sequence[PathLike[str]],
     extensions: list[str],

@@ -10,18 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:  # rich costs more to import than small stages to run
+    from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
 Listener = Callable[[str, int, int | None, str], None]
@@ -59,8 +51,18 @@ def listen(listener: Listener) -> Iterator[None]:
         _listener = before
 
 
-def bars() -> Progress:
+def bars() -> "Progress":
     """Bars on standard error: count, elapsed, time left; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -77,7 +79,7 @@ def bars() -> Progress:
 class Bars:
     """A listener that draws one bar for each label."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: "Progress") -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 

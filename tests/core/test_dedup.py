@@ -172,7 +172,7 @@ def test_threads_never_change_a_byte(tmp_path: Path) -> None:
             if path.name != "manifest.json"
         }
         results.append((report["key"], report["counts"], report["details"], contents))
-    assert len(results[0][3]) == 2
+    assert len(results[0][3]) == 5
     assert results[0] == results[1] == results[2]
 
 
@@ -270,7 +270,11 @@ def test_done_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "substring"},
+        {"length": 0},
+        {"column": "score"},
+        {"recall": 1.0},
+        {"warn_share": 0},
+        {"memory_mb": 1},
         {"method": "fuzzy"},
         {"keep": "best"},
         {"threshold": 0},

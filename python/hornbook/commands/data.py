@@ -30,21 +30,74 @@ def dedup(
     inputs: Annotated[list[Path], Parameter(negative="")],
     *,
     out: Out,
-    method: Literal["minhash", "exact"] = "minhash",
+    method: Literal["minhash", "exact-join", "exact", "substring"] = "minhash",
     threshold: float = 0.7,
     ngram: int = 5,
-    keep: Literal["longest", "first"] = "longest",
+    keep: Literal["longest", "first", "highest"] = "longest",
+    column: str | None = None,
+    recall: float | None = None,
+    normalize: bool = False,
+    length: int = 50,
+    source: str | None = None,
+    components: bool = False,
+    against: Annotated[list[Path], Parameter(negative="")] = [],  # noqa: B006
+    index: Path | None = None,
+    memory_mb: int | None = None,
     as_json: Json = False,
 ) -> None:
     """Remove exact and near duplicates; every removal is verified against a kept document.
 
+    Parameters
+    ----------
+    method
+        minhash (near copies that share a band), exact-join (every near copy), exact (whole texts),
+        substring (repeated runs of words).
+    column
+        For --keep highest: the column of numbers.
+    recall
+        Choose the bands so that a pair at the threshold is found with this probability.
+    normalize
+        Texts that differ in white space alone are exact copies.
+    length
+        For substring: words in a run that must stand only once.
+    source
+        Count removals by this column; by input if left out.
+    components
+        Also write connected components, for looking at.
+    against
+        Documents or indexes of earlier runs that stay.
+    index
+        Folder of an index to compare against and add to.
+    memory_mb
+        Memory for sorting and buffers; everything else then stays on disk.
+
     Examples:
         hornbook dedup data/*.parquet --out clean/
+
+        hornbook dedup new/ --method exact-join --index seen/ --out clean/
     """
     from hornbook.dedup import dedup as run_dedup
 
     with progress.shown():
-        report = run_dedup(inputs, out, method=method, threshold=threshold, ngram=ngram, keep=keep)
+        report = run_dedup(
+            inputs,
+            out,
+            method=method,
+            threshold=threshold,
+            ngram=ngram,
+            keep=keep,
+            column=column,
+            recall=recall,
+            normalize=normalize,
+            length=length,
+            source=source,
+            components=components,
+            against=against,
+            index=index,
+            memory_mb=memory_mb,
+        )
+    for warning in report["details"].get("warnings", []):
+        print(f"warning: {warning}", file=sys.stderr)
     summary(report, as_json)
 
 

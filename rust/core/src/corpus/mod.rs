@@ -6,6 +6,7 @@
 //! a file that cannot be used does. Memory is one batch (at most [`BATCH_ROWS`] rows or about
 //! [`BATCH_BYTES`] of text) plus one row group while writing.
 
+mod json;
 mod read;
 mod write;
 

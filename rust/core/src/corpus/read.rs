@@ -7,16 +7,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringArray,
-    StringBuilder, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::RowGroupMetaData;
-use serde_json::Value;
 
+use memchr::memchr;
+
+use super::json::{self, Columns, JsonRow, json_row};
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
 use crate::{Error, Result};
 
@@ -354,17 +353,24 @@ fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
     let mut lines = Lines::open(file)?;
     while let Some(line) = lines.next_line()? {
-        let Ok(row) = line.and_then(|bytes| json_row(&bytes)) else {
+        let Ok(line) = line else {
             continue; // set aside when it is read in earnest
         };
+        // A line that could add nothing, usable or not, is not looked at any closer.
+        let known = |name: &str, kind: &DataType| {
+            fields.iter().find(|field| field.name() == name).is_some_and(|field| {
+                let joined = join_types(field.data_type(), kind).unwrap_or(DataType::Utf8);
+                joined == *field.data_type()
+            })
+        };
+        if json::all_known(line, known) {
+            continue;
+        }
+        let Ok(row) = json_row(line) else {
+            continue;
+        };
         for (name, value) in &row {
-            let found = match value {
-                Value::Null => DataType::Null,
-                Value::Bool(_) => DataType::Boolean,
-                Value::Number(number) if number.is_i64() => DataType::Int64,
-                Value::Number(_) => DataType::Float64,
-                _ => DataType::Utf8,
-            };
+            let found = json::kind_of(value);
             match fields.iter_mut().find(|field| field.name() == name) {
                 None => fields.push(Field::new(name, found, true)),
                 Some(field) => {
@@ -383,28 +389,11 @@ fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
     Ok(fields)
 }
 
-type JsonRow = serde_json::Map<String, Value>;
-
-/// One JSON line as a row with a `text`, or the reason why it is none.
-fn json_row(line: &[u8]) -> std::result::Result<JsonRow, String> {
-    let value: Value = match std::str::from_utf8(line) {
-        Ok(text) => serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?,
-        Err(e) => return Err(format!("not UTF-8 at byte {}", e.valid_up_to())),
-    };
-    let Value::Object(row) = value else {
-        return Err("not a JSON object".to_owned());
-    };
-    match row.get("text") {
-        Some(Value::String(_)) => Ok(row),
-        Some(_) => Err("`text` is not a string".to_owned()),
-        None => Err("no `text`".to_owned()),
-    }
-}
-
 /// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
 struct Lines {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
+    line: Vec<u8>,
 }
 
 impl Lines {
@@ -420,30 +409,30 @@ impl Lines {
             }
             _ => Box::new(BufReader::with_capacity(1 << 20, opened)),
         };
-        Ok(Self { path, reader })
+        Ok(Self { path, reader, line: Vec::new() })
     }
 
     /// The next line without its end, or why it is set aside; `None` at the end of the file.
-    fn next_line(&mut self) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
-        let mut line = Vec::new();
+    fn next_line(&mut self) -> Result<Option<std::result::Result<&[u8], String>>> {
+        self.line.clear();
         let mut too_long = false;
         loop {
             let chunk = self.reader.fill_buf().map_err(Error::io(&self.path))?;
             if chunk.is_empty() {
-                if line.is_empty() && !too_long {
+                if self.line.is_empty() && !too_long {
                     return Ok(None);
                 }
                 break;
             }
-            let (take, done) = match chunk.iter().position(|&byte| byte == b'\n') {
+            let (take, done) = match memchr(b'\n', chunk) {
                 Some(end) => (end + 1, true),
                 None => (chunk.len(), false),
             };
-            too_long |= line.len() + take > MAX_ROW_BYTES;
+            too_long |= self.line.len() + take > MAX_ROW_BYTES;
             if too_long {
-                line = Vec::new();
+                self.line = Vec::new();
             } else {
-                line.extend_from_slice(&chunk[..take]);
+                self.line.extend_from_slice(&chunk[..take]);
             }
             self.reader.consume(take);
             if done {
@@ -453,10 +442,10 @@ impl Lines {
         if too_long {
             return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
         }
-        while matches!(line.last(), Some(b'\n' | b'\r')) {
-            line.pop();
+        while matches!(self.line.last(), Some(b'\n' | b'\r')) {
+            self.line.pop();
         }
-        Ok(Some(Ok(line)))
+        Ok(Some(Ok(&self.line)))
     }
 }
 
@@ -595,10 +584,10 @@ impl Batches {
         lines: &mut Lines,
         seen: &mut u64,
     ) -> Result<Option<RecordBatch>> {
-        let mut rows: Vec<JsonRow> = Vec::new();
+        let mut columns = Columns::new(self.schema.clone());
         let mut bytes = 0;
         let mut ended = false;
-        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+        while columns.rows() < BATCH_ROWS && bytes < BATCH_BYTES {
             let Some(line) = lines.next_line()? else {
                 ended = true;
                 break;
@@ -606,23 +595,16 @@ impl Batches {
             *seen += 1;
             match line {
                 Ok(line) if line.iter().all(u8::is_ascii_whitespace) => {}
-                line => match line.and_then(|line| json_row(&line)) {
-                    Ok(row) => {
-                        bytes += row["text"].as_str().map_or(0, str::len);
-                        rows.push(row);
-                    }
+                line => match line.and_then(|line| columns.add_line(line)) {
+                    Ok(text) => bytes += text,
                     Err(reason) => self.reject(path, *seen, reason),
                 },
             }
         }
-        if ended && rows.is_empty() {
+        if ended && columns.rows() == 0 {
             return Ok(None);
         }
-        let columns: Vec<ArrayRef> =
-            self.schema.fields().iter().map(|field| json_column(field, &rows)).collect();
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map(Some)
-            .map_err(|e| Error::input(path, e.to_string()))
+        columns.finish().map(Some).map_err(|e| Error::input(path, e.to_string()))
     }
 
     fn source_batch(&mut self) -> Result<RecordBatch> {
@@ -658,43 +640,11 @@ impl Batches {
                 }
             }
         }
-        let columns = self.schema.fields().iter().map(|field| json_column(field, &rows)).collect();
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::config(e.to_string()))
-    }
-}
-
-fn json_column(field: &Field, rows: &[JsonRow]) -> ArrayRef {
-    let values = rows.iter().map(|row| row.get(field.name()).unwrap_or(&Value::Null));
-    match field.data_type() {
-        DataType::Boolean => {
-            let mut column = BooleanBuilder::new();
-            values.for_each(|value| column.append_option(value.as_bool()));
-            Arc::new(column.finish())
+        let mut columns = Columns::new(self.schema.clone());
+        for row in &rows {
+            columns.add_row(row).map_err(Error::config)?;
         }
-        DataType::Int64 => {
-            let mut column = Int64Builder::new();
-            values.for_each(|value| column.append_option(value.as_i64()));
-            Arc::new(column.finish())
-        }
-        DataType::Float64 => {
-            let mut column = Float64Builder::new();
-            values.for_each(|value| column.append_option(value.as_f64()));
-            Arc::new(column.finish())
-        }
-        _ => {
-            let mut column = StringBuilder::new();
-            for (row, value) in rows.iter().zip(values) {
-                match value {
-                    Value::String(text) => column.append_value(text),
-                    Value::Null if field.name() == "id" => {
-                        column.append_value(text_id(row["text"].as_str().unwrap_or_default()));
-                    }
-                    Value::Null => column.append_null(),
-                    other => column.append_value(other.to_string()),
-                }
-            }
-            Arc::new(column.finish())
-        }
+        columns.finish().map_err(|e| Error::config(e.to_string()))
     }
 }
 

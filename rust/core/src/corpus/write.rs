@@ -9,7 +9,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Corpus, Reject};
@@ -62,7 +62,14 @@ pub struct PartWriter {
     rows: u64,
     bytes: usize,
     parts: Vec<Part>,
+    level: i32,
+    group_bytes: usize,
 }
+
+/// Level of zstd.
+const LEVEL: i32 = 3;
+/// Level of zstd where speed matters more than a few per cent of size.
+const QUICK_LEVEL: i32 = 1;
 
 impl PartWriter {
     /// A writer into `folder`, which is made if need be.
@@ -73,12 +80,28 @@ impl PartWriter {
     /// A writer that goes on after `parts`, which stand in `folder` already.
     pub fn resume(folder: &Path, schema: SchemaRef, parts: Vec<Part>) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        Ok(Self { folder: folder.to_path_buf(), schema, writer: None, rows: 0, bytes: 0, parts })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            schema,
+            writer: None,
+            rows: 0,
+            bytes: 0,
+            parts,
+            level: LEVEL,
+            group_bytes: usize::MAX,
+        })
     }
 
     /// The parts that are finished so far.
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// The same with quick compression, and row groups of at most about 8 MB if `small`.
+    #[must_use]
+    pub fn quick(self, small: bool) -> Self {
+        let group_bytes = if small { 8 << 20 } else { usize::MAX };
+        Self { level: QUICK_LEVEL, group_bytes, ..self }
     }
 
     fn name(&self) -> String {
@@ -96,17 +119,30 @@ impl PartWriter {
             let path = self.folder.join(format!("{}.tmp", self.name()));
             let file = File::create(&path).map_err(Error::io(&path))?;
             let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
-            let properties = WriterProperties::builder()
-                .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("a valid level")))
+            let mut properties = WriterProperties::builder()
+                .set_compression(Compression::ZSTD(
+                    ZstdLevel::try_new(self.level).expect("a valid level"),
+                ))
                 .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
-                .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")))
-                .build();
+                .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")));
+            if self.level == QUICK_LEVEL {
+                // Texts and ids hardly repeat: a dictionary is made for nothing.
+                properties = properties
+                    .set_column_dictionary_enabled("text".into(), false)
+                    .set_column_dictionary_enabled("id".into(), false)
+                    .set_column_statistics_enabled("text".into(), EnabledStatistics::None);
+            }
+            let properties = properties.build();
             let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
                 .map_err(self.failed())?;
             self.writer = Some(writer);
         }
         let failed = self.failed();
-        self.writer.as_mut().expect("just opened").write(batch).map_err(failed)?;
+        let writer = self.writer.as_mut().expect("just opened");
+        let written = writer.write(batch).and_then(|()| {
+            if writer.in_progress_size() < self.group_bytes { Ok(()) } else { writer.flush() }
+        });
+        written.map_err(failed)?;
         self.rows += batch.num_rows() as u64;
         self.bytes += batch.get_array_memory_size();
         if self.bytes >= PART_BYTES {

@@ -6,77 +6,177 @@
 //! so the result and the counts do not depend on the number of threads.
 
 use rayon::prelude::*;
+use rustc_hash::FxHashSet;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::spill::Sets;
+use crate::Result;
 
 const BLOCK: usize = 512;
+
+/// Documents that may resemble each other: those that share a band, or an n-gram that decides.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Hashes of the groups so far: many bands bring the same documents together.
+    seen: FxHashSet<u128>,
+    /// `(rank, group)`.
+    members: Vec<(u32, u32)>,
+    sizes: Vec<u32>,
+}
+
+impl Groups {
+    /// Adds a group of ranks in any order.
+    pub fn add(&mut self, ranks: &mut Vec<u32>) {
+        ranks.sort_unstable();
+        ranks.dedup();
+        if ranks.len() < 2 {
+            return;
+        }
+        let bytes: Vec<u8> = ranks.iter().flat_map(|rank| rank.to_le_bytes()).collect();
+        if self.seen.insert(xxh3_128(&bytes)) {
+            let group = self.sizes.len() as u32;
+            self.members.extend(ranks.iter().map(|rank| (*rank, group)));
+            self.sizes.push(ranks.len() as u32);
+        }
+    }
+
+    /// Numbers the ranks that are in a group from 0, in order; returns what each was before.
+    pub fn renumber(&mut self) -> Vec<u32> {
+        self.seen = FxHashSet::default();
+        self.members.par_sort_unstable();
+        let mut ranks: Vec<u32> = Vec::new();
+        for (rank, _) in &mut self.members {
+            if ranks.last() != Some(rank) {
+                ranks.push(*rank);
+            }
+            *rank = ranks.len() as u32 - 1;
+        }
+        ranks
+    }
+}
 
 /// What became of the candidates.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// For each rank, the kept rank it was removed against and their Jaccard similarity.
+    /// For each candidate, the kept one it was removed against and their Jaccard similarity.
     pub removed: Vec<Option<(u32, f64)>>,
     /// Pairs that were compared.
     pub compared: u64,
 }
 
-/// Decides for documents in keep order (rank 0 first).
+/// Decides for candidates in keep order (number 0 first); the first `fixed` of them stay.
 ///
-/// `members` is the sorted `(rank, group)` list of documents that share a band; `shingles[rank]`
-/// holds the sorted distinct shingles of every rank in it. A document is only compared with kept
-/// documents, the best-ranked first, until one reaches the threshold. So a cluster of copies costs
-/// one comparison a document; documents that share bands and yet all stay cost one a pair.
-pub fn decide(members: &[(u32, u32)], shingles: &[Vec<u64>], threshold: f64) -> Decision {
-    let groups = members.iter().map(|(_, group)| *group as usize + 1).max().unwrap_or(0);
-    let mut kept_in_group: Vec<Vec<u32>> = vec![Vec::new(); groups];
-    let mut decision = Decision { removed: vec![None; shingles.len()], compared: 0 };
-    let parities: Vec<Parity> = shingles.par_iter().map(|set| parity(set)).collect();
-    let sets = Sets { shingles, parities: &parities, threshold };
-    let documents: Vec<&[(u32, u32)]> = members.chunk_by(|a, b| a.0 == b.0).collect();
-    for block in documents.chunks(BLOCK) {
-        let earlier: Vec<(Option<(u32, f64)>, u64)> =
-            block.par_iter().map(|document| search(document, &kept_in_group, &sets, 0)).collect();
+/// A document is only compared with kept documents of its groups, the best-ranked first, until one
+/// reaches the threshold. So a cluster of copies costs one comparison a document; documents that
+/// share groups and yet all stay cost one a pair. Memory: 4 bytes a member of a group.
+pub fn decide(groups: &Groups, fixed: u32, sets: &Sets, threshold: f64) -> Result<Decision> {
+    let documents: Vec<&[(u32, u32)]> = groups.members.chunk_by(|a, b| a.0 == b.0).collect();
+    let mut decision = Decision { removed: vec![None; documents.len()], compared: 0 };
+    let compare = Compare::new(sets, threshold);
+    let mut kept = Kept::new(&groups.sizes);
+    let (stay, open) = documents.split_at(fixed as usize);
+    for document in stay {
+        kept.add(document);
+    }
+    for block in open.chunks(BLOCK) {
+        let earlier: Vec<(Option<(u32, f64)>, u64)> = block
+            .par_iter()
+            .map(|document| search(document, &kept, &compare, 0))
+            .collect::<Result<_>>()?;
         let start = block[0][0].0;
-        for (document, (found, compared)) in block.iter().zip(earlier) {
+        for (document, (mut found, compared)) in block.iter().zip(earlier) {
             decision.compared += compared;
-            let found = found.or_else(|| {
-                let (found, compared) = search(document, &kept_in_group, &sets, start);
-                decision.compared += compared;
-                found
-            });
-            let rank = document[0].0;
-            decision.removed[rank as usize] = found;
             if found.is_none() {
-                for (_, group) in *document {
-                    kept_in_group[*group as usize].push(rank);
-                }
+                let (again, compared) = search(document, &kept, &compare, start)?;
+                decision.compared += compared;
+                found = again;
+            }
+            decision.removed[document[0].0 as usize] = found;
+            if found.is_none() {
+                kept.add(document);
             }
         }
     }
-    decision
+    Ok(decision)
 }
 
-/// The first kept rank from `start` on that shares a group and reaches the threshold.
-fn search(
-    document: &[(u32, u32)],
-    kept_in_group: &[Vec<u32>],
-    sets: &Sets<'_>,
-    start: u32,
-) -> (Option<(u32, f64)>, u64) {
-    let mut candidates: Vec<u32> = document
-        .iter()
-        .flat_map(|(_, group)| {
-            let kept = &kept_in_group[*group as usize];
-            &kept[kept.partition_point(|rank| *rank < start)..]
-        })
-        .copied()
-        .collect();
-    candidates.sort_unstable();
-    candidates.dedup();
-    for (compared, rank) in (1u64..).zip(&candidates) {
-        if let Some(j) = sets.similar(document[0].0, *rank) {
-            return (Some((*rank, j)), compared);
+/// Every pair of candidates that shares a group and reaches the threshold, in order. For looking at:
+/// unlike [`decide`], it compares all pairs of a group.
+pub fn edges(groups: &Groups, sets: &Sets, threshold: f64) -> Result<Vec<(u32, u32, f64)>> {
+    let compare = Compare::new(sets, threshold);
+    let mut kept = Kept::new(&groups.sizes);
+    let mut edges = Vec::new();
+    for document in groups.members.chunk_by(|a, b| a.0 == b.0) {
+        let found: Vec<Option<(u32, u32, f64)>> = kept
+            .candidates(document, 0)
+            .into_par_iter()
+            .map(|other| {
+                let j = compare.similar(document[0].0, other)?;
+                Ok(j.map(|j| (other, document[0].0, j)))
+            })
+            .collect::<Result<_>>()?;
+        edges.extend(found.into_iter().flatten());
+        kept.add(document);
+    }
+    Ok(edges)
+}
+
+/// The kept documents of each group, in order, one group after another.
+struct Kept {
+    starts: Vec<u32>,
+    counts: Vec<u32>,
+    documents: Vec<u32>,
+}
+
+impl Kept {
+    fn new(sizes: &[u32]) -> Self {
+        let mut total = 0;
+        let starts = sizes
+            .iter()
+            .map(|size| {
+                total += size;
+                total - size
+            })
+            .collect();
+        Self { starts, counts: vec![0; sizes.len()], documents: vec![0; total as usize] }
+    }
+
+    fn add(&mut self, document: &[(u32, u32)]) {
+        for (number, group) in document {
+            let group = *group as usize;
+            self.documents[(self.starts[group] + self.counts[group]) as usize] = *number;
+            self.counts[group] += 1;
         }
     }
-    (None, candidates.len() as u64)
+
+    /// Kept documents from `start` on that share a group with this one, in order.
+    fn candidates(&self, document: &[(u32, u32)], start: u32) -> Vec<u32> {
+        let mut candidates: Vec<u32> = Vec::new();
+        for (_, group) in document {
+            let (from, count) = (self.starts[*group as usize], self.counts[*group as usize]);
+            let kept = &self.documents[from as usize..(from + count) as usize];
+            candidates.extend(&kept[kept.partition_point(|number| *number < start)..]);
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates
+    }
+}
+
+/// The first kept document from `start` on that shares a group and reaches the threshold.
+fn search(
+    document: &[(u32, u32)],
+    kept: &Kept,
+    compare: &Compare<'_>,
+    start: u32,
+) -> Result<(Option<(u32, f64)>, u64)> {
+    let candidates = kept.candidates(document, start);
+    for (compared, other) in (1u64..).zip(&candidates) {
+        if let Some(j) = compare.similar(document[0].0, *other)? {
+            return Ok((Some((*other, j)), compared));
+        }
+    }
+    Ok((None, candidates.len() as u64))
 }
 
 /// Bit i: whether an odd number of a set's hashes are i modulo 512.
@@ -90,26 +190,41 @@ fn parity(set: &[u64]) -> Parity {
     bits
 }
 
-struct Sets<'a> {
-    shingles: &'a [Vec<u64>],
-    parities: &'a [Parity],
+struct Compare<'a> {
+    sets: &'a Sets,
+    /// Only for sets in memory.
+    parities: Vec<Parity>,
     threshold: f64,
 }
 
-impl Sets<'_> {
+impl<'a> Compare<'a> {
+    fn new(sets: &'a Sets, threshold: f64) -> Self {
+        let parities = match sets {
+            Sets::Memory(sets) => sets.par_iter().map(|set| parity(set)).collect(),
+            Sets::Disk { .. } => Vec::new(),
+        };
+        Self { sets, parities, threshold }
+    }
+
     /// The Jaccard similarity of two documents if it reaches the threshold.
-    fn similar(&self, a: u32, b: u32) -> Option<f64> {
+    fn similar(&self, a: u32, b: u32) -> Result<Option<f64>> {
         let (a, b) = (a as usize, b as usize);
+        let (first, second) = (self.sets.len_of(a), self.sets.len_of(b));
+        let needed = least_common(first + second, self.threshold);
+        if first.min(second) < needed {
+            return Ok(None);
+        }
         // Every differing bit stands for a hash that only one of the sets has. This rejects most of
         // the pairs that share a template, at a small part of the price of going through the sets.
-        let differing: u32 =
-            self.parities[a].iter().zip(&self.parities[b]).map(|(a, b)| (a ^ b).count_ones()).sum();
-        let both = self.shingles[a].len() + self.shingles[b].len();
-        let at_most = (both - differing as usize) / 2;
-        if at_most < least_common(both, self.threshold) {
-            return None;
+        if let (Some(a), Some(b)) = (self.parities.get(a), self.parities.get(b)) {
+            let differing: u32 = a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum();
+            if (first + second - differing as usize) / 2 < needed {
+                return Ok(None);
+            }
         }
-        jaccard_at_least(&self.shingles[a], &self.shingles[b], self.threshold)
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        let (a, b) = (self.sets.get(a, &mut left)?, self.sets.get(b, &mut right)?);
+        Ok(jaccard_at_least(a, b, self.threshold))
     }
 }
 
@@ -172,23 +287,53 @@ mod tests {
         /// With every document in one group, the result is the plain greedy scan.
         #[test]
         fn blocks_equal_the_plain_scan(
-            sets in vec(btree_set(0u64..12, 1..8), 1..60), t in 0.2f64..1.0, copies in 1usize..25
+            sets in vec(btree_set(0u64..12, 1..8), 1..60), t in 0.2f64..1.0, copies in 1usize..25,
+            fixed in 0u32..9
         ) {
             let sets: Vec<BTreeSet<u64>> =
                 sets.iter().cycle().take(sets.len() * copies).cloned().collect();
             let lists: Vec<Vec<u64>> =
                 sets.iter().map(|set| set.iter().copied().collect()).collect();
-            let members: Vec<(u32, u32)> = (0..sets.len() as u32).map(|rank| (rank, 0)).collect();
-            let decision = decide(&members, &lists, t);
+            let mut groups = Groups::default();
+            groups.add(&mut (0..sets.len() as u32).rev().collect());
+            if sets.len() == 1 {
+                return Ok(());
+            }
+            groups.renumber();
+            let lists = Sets::Memory(lists);
+            let fixed = fixed.min(sets.len() as u32);
+            let decision = decide(&groups, fixed, &lists, t).unwrap();
             let mut kept: Vec<usize> = Vec::new();
             for (rank, set) in sets.iter().enumerate() {
-                let reason = kept.iter().find(|other| true_jaccard(set, &sets[**other]) >= t);
+                let reason = kept
+                    .iter()
+                    .filter(|_| rank >= fixed as usize)
+                    .find(|other| true_jaccard(set, &sets[**other]) >= t);
                 let expected = reason.map(|other| (*other as u32, true_jaccard(set, &sets[*other])));
                 prop_assert_eq!(decision.removed[rank], expected);
                 if expected.is_none() {
                     kept.push(rank);
                 }
             }
+        }
+
+        #[test]
+        fn edges_are_all_similar_pairs(sets in vec(btree_set(0u64..12, 1..8), 2..30), t in 0.2f64..1.0) {
+            let lists = sets.iter().map(|set| set.iter().copied().collect()).collect();
+            let mut groups = Groups::default();
+            groups.add(&mut (0..sets.len() as u32).collect());
+            groups.renumber();
+            let found: BTreeSet<(u32, u32)> = edges(&groups, &Sets::Memory(lists), t)
+                .unwrap()
+                .into_iter()
+                .map(|(a, b, _)| (a, b))
+                .collect();
+            let all = (0..sets.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
+            let truth: BTreeSet<(u32, u32)> = all
+                .filter(|(a, b)| true_jaccard(&sets[*a], &sets[*b]) >= t)
+                .map(|(a, b)| (a as u32, b as u32))
+                .collect();
+            prop_assert_eq!(found, truth);
         }
     }
 }

@@ -3,51 +3,79 @@
 //! A pair of Jaccard similarity J shares one of `b` bands of `r` rows with probability
 //! 1 - (1 - J^r)^b. Candidates are always verified afterwards, so `b` and `r` are chosen for recall.
 
-use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use super::words::mix;
+use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// `bands * rows` random hash functions x -> a*x + b modulo 2^32, with odd a.
 #[derive(Debug)]
 pub struct Sketcher {
     multipliers: Vec<u32>,
     addends: Vec<u32>,
+    bands: usize,
     rows: usize,
+    level: Level,
 }
+
+/// Functions that are worked out together: their values stay in registers.
+const TOGETHER: usize = 32;
 
 impl Sketcher {
     /// The functions are decided by `seed` alone.
     pub fn new(bands: usize, rows: usize, seed: u64) -> Self {
-        let draws: Vec<u64> = (1..=(bands * rows) as u64)
+        let draws: Vec<u64> = (1..=(bands * rows).next_multiple_of(TOGETHER) as u64)
             .map(|i| mix(mix(seed).wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
             .collect();
         Self {
             multipliers: draws.iter().map(|draw| (draw >> 32) as u32 | 1).collect(),
             addends: draws.iter().map(|draw| *draw as u32).collect(),
+            bands,
             rows,
+            level: Level::best(),
         }
     }
 
-    /// One key a band for a set of hashes (repeats do no harm), which must not be empty.
-    pub fn band_keys(&self, shingles: impl Iterator<Item = u64>) -> Vec<u64> {
-        let mut least = vec![u32::MAX; self.multipliers.len()];
-        for shingle in shingles {
-            let x = (shingle >> 32) as u32;
-            for ((least, a), b) in least.iter_mut().zip(&self.multipliers).zip(&self.addends) {
-                *least = (*least).min(a.wrapping_mul(x).wrapping_add(*b));
+    /// The least value of each function over a set of hashes (repeats do no harm).
+    pub fn signature(&self, shingles: &[u64], least: &mut Vec<u32>) {
+        least.clear();
+        least.resize(self.multipliers.len(), u32::MAX);
+        simd::run(self.level, &mut Least { sketcher: self, shingles, values: least });
+        least.truncate(self.bands * self.rows);
+    }
+
+    /// One key a band for a set of hashes, which must not be empty, appended to `keys`.
+    pub fn band_keys(&self, shingles: &[u64], least: &mut Vec<u32>, keys: &mut Vec<u64>) {
+        self.signature(shingles, least);
+        keys.extend(least.chunks_exact(self.rows).zip(1u64..).map(|(band, number)| {
+            band.iter().fold(number, |key, value| mix(key.rotate_left(32) ^ u64::from(*value)))
+        }));
+    }
+}
+
+struct Least<'a> {
+    sketcher: &'a Sketcher,
+    shingles: &'a [u64],
+    values: &'a mut [u32],
+}
+
+impl Kernel for Least<'_> {
+    #[inline]
+    fn run(&mut self, _: impl Fn(&[u8; BLOCK]) -> Masks) {
+        // A part of the hashes at a time, so that they are in the nearest cache for every function.
+        for part in self.shingles.chunks(1024) {
+            let multipliers = self.sketcher.multipliers.as_chunks::<TOGETHER>().0;
+            let addends = self.sketcher.addends.as_chunks::<TOGETHER>().0;
+            let least = self.values.as_chunks_mut::<TOGETHER>().0;
+            for ((a, b), least) in multipliers.iter().zip(addends).zip(least) {
+                let mut now = *least;
+                for shingle in part {
+                    let x = (shingle >> 32) as u32;
+                    for i in 0..TOGETHER {
+                        now[i] = now[i].min(a[i].wrapping_mul(x).wrapping_add(b[i]));
+                    }
+                }
+                *least = now;
             }
         }
-        let mut bytes = Vec::with_capacity(4 * self.rows);
-        least
-            .chunks_exact(self.rows)
-            .zip(0u64..)
-            .map(|(band, seed)| {
-                bytes.clear();
-                bytes.extend(band.iter().flat_map(|value| value.to_le_bytes()));
-                xxh3_64_with_seed(&bytes, seed)
-            })
-            .collect()
     }
 }
 
@@ -56,33 +84,20 @@ pub fn recall(j: f64, bands: usize, rows: usize) -> f64 {
     1.0 - (1.0 - j.powf(rows as f64)).powf(bands as f64)
 }
 
-/// Which documents share a band key: sorted `(rank, group)`, for groups of at least two documents.
+/// The fewest bands of the most rows that find a pair of similarity `j` with at least the wanted
+/// probability, in signatures of at most `most` values.
 ///
-/// `keys` holds `bands` keys a document; `order[rank]` is a document's place in it.
-/// Memory while it runs: 16 bytes a document and thread.
-pub fn shared_bands(keys: &[u64], bands: usize, order: &[u32]) -> Vec<(u32, u32)> {
-    let by_band: Vec<Vec<Vec<u32>>> = (0..bands)
-        .into_par_iter()
-        .map(|band| {
-            let key = |place: u32| keys[place as usize * bands + band];
-            let mut ranked: Vec<(u64, u32)> =
-                (0u32..).zip(order).map(|(rank, place)| (key(*place), rank)).collect();
-            ranked.sort_unstable();
-            ranked
-                .chunk_by(|a, b| a.0 == b.0)
-                .filter(|chunk| chunk.len() > 1)
-                .map(|chunk| chunk.iter().map(|(_, rank)| *rank).collect())
-                .collect()
-        })
-        .collect();
-    let mut members: Vec<(u32, u32)> = by_band
-        .iter()
-        .flatten()
-        .zip(0u32..)
-        .flat_map(|(ranks, group)| ranks.iter().map(move |rank| (*rank, group)))
-        .collect();
-    members.sort_unstable();
-    members
+/// More rows leave more dissimilar pairs out, so the most that can be had is taken. `None` where even
+/// one row a band needs more values.
+pub fn choose_bands(j: f64, wanted: f64, most: usize) -> Option<(usize, usize)> {
+    let bands = |rows: usize| {
+        let missed = (-j.powf(rows as f64)).ln_1p();
+        ((1.0 - wanted).ln() / missed).ceil().max(1.0) as usize
+    };
+    (1..=16)
+        .rev()
+        .map(|rows| (bands(rows), rows))
+        .find(|(bands, rows)| bands.saturating_mul(*rows) <= most)
 }
 
 #[cfg(test)]
@@ -95,14 +110,36 @@ mod tests {
         assert!((recall(0.5, 32, 5) - 0.638).abs() < 5e-4);
     }
 
+    fn keys(sketcher: &Sketcher, set: &[u64]) -> Vec<u64> {
+        let mut keys = Vec::new();
+        sketcher.band_keys(set, &mut Vec::new(), &mut keys);
+        keys
+    }
+
     #[test]
     fn equal_sets_share_every_band() {
         let sketcher = Sketcher::new(8, 4, 1);
-        let set: Vec<u64> = (0..100).map(mix).collect();
-        let again = set.iter().rev().chain(&set).copied();
-        assert_eq!(sketcher.band_keys(set.iter().copied()), sketcher.band_keys(again));
-        let other = Sketcher::new(8, 4, 2);
-        assert_ne!(sketcher.band_keys(set.iter().copied()), other.band_keys(set.iter().copied()));
+        let set: Vec<u64> = (0..3000).map(mix).collect();
+        let again: Vec<u64> = set.iter().rev().chain(&set).copied().collect();
+        assert_eq!(keys(&sketcher, &set), keys(&sketcher, &again));
+        assert_ne!(keys(&Sketcher::new(8, 4, 2), &set), keys(&sketcher, &set));
+    }
+
+    #[test]
+    fn signatures_are_the_least_values_at_every_level() {
+        let set: Vec<u64> = (0..77).map(mix).collect();
+        for level in Level::available() {
+            let sketcher = Sketcher { level, ..Sketcher::new(7, 5, 3) };
+            let mut found = Vec::new();
+            sketcher.signature(&set, &mut found);
+            let value = |i: usize, x: &u64| {
+                let product = sketcher.multipliers[i].wrapping_mul((x >> 32) as u32);
+                product.wrapping_add(sketcher.addends[i])
+            };
+            let truth: Vec<u32> =
+                (0..35).map(|i| set.iter().map(|x| value(i, x)).min().unwrap()).collect();
+            assert_eq!(found, truth, "{}", level.name());
+        }
     }
 
     #[test]
@@ -110,8 +147,8 @@ mod tests {
         // One row a band: the share of equal keys estimates J with a deviation of about 0.011.
         let sketcher = Sketcher::new(2000, 1, 7);
         for (shared, own) in [(300u64, 100u64), (100, 300), (20, 5)] {
-            let a = sketcher.band_keys((0..shared + own).map(mix));
-            let b = sketcher.band_keys((own..shared + 2 * own).map(mix));
+            let set = |from: u64| (from..from + shared + own).map(mix).collect::<Vec<_>>();
+            let (a, b) = (keys(&sketcher, &set(0)), keys(&sketcher, &set(own)));
             let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
             let truth = shared as f64 / (shared + 2 * own) as f64;
             let estimate = equal as f64 / 2000.0;
@@ -120,10 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn groups_hold_documents_with_equal_keys() {
-        // Three documents of two bands; documents 0 and 2 agree in the second band.
-        let keys = [1, 9, 2, 8, 3, 9];
-        assert_eq!(shared_bands(&keys, 2, &[2, 1, 0]), [(0, 0), (2, 0)]);
-        assert_eq!(shared_bands(&[], 2, &[]), [(0, 0); 0]);
+    fn bands_reach_the_wanted_recall() {
+        assert_eq!(choose_bands(0.7, 0.996, 256), Some((31, 5)));
+        assert_eq!(choose_bands(1.0, 0.999, 256), Some((1, 16)));
+        assert_eq!(choose_bands(0.01, 0.999, 256), None);
+        for (j, wanted) in [(0.5, 0.9), (0.7, 0.99), (0.8, 0.999), (0.85, 0.5)] {
+            let (bands, rows) = choose_bands(j, wanted, 256).unwrap();
+            assert!(recall(j, bands, rows) >= wanted && bands * rows <= 256);
+            assert!(bands == 1 || recall(j, bands - 1, rows) < wanted, "no band too many");
+        }
     }
 }

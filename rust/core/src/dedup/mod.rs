@@ -1,73 +1,142 @@
-//! Deduplication: exact copies by hash, near copies by `MinHash` candidates verified one by one.
+//! Deduplication: exact copies by hash; near copies by `MinHash` bands or by an exact join, each
+//! verified; repeated spans of words.
 //!
 //! Guarantees: a document is removed only if a *kept* document has the same text (xxh3-128) or a true
 //! Jaccard similarity of word n-grams of at least the threshold; the evidence names it. The result
-//! depends on the documents, their order and the options, never on the number of threads. Documents
-//! of fewer than n words have no n-gram and are only compared as whole texts.
+//! depends on the documents, their order and the options, never on the number of threads, the shards
+//! or the memory. Documents of fewer than n words have no n-gram and are only compared as whole texts.
 //!
-//! Cost: two reads of the input for exact copies, three for near ones; per document about
-//! 150 + 8 * bands bytes of memory, and 8 bytes a distinct n-gram for the documents that share a band
-//! with another.
+//! Memory: all texts and 8 bytes an n-gram, or with a limit about 100 bytes a document and what the
+//! limit allows, at the price of reading the input two or three times more.
 
+mod candidates;
+mod evidence;
 mod greedy;
+mod index;
+mod join;
+mod measure;
 mod minhash;
+mod pieces;
+mod sign;
+mod spill;
+mod substring;
 pub mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
-use rayon::prelude::*;
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::corpus::{self, Corpus, Part, Reject};
 use crate::{Error, Result};
+pub use candidates::Reference;
+pub use evidence::SourceCount;
+pub(crate) use evidence::changed;
+pub use index::{Index, Stamp};
+pub use measure::Recall;
+pub use minhash::{choose_bands, recall};
+pub use pieces::{
+    candidate_pairs, choose_removals, components, sign_batch, signatures, verify_pairs,
+};
+pub use substring::{Spans, substring};
+
+use measure::Sample;
 use minhash::Sketcher;
+use sign::{Signed, Signer};
+use spill::{Names, Scratch};
 
 /// Which of several similar documents stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
     /// The one with the most bytes of text; of equals the first.
     Longest,
     /// The first in input order.
     First,
+    /// The one with the highest number in this column, null being lowest; of equals the first.
+    Highest(String),
 }
 
 /// How near copies are found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Near {
+    /// Documents that share a band of a `MinHash` signature.
+    Bands {
+        /// Bands of the signature.
+        bands: usize,
+        /// Values in a band.
+        rows: usize,
+        /// Decides the hash functions.
+        seed: u64,
+    },
+    /// Every pair at the threshold, by prefix filter.
+    Join,
+}
+
+/// What decides the result.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Near {
+pub struct Options {
+    /// `None`: whole texts only.
+    pub near: Option<Near>,
     /// Least Jaccard similarity of a removed document to a kept one.
     pub threshold: f64,
     /// Words in a shingle.
     pub ngram: usize,
     /// What stays.
     pub keep: Keep,
-    /// Bands of the signature.
-    pub bands: usize,
-    /// Values in a band.
-    pub rows: usize,
-    /// Decides the hash functions.
-    pub seed: u64,
+    /// Whether texts that differ in white space alone are exact copies.
+    pub normalize: bool,
+    /// The column by which removals are counted; without one, the input.
+    pub source: Option<String>,
+    /// Whether connected components of all verified pairs are written too.
+    pub components: bool,
 }
+
+/// What a run works on and with.
+pub struct Job<'a> {
+    /// Documents to deduplicate.
+    pub corpus: &'a Corpus,
+    /// What each input is called.
+    pub inputs: &'a [String],
+    /// Where the result goes.
+    pub out: &'a Path,
+    /// Documents that stay and against which the others are compared.
+    pub against: &'a [Reference],
+    /// The index that kept documents are added to, and the name of their segment.
+    pub index: Option<(&'a Index, &'a str)>,
+    /// Bytes that sorting may use; without a limit everything is kept in memory.
+    pub memory: Option<usize>,
+    /// Called with what is being done, how many documents are, and how many there are if known.
+    pub progress: Progress<'a>,
+}
+
+/// Takes (label, done, total); its error stops the work.
+pub type Progress<'a> = &'a (dyn Fn(&str, u64, Option<u64>) -> Result<()> + Sync);
 
 /// What a run did.
 #[derive(Debug)]
 pub struct Summary {
     /// Files of kept rows.
     pub parts: Vec<Part>,
-    /// `evidence/removed.json`: one JSON object a removed row.
-    pub evidence: Part,
+    /// Files in `evidence/`: removed rows, clusters, samples, components.
+    pub evidence: Vec<Part>,
     /// Usable rows read.
     pub rows: u64,
-    /// Rows that are a copy of an earlier row's text.
+    /// Rows that are a copy of another row's text.
     pub exact: u64,
     /// Other rows removed for their similarity to a kept one.
     pub near: u64,
+    /// Rows removed against documents of `against` or the index.
+    pub against: u64,
     /// Rows with a text of their own but too few words for an n-gram.
     pub short: u64,
     /// Pairs whose true similarity was computed.
     pub compared: u64,
+    /// Rows and removals by source.
+    pub sources: Vec<SourceCount>,
+    /// What a sample says of the pairs that the bands find.
+    pub recall: Option<Recall>,
     /// Rows set aside.
     pub rejects: Vec<Reject>,
 }
@@ -84,254 +153,230 @@ pub fn on_threads<T: Send>(
         .install(work)
 }
 
-/// The chance that a pair right at the threshold becomes a candidate.
-pub fn expected_recall(near: &Near) -> f64 {
-    minhash::recall(near.threshold, near.bands, near.rows)
+/// The corpus in memory, or read again for each pass.
+struct Input<'a> {
+    corpus: &'a Corpus,
+    loaded: Option<Vec<(RecordBatch, usize)>>,
 }
 
-struct Documents {
-    ids: Vec<Box<str>>,
-    lengths: Vec<u32>,
+impl Input<'_> {
+    /// Calls `each(batch, input)` for every batch in order.
+    fn each_batch(&self, mut each: impl FnMut(&RecordBatch, usize) -> Result<()>) -> Result<()> {
+        if let Some(loaded) = &self.loaded {
+            return loaded.iter().try_for_each(|(batch, input)| each(batch, *input));
+        }
+        let mut batches = self.corpus.batches();
+        while let Some(batch) = batches.next() {
+            each(&batch?, batches.input())?;
+        }
+        Ok(())
+    }
+}
+
+/// What stays in memory of the documents, by row.
+struct Documents<'a> {
+    names: Names,
+    /// The more, the sooner it is kept; nothing if that is by position alone.
+    weights: Vec<u64>,
     /// The first row with the same text: its own number if there is none before.
     first: Vec<u32>,
-    /// Rows that have a signature.
-    signed: Vec<u32>,
-    /// `bands` keys for each of them.
-    keys: Vec<u64>,
+    /// The number of its source.
+    source: Vec<u32>,
+    sources: Vec<String>,
+    /// First rows with at least one n-gram.
+    signed: u64,
+    /// Hashes of whole texts, each with its first row.
+    seen: FxHashMap<u128, u32>,
+    /// N-grams by row, where everything is in memory.
+    grams: Option<Vec<Vec<u64>>>,
+    candidates: candidates::Candidates<'a>,
+    sample: Option<Sample>,
+    rejects: Vec<Reject>,
 }
 
-/// Copies a corpus without its duplicates into `out`; `near: None` looks for exact copies only.
-///
-/// Runs on the current rayon pool.
-pub fn run(corpus: &Corpus, out: &Path, near: Option<&Near>) -> Result<Summary> {
-    let documents = read(corpus, near)?;
-    let count = documents.ids.len();
-    let mut removed: Vec<Option<(u32, f64)>> = vec![None; count];
-    let mut compared = 0;
-    if let Some(near) = near {
-        compared = find_near(corpus, &documents, near, &mut removed)?;
+/// Copies a corpus without its duplicates into `out`. Runs on the current rayon pool.
+pub fn run(job: &Job<'_>, options: &Options) -> Result<Summary> {
+    let scratch = match job.memory {
+        Some(_) => Some(Scratch::create(job.out.join("scratch"))?),
+        None => None,
+    };
+    let signer = Signer {
+        ngram: options.near.map(|_| options.ngram),
+        sketcher: match options.near {
+            Some(Near::Bands { bands, rows, seed }) => Some(Sketcher::new(bands, rows, seed)),
+            _ => None,
+        },
+        normalize: options.normalize,
+    };
+    let mut input = Input { corpus: job.corpus, loaded: job.memory.is_none().then(Vec::new) };
+    let mut documents = read(job, options, &signer, &mut input, scratch.as_ref())?;
+    let outcome =
+        candidates::decide(job, options, &signer, &input, &mut documents, scratch.as_ref())?;
+    let summary = evidence::write(job, options, &input, &documents, &outcome)?;
+    if let Some((index, segment)) = job.index {
+        index.add(segment, &input, &signer, &documents.names, &outcome.removed, job.progress)?;
     }
-    let mut lines = Vec::new();
-    let (mut exact, mut near_copies) = (0, 0);
-    for row in 0..count {
-        let first = documents.first[row] as usize;
-        let rule = if first == row { "near" } else { "exact" };
-        // A copy of a removed document goes against the same kept one as that document.
-        let against = removed[first].or((first != row).then_some((first as u32, 1.0)));
-        removed[row] = against;
-        let Some((kept, jaccard)) = against else {
-            continue;
-        };
-        if first == row {
-            near_copies += 1;
-        } else {
-            exact += 1;
-        }
-        let evidence = Evidence {
-            removed_id: &documents.ids[row],
-            removed_row: row as u64,
-            kept_id: &documents.ids[kept as usize],
-            kept_row: u64::from(kept),
-            jaccard,
-            rule,
-        };
-        serde_json::to_writer(&mut lines, &evidence).map_err(|e| Error::config(e.to_string()))?;
-        lines.push(b'\n');
-    }
-    let (parts, rejects) =
-        corpus::select(corpus, out, |row| removed.get(row as usize).is_some_and(Option::is_none))?;
-    if parts.iter().map(|part| part.rows).sum::<u64>() + exact + near_copies != count as u64 {
-        return Err(changed(corpus));
-    }
-    let distinct = (0..count).filter(|row| documents.first[*row] as usize == *row).count();
-    Ok(Summary {
-        parts,
-        evidence: write_evidence(out, &lines, exact + near_copies)?,
-        rows: count as u64,
-        exact,
-        near: near_copies,
-        short: if near.is_some() { (distinct - documents.signed.len()) as u64 } else { 0 },
-        compared,
-        rejects,
-    })
-}
-
-#[derive(Serialize)]
-struct Evidence<'a> {
-    removed_id: &'a str,
-    removed_row: u64,
-    kept_id: &'a str,
-    kept_row: u64,
-    jaccard: f64,
-    rule: &'static str,
-}
-
-/// Writes `rows` JSON objects to `evidence/removed.json`, which readers of the folder pass over.
-pub(crate) fn write_evidence(out: &Path, lines: &[u8], rows: u64) -> Result<Part> {
-    let folder = out.join("evidence");
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let part = corpus::write_whole(&folder.join("removed.json"), lines)?;
-    Ok(Part { name: format!("evidence/{}", part.name), rows, ..part })
-}
-
-/// The error of an input whose rows are not those of the pass before.
-pub(crate) fn changed(corpus: &Corpus) -> Error {
-    let path = corpus.files().next().unwrap_or(Path::new(""));
-    Error::input(path, "this input or one after it changed while it was being read; run it again")
+    Ok(summary)
 }
 
 /// First pass: ids, exact copies, and the signatures of the rest.
-fn read(corpus: &Corpus, near: Option<&Near>) -> Result<Documents> {
-    let sketcher = near.map(|near| Sketcher::new(near.bands, near.rows, near.seed));
+fn read<'a>(
+    job: &Job<'_>,
+    options: &Options,
+    signer: &Signer,
+    input: &mut Input<'_>,
+    scratch: Option<&'a Scratch>,
+) -> Result<Documents<'a>> {
     let mut documents = Documents {
-        ids: Vec::new(),
-        lengths: Vec::new(),
+        names: Names::new(scratch)?,
+        weights: Vec::new(),
         first: Vec::new(),
-        signed: Vec::new(),
-        keys: Vec::new(),
+        source: Vec::new(),
+        sources: Vec::new(),
+        signed: 0,
+        seen: FxHashMap::default(),
+        grams: (job.memory.is_none() && options.near.is_some()).then(Vec::new),
+        candidates: candidates::Candidates::new(job, scratch),
+        sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
+        rejects: Vec::new(),
     };
-    let mut seen: FxHashMap<u128, u32> = FxHashMap::default();
-    for batch in corpus.batches() {
+    let mut numbers: FxHashMap<String, u32> = FxHashMap::default();
+    let banded = signer.sketcher.is_some();
+    // With a limit, the join has no use for n-grams before it knows how often each occurs.
+    let sign_now = banded || documents.grams.is_some();
+    let mut batches = job.corpus.batches();
+    while let Some(batch) = batches.next() {
         let batch = batch?;
-        let (ids, texts) = (corpus::ids(&batch), corpus::texts(&batch));
-        let start = documents.ids.len();
-        if start + batch.num_rows() > u32::MAX as usize {
-            return Err(Error::config("more than 2^32 - 1 rows: split the input"));
+        let start = documents.first.len();
+        if start + batch.num_rows() > u32::MAX as usize / 2 {
+            return Err(Error::config("more than 2^31 rows: split the input"));
         }
-        for (i, hash) in text_hashes(&batch).into_iter().enumerate() {
+        let ids = corpus::ids(&batch);
+        for (i, hash) in signer.hashes(&batch).into_iter().enumerate() {
             let row = (start + i) as u32;
-            documents.ids.push(ids.value(i).into());
-            documents.lengths.push(texts.value_length(i) as u32);
-            documents.first.push(*seen.entry(hash).or_insert(row));
+            documents.names.push(ids.value(i))?;
+            documents.first.push(*documents.seen.entry(hash).or_insert(row));
         }
-        let (Some(near), Some(sketcher)) = (near, &sketcher) else {
-            continue;
-        };
-        let signed: Vec<(u32, Vec<u64>)> = (0..batch.num_rows())
-            .into_par_iter()
-            .filter(|i| documents.first[start + i] as usize == start + i)
-            .filter_map(|i| {
-                let words = words::word_hashes(texts.value(i));
-                (words.len() >= near.ngram).then(|| {
-                    let grams = words::gram_hashes(&words, near.ngram);
-                    ((start + i) as u32, sketcher.band_keys(grams))
-                })
-            })
-            .collect();
-        for (row, keys) in signed {
-            documents.signed.push(row);
-            documents.keys.extend(keys);
+        add_weights(&batch, &options.keep, &mut documents.weights)?;
+        let labels = source_labels(&batch, options.source.as_deref())?;
+        for i in 0..batch.num_rows() {
+            let label = match &labels {
+                Some(labels) if labels.is_valid(i) => labels.value(i),
+                Some(_) => "",
+                None => job.inputs.get(batches.input()).map_or("", String::as_str),
+            };
+            let number = if let Some(number) = numbers.get(label) {
+                *number
+            } else {
+                documents.sources.push(label.to_owned());
+                numbers.insert(label.to_owned(), documents.sources.len() as u32 - 1);
+                documents.sources.len() as u32 - 1
+            };
+            documents.source.push(number);
         }
+        if let Some(grams) = &mut documents.grams {
+            grams.resize(start + batch.num_rows(), Vec::new());
+        }
+        if sign_now {
+            let is_first = |i: usize| documents.first[start + i] as usize == start + i;
+            for (i, signed) in signer.sign(&batch, banded, is_first) {
+                documents.add_signed((start + i) as u32, signed)?;
+            }
+        }
+        if let Some(loaded) = &mut input.loaded {
+            loaded.push((batch, batches.input()));
+        }
+        documents.rejects.extend(batches.take_rejects());
+        (job.progress)("reading", documents.first.len() as u64, None)?;
     }
+    documents.rejects.extend(batches.take_rejects());
     Ok(documents)
 }
 
-fn text_hashes(batch: &RecordBatch) -> Vec<u128> {
-    let texts = corpus::texts(batch);
-    (0..batch.num_rows()).into_par_iter().map(|i| xxh3_128(texts.value(i).as_bytes())).collect()
+impl Documents<'_> {
+    fn add_signed(&mut self, row: u32, signed: Signed) -> Result<()> {
+        if signed.grams.is_empty() {
+            return Ok(());
+        }
+        self.signed += 1;
+        for key in &signed.keys {
+            self.candidates.add(*key, row)?;
+        }
+        if let Some(sample) = &mut self.sample {
+            sample.offer(&signed);
+        }
+        if let Some(grams) = &mut self.grams {
+            grams[row as usize] = signed.grams;
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.first.len()
+    }
 }
 
-/// Second pass: reads the candidates again, verifies and decides; returns the pairs compared.
-fn find_near(
-    corpus: &Corpus,
-    documents: &Documents,
-    near: &Near,
-    removed: &mut [Option<(u32, f64)>],
-) -> Result<u64> {
-    let mut order: Vec<u32> = (0..documents.signed.len() as u32).collect();
-    if near.keep == Keep::Longest {
-        let length = |place: u32| documents.lengths[documents.signed[place as usize] as usize];
-        order.sort_by_key(|place| std::cmp::Reverse(length(*place)));
-    }
-    let mut members = minhash::shared_bands(&documents.keys, near.bands, &order);
-    // From here on only documents that share a band count: number those, still in keep order.
-    let mut rows: Vec<u32> = Vec::new();
-    let mut last = None;
-    for (rank, _) in &mut members {
-        if last.replace(*rank) != Some(*rank) {
-            rows.push(documents.signed[order[*rank as usize] as usize]);
+/// The order in which documents are kept: the more weight the sooner, then by position.
+fn add_weights(batch: &RecordBatch, keep: &Keep, weights: &mut Vec<u64>) -> Result<()> {
+    match keep {
+        Keep::First => {}
+        Keep::Longest => {
+            let texts = corpus::texts(batch);
+            weights.extend((0..batch.num_rows()).map(|i| texts.value_length(i) as u64));
         }
-        *rank = rows.len() as u32 - 1;
-    }
-    let rank_of: FxHashMap<u32, u32> = rows.iter().copied().zip(0..).collect();
-    let mut shingles: Vec<Vec<u64>> = vec![Vec::new(); rows.len()];
-    if !rows.is_empty() {
-        let mut start = 0;
-        for batch in corpus.batches() {
-            let batch = batch?;
-            let texts = corpus::texts(&batch);
-            let found: Vec<(u32, Vec<u64>)> = (0..batch.num_rows())
-                .into_par_iter()
-                .filter_map(|i| {
-                    let rank = rank_of.get(&((start + i) as u32))?;
-                    Some((*rank, words::shingles(texts.value(i), near.ngram)))
-                })
-                .collect();
-            for (rank, set) in found {
-                shingles[rank as usize] = set;
+        Keep::Highest(name) => {
+            let column = batch.column_by_name(name).ok_or_else(|| {
+                let known: Vec<_> =
+                    batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+                Error::config(format!("column: no `{name}`; there are {}", known.join(", ")))
+            })?;
+            if !column.data_type().is_numeric() && *column.data_type() != DataType::Boolean {
+                let kind = column.data_type();
+                return Err(Error::config(format!("column: `{name}` is {kind}, not a number")));
             }
-            start += batch.num_rows();
-        }
-        if start != documents.ids.len() {
-            return Err(changed(corpus));
+            let numbers = cast(column, &DataType::Float64)
+                .map_err(|e| Error::config(format!("column: `{name}`: {e}")))?;
+            let numbers = numbers.as_primitive::<Float64Type>();
+            weights.extend(numbers.iter().map(|number| number.map_or(0, sortable)));
         }
     }
-    let decision = greedy::decide(&members, &shingles, near.threshold);
-    for (row, found) in rows.iter().zip(decision.removed) {
-        removed[*row as usize] = found.map(|(kept, jaccard)| (rows[kept as usize], jaccard));
+    Ok(())
+}
+
+/// A number's bits in the order of numbers; NaN is lowest, as null is.
+fn sortable(number: f64) -> u64 {
+    if number.is_nan() {
+        return 0;
     }
-    Ok(decision.compared)
+    // -0 and 0 are the same weight.
+    let bits = (number + 0.0).to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
+}
+
+fn source_labels(batch: &RecordBatch, name: Option<&str>) -> Result<Option<StringArray>> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let Some(column) = batch.column_by_name(name) else {
+        return Err(Error::config(format!("source: there is no column `{name}`")));
+    };
+    let text = cast(column, &DataType::Utf8)
+        .map_err(|e| Error::config(format!("source: `{name}` has no text form: {e}")))?;
+    Ok(Some(text.as_string::<i32>().clone()))
+}
+
+/// A path shown to people.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Opens what to compare against: folders with an `index.json` as an index, anything else as documents.
+pub fn reference(path: &PathBuf, extensions: &[String], stamp: &Stamp) -> Result<Reference> {
+    if Index::is_index(path) {
+        return Ok(Reference::Index(Index::open(path, stamp)?));
+    }
+    Ok(Reference::Corpus(shown(path), Corpus::open(std::slice::from_ref(path), extensions)?))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::PathBuf;
-
-    fn corpus(folder: &Path, texts: &[&str]) -> Corpus {
-        let path: PathBuf = folder.join("in.jsonl");
-        let lines: String =
-            texts.iter().map(|text| serde_json::json!({"text": text}).to_string() + "\n").collect();
-        std::fs::write(&path, lines).unwrap();
-        Corpus::open(&[path], &[]).unwrap()
-    }
-
-    fn near(keep: Keep) -> Near {
-        Near { threshold: 0.6, ngram: 2, keep, bands: 32, rows: 2, seed: 0 }
-    }
-
-    #[test]
-    fn keeps_the_longest_or_the_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let texts =
-            ["a b c d e f g", "a b c d e f g h", "a b c d e f g", "other words here now", "a b"];
-        let corpus = corpus(folder.path(), &texts);
-        let longest =
-            run(&corpus, &folder.path().join("longest"), Some(&near(Keep::Longest))).unwrap();
-        assert_eq!((longest.rows, longest.exact, longest.near, longest.short), (5, 1, 1, 0));
-        let first = run(&corpus, &folder.path().join("first"), Some(&near(Keep::First))).unwrap();
-        assert_eq!((first.exact, first.near), (1, 1));
-        let evidence = |name: &str| {
-            let path = folder.path().join(name).join("evidence/removed.json");
-            let text = std::fs::read_to_string(path).unwrap();
-            let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
-            rows.collect::<Vec<serde_json::Value>>()
-        };
-        // The copy of a removed document names the kept one, and the similarity to it.
-        let kept: Vec<u64> =
-            evidence("longest").iter().map(|row| row["kept_row"].as_u64().unwrap()).collect();
-        assert_eq!(kept, [1, 1]);
-        assert!((evidence("longest")[1]["jaccard"].as_f64().unwrap() - 6.0 / 7.0).abs() < 1e-12);
-        assert_eq!(evidence("first")[0]["removed_row"], 1);
-        assert_eq!(evidence("first")[1]["rule"], "exact");
-    }
-
-    #[test]
-    fn exact_looks_at_whole_texts_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let corpus = corpus(folder.path(), &["a b c", "a b c ", "a b c", ""]);
-        let summary = run(&corpus, &folder.path().join("out"), None).unwrap();
-        assert_eq!((summary.rows, summary.exact, summary.near, summary.compared), (4, 1, 0, 0));
-        assert_eq!(summary.parts.iter().map(|part| part.rows).sum::<u64>(), 3);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Classes of 64 bytes of text at a time, by the widest instructions the processor has.
 //!
 //! Every level gives the same masks; the binary needs none of them to start. A kernel pays for the masks
-//! it uses alone. This file holds all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
+//! it uses alone; dedup's words and the features are found with it too. This file holds all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
 //! was asked first.
 
 #![allow(unsafe_code)]
@@ -87,10 +87,10 @@ pub struct Masks {
     pub line: u64,
     /// The apostrophe.
     pub quote: u64,
-    /// Bytes of characters beyond ASCII.
-    pub high: u64,
     /// The underscore.
     pub underscore: u64,
+    /// Bytes of characters beyond ASCII.
+    pub high: u64,
     /// Control characters and the space: 0 to 32, and 127.
     pub blank: u64,
 }
@@ -168,8 +168,8 @@ static KINDS: [u8; 256] = {
             b'\t' => TAB,
             10..=13 => LINE,
             b'\'' => QUOTE,
-            128.. => HIGH,
             b'_' => UNDERSCORE,
+            128.. => HIGH,
             _ => 0,
         };
         byte += 1;
@@ -189,8 +189,8 @@ pub fn scalar(block: &[u8; BLOCK]) -> Masks {
         masks.tab |= bit(TAB);
         masks.line |= bit(LINE);
         masks.quote |= bit(QUOTE);
-        masks.high |= bit(HIGH);
         masks.underscore |= bit(UNDERSCORE);
+        masks.high |= bit(HIGH);
         masks.blank |= u64::from(byte <= b' ' || byte == 127) << i;
     }
     masks
@@ -230,8 +230,8 @@ mod x86 {
             tab: is(b'\t'),
             line: within(bytes, 10, 4),
             quote: is(b'\''),
-            high: _mm512_movepi8_mask(bytes),
             underscore: is(b'_'),
+            high: _mm512_movepi8_mask(bytes),
             blank: within(bytes, 0, 33) | is(127),
         }
     }
@@ -266,8 +266,8 @@ mod x86 {
             tab: is(b'\t'),
             line: within(low, high, 10, 4),
             quote: is(b'\''),
-            high: join(low, high),
             underscore: is(b'_'),
+            high: join(low, high),
             blank: within(low, high, 0, 33) | is(127),
         }
     }
@@ -294,8 +294,8 @@ mod x86 {
                 masks.tab |= is(b'\t');
                 masks.line |= within(bytes, 10, 4);
                 masks.quote |= is(b'\'');
-                masks.high |= bits(bytes);
                 masks.underscore |= is(b'_');
+                masks.high |= bits(bytes);
                 masks.blank |= within(bytes, 0, 33) | is(127);
             }
         }
@@ -338,8 +338,8 @@ mod neon {
                 tab: is(b'\t'),
                 line: within(0, 10, 4),
                 quote: is(b'\''),
-                high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
                 underscore: is(b'_'),
+                high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
                 blank: within(0, 0, 33) | is(127),
             }
         }

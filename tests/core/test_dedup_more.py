@@ -1,0 +1,377 @@
+"""Dedup beyond one corpus in memory: exact join, references, index, limits, spans, pieces."""
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hornbook as hb
+from hornbook import corpus, dedup_pieces
+from hornbook.dedup import DedupConfig, recall_curve
+from hornbook.errors import ConfigError, ResumeError
+
+WORD = re.compile(r"[a-z0-9_]+")
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines(folder: Path, name: str = "removed") -> list[dict[str, Any]]:
+    text = (folder / "evidence" / f"{name}.json").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def texts_in(folder: Path) -> list[str]:
+    return [row["text"] for row in corpus.read([folder])]
+
+
+def grams(text: str, n: int) -> frozenset[tuple[str, ...]]:
+    words = WORD.findall(text.lower())
+    return frozenset(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def jaccard(a: frozenset[Any], b: frozenset[Any]) -> float:
+    return len(a & b) / len(a | b) if a and b else 0.0
+
+
+def planted(seed: int, count: int = 150) -> list[str]:
+    """Documents of 5 to 90 words, half of them edited copies of others, some exact, some chains."""
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(400)]
+    texts = [rng.choices(words, k=rng.randint(3, 90)) for _ in range(count // 2)]
+    while len(texts) < count:
+        copy = list(rng.choice(texts))
+        for _ in range(rng.randint(0, 1 + len(copy) // 12)):
+            copy[rng.randrange(len(copy))] = rng.choice(words)
+        texts.append(copy)
+    return [" ".join(text) for text in texts]
+
+
+def greedy(texts: list[str], threshold: float, n: int, order: list[int]) -> dict[int, int]:
+    """What goes and against what, by the definition: the first kept one that is similar."""
+    sets = [grams(text, n) for text in texts]
+    kept: list[int] = []
+    removed: dict[int, int] = {}
+    for row in order:
+        for other in kept:
+            if texts[row] == texts[other] or jaccard(sets[row], sets[other]) >= threshold:
+                removed[row] = other
+                break
+        else:
+            kept.append(row)
+    return removed
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.85])
+@pytest.mark.parametrize("memory_mb", [None, 16])
+def test_the_join_misses_nothing(tmp_path: Path, threshold: float, memory_mb: int | None) -> None:
+    for seed in range(3):
+        texts = planted(seed)
+        source = save(tmp_path / f"{seed}.jsonl", [{"text": text} for text in texts])
+        out = tmp_path / f"out{seed}"
+        hb.dedup(
+            source, out, method="exact-join", threshold=threshold, ngram=2, keep="first",
+            components=True, memory_mb=memory_mb,
+        )  # fmt: skip
+        found = {row["removed_row"] for row in lines(out)}
+        assert found == set(greedy(texts, threshold, 2, list(range(len(texts)))))
+        # Every pair of distinct texts, none missed and none extra.
+        first = {text: row for row, text in reversed(list(enumerate(texts)))}
+        sets = {row: grams(text, 2) for text, row in first.items()}
+        truth = {
+            (a, b) for a in sets for b in sets if a < b and jaccard(sets[a], sets[b]) >= threshold
+        }
+        edges = {(a, b) for a, b, _ in lines(out, "edges")}
+        assert edges == truth
+
+
+def test_memory_never_changes_a_byte(tmp_path: Path) -> None:
+    rows = [{"text": text, "s": i % 3} for i, text in enumerate(planted(5, 3000))]
+    source = save(tmp_path / "in.jsonl", rows)
+    for method in ("minhash", "exact-join", "exact"):
+        outs = []
+        for memory in (None, 16):
+            out = tmp_path / f"{method}{memory}"
+            hb.dedup(source, out, method=method, ngram=2, memory_mb=memory)  # type: ignore[arg-type]
+            outs.append(out)
+            assert not (out / "scratch").exists()
+        assert texts_in(outs[0]) == texts_in(outs[1])
+        assert lines(outs[0]) == lines(outs[1])
+        assert lines(outs[0], "clusters") == lines(outs[1], "clusters")
+
+
+def test_shards_never_change_the_result(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(planted(6))]
+    one = save(tmp_path / "all.jsonl", rows)
+    shards = [save(tmp_path / f"{i}.jsonl", rows[i * 50 : i * 50 + 50]) for i in range(3)]
+    hb.dedup(one, tmp_path / "a", ngram=2)
+    hb.dedup(shards, tmp_path / "b", ngram=2)
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    # With `longest` and no ties, the order of the input does not decide who stays.
+    distinct = {len(row["text"]): row for row in rows}
+    turned = list(distinct.values())
+    hb.dedup(save(tmp_path / "c.jsonl", turned), tmp_path / "c", ngram=2, method="exact-join")
+    turned.reverse()
+    hb.dedup(save(tmp_path / "d.jsonl", turned), tmp_path / "d", ngram=2, method="exact-join")
+    assert sorted(texts_in(tmp_path / "c")) == sorted(texts_in(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("method", ["minhash", "exact-join", "exact"])
+@pytest.mark.parametrize("memory_mb", [None, 16])
+def test_against_another_corpus(tmp_path: Path, method: Any, memory_mb: int | None) -> None:
+    texts = planted(7)
+    half = len(texts) // 2
+    old = save(tmp_path / "old.jsonl", [{"text": text} for text in texts[:half]])
+    new = save(tmp_path / "new.jsonl", [{"text": text} for text in texts[half:]])
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"ngram": 2, "keep": "first", "bands": 100, "rows": 2}
+    hb.dedup(new, out, against=old, method=method, memory_mb=memory_mb, **options)
+    sets = [grams(text, 2) for text in texts]
+    kept = list(range(half))
+    gone = set()
+    for row in range(half, len(texts)):
+        if any(
+            texts[row] == texts[k] or (method != "exact" and jaccard(sets[row], sets[k]) >= 0.7)
+            for k in kept
+        ):
+            gone.add(row - half)
+        else:
+            kept.append(row)
+    evidence = lines(out)
+    assert {row["removed_row"] for row in evidence} == gone
+    for row in evidence:
+        where = row["kept_row"] if row.get("kept_in") == str(old) else row["kept_row"] + half
+        similarity = jaccard(sets[row["removed_row"] + half], sets[where])
+        same = texts[row["removed_row"] + half] == texts[where]
+        assert same or similarity == pytest.approx(row["jaccard"])
+
+
+def test_an_index_grows_and_remembers(tmp_path: Path) -> None:
+    texts = planted(8)
+    parts = [texts[:50], texts[50:100], texts[100:]]
+    options: dict[str, Any] = {"ngram": 2, "keep": "first", "index": tmp_path / "index"}
+    left: list[str] = []
+    for number, part in enumerate(parts):
+        source = save(tmp_path / f"{number}.jsonl", [{"text": text} for text in part])
+        hb.dedup(source, tmp_path / f"out{number}", **options)
+        left += texts_in(tmp_path / f"out{number}")
+    every = save(tmp_path / "all.jsonl", [{"text": text} for text in texts])
+    hb.dedup(every, tmp_path / "all", ngram=2, keep="first")
+    assert left == texts_in(tmp_path / "all")
+    # The same input again, its folder lost: its own segment does not count against it.
+    hb.dedup(tmp_path / "1.jsonl", tmp_path / "again", **options)
+    # What the third run kept is there too, so nothing more may stay than did before.
+    assert set(texts_in(tmp_path / "again")) <= set(texts_in(tmp_path / "out1"))
+    for change in ({"ngram": 3}, {"seed": 1}, {"bands": 16}, {"normalize": True}):
+        with pytest.raises(ResumeError, match=next(iter(change))):
+            hb.dedup(every, tmp_path / "refused", **{**options, **change})  # type: ignore[arg-type]
+    listing = tmp_path / "index" / "index.json"
+    listing.write_text(listing.read_text("utf-8").replace("maximal runs", "other runs"), "utf-8")
+    with pytest.raises(ResumeError, match="token_rule"):
+        hb.dedup(every, tmp_path / "refused", **options)
+
+
+def test_keep_policies(tmp_path: Path) -> None:
+    text = "a b c d e f g h i j k l"
+    rows = [
+        {"text": text, "q": 1.5},
+        {"text": text, "q": 7.0},
+        {"text": text + " m", "q": None},
+        {"text": text + " n", "q": -3.0},
+    ]
+    source = save(tmp_path / "in.jsonl", rows)
+    kept = {}
+    for keep, column in (("first", None), ("longest", None), ("highest", "q")):
+        out = tmp_path / keep
+        hb.dedup(source, out, ngram=2, keep=keep, column=column)  # type: ignore[arg-type]
+        kept[keep] = [row["kept_row"] for row in lines(out)]
+        assert len(texts_in(out)) == 1
+    assert kept == {"first": [0, 0, 0], "longest": [2, 2, 2], "highest": [1, 1, 1]}
+    with pytest.raises(ConfigError, match="not a number"):
+        hb.dedup(source, tmp_path / "x", keep="highest", column="text")
+    with pytest.raises(ConfigError, match="no `z`"):
+        hb.dedup(source, tmp_path / "x", keep="highest", column="z")
+
+
+def test_white_space_when_normalised(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", [{"text": "a  b"}, {"text": " a\nb "}, {"text": "ab"}])
+    assert hb.dedup(source, tmp_path / "a", method="exact")["counts"]["kept"] == 3
+    report = hb.dedup(source, tmp_path / "b", method="exact", normalize=True)
+    assert report["counts"]["kept"] == 2
+
+
+def test_short_documents_are_only_compared_whole(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in ["a", "b", "a b", "", " ", "a", "A", "a b c d"]]
+    source = save(tmp_path / "in.jsonl", rows)
+    for method in ("minhash", "exact-join"):
+        report = hb.dedup(source, tmp_path / method, method=method)  # type: ignore[arg-type]
+        assert report["counts"]["dropped"] == {"exact": 1, "near": 0}
+        assert report["details"]["documents_too_short"] == 7
+
+
+def test_sources_and_warnings(tmp_path: Path) -> None:
+    rows = [{"text": f"same text {i // 30}", "from": "copies"} for i in range(60)]
+    rows += [{"text": f"text of its own {i}", "from": "own"} for i in range(30)]
+    source = save(tmp_path / "in.jsonl", rows)
+    report = hb.dedup(source, tmp_path / "out", source="from")
+    assert report["details"]["sources"] == {
+        "copies": {"rows": 60, "removed": 58},
+        "own": {"rows": 30, "removed": 0},
+    }
+    assert report["details"]["warnings"] == ["copies lost 58 of 60 documents (97%)"]
+    page = (tmp_path / "out/evidence/pairs.html").read_text("utf-8")
+    assert "copies lost 58" in page
+
+
+def test_the_page_shows_pairs_and_escapes_them(tmp_path: Path) -> None:
+    text = "<script>one two</script> " + " ".join(f"w{i}" for i in range(30))
+    source = save(tmp_path / "in.jsonl", [{"text": text}, {"text": text + " more"}])
+    hb.dedup(source, tmp_path / "out")
+    page = (tmp_path / "out/evidence/pairs.html").read_text("utf-8")
+    assert "&lt;script&gt;one two" in page
+    assert "<script>one" not in page
+    assert " more" in page
+
+
+def test_recall_is_wanted_measured_and_printed(tmp_path: Path) -> None:
+    texts = planted(9, 600)
+    source = save(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    report = hb.dedup(source, tmp_path / "out", ngram=2, recall=0.95)
+    details = report["details"]
+    assert details["expected_recall"] >= 0.95
+    assert details["recall_curve"] == recall_curve(details["bands"], details["rows"])
+    measured = details["measured_recall"]
+    assert measured["similar_pairs"] > 50
+    assert 0.8 < measured["low"] <= measured["recall"] <= 1
+    poor = hb.dedup(source, tmp_path / "poor", ngram=2, bands=1, rows=12)
+    assert poor["details"]["measured_recall"]["recall"] < 0.7
+    with pytest.raises(ConfigError, match="exact-join"):
+        DedupConfig(threshold=0.01, recall=0.999)
+
+
+def test_document_recall_of_the_default(tmp_path: Path) -> None:
+    texts = planted(10, 800)
+    source = save(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    hb.dedup(source, tmp_path / "bands", ngram=3, keep="first")
+    hb.dedup(source, tmp_path / "join", ngram=3, keep="first", method="exact-join")
+    sets = [grams(text, 3) for text in texts]
+    for row in lines(tmp_path / "bands"):
+        a, b = row["removed_row"], row["kept_row"]
+        assert texts[a] == texts[b] or jaccard(sets[a], sets[b]) >= 0.7
+    found = {row["removed_row"] for row in lines(tmp_path / "bands")}
+    truth = {row["removed_row"] for row in lines(tmp_path / "join")}
+    assert len(truth) > 100
+    assert len(found & truth) >= 0.99 * len(truth)
+
+
+def test_rows_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"text": "a b"}\n{"text": "\xff"}\n{"text": "a b"}\n')
+    report = hb.dedup(source, tmp_path / "out", memory_mb=16)
+    assert report["counts"] == {
+        "in": 2, "kept": 1, "dropped": {"exact": 1, "near": 0}, "rejected": 1,
+    }  # fmt: skip
+
+
+def cut_twin(texts: list[str], length: int) -> list[str | None]:
+    """The definition of `substring` in Python; None for a text of which no word is left."""
+    first: dict[tuple[str, ...], tuple[int, int]] = {}
+    results: list[str | None] = []
+    for row, text in enumerate(texts):
+        words = list(re.finditer(r"\w+", text))
+        cut = set()
+        for i in range(len(words) - length + 1):
+            run = tuple(word.group().lower() for word in words[i : i + length])
+            from_row, at = first.setdefault(run, (row, i))
+            if from_row != row or i - at >= length:
+                cut.update(range(i, i + length))
+        if cut and len(cut) == len(words):
+            results.append(None)
+            continue
+        left, end = "", 0
+        for i, word in enumerate(words):
+            if i in cut:
+                if i - 1 not in cut:
+                    left += text[end : word.start()]
+                end = word.end()
+        results.append(left + text[end:])
+    return results
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from(["a", "b", "ü", "東京", "(", "\n"]), max_size=25).map(" ".join),
+        min_size=1,
+        max_size=8,
+    ),
+    length=st.integers(1, 6),
+)
+def test_spans_equal_their_twin(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], length: int
+) -> None:
+    folder = tmp_path_factory.mktemp("spans")
+    source = save(folder / "in.jsonl", [{"text": text} for text in texts])
+    report = hb.dedup(source, folder / "out", method="substring", length=length)
+    expected = [text for text in cut_twin(texts, length) if text is not None]
+    assert texts_in(folder / "out") == expected
+    assert report["counts"]["kept"] == len(expected)
+    for cut in lines(folder / "out"):
+        span = texts[cut["row"]].encode()[cut["start"] : cut["end"]].decode()
+        assert len(re.findall(r"\w+", span)) == cut["words"] >= length
+
+
+def test_pieces_make_the_whole(tmp_path: Path) -> None:
+    texts = list(dict.fromkeys(planted(11, 300)))
+    config = DedupConfig(ngram=2, keep="first")
+    ids = [str(i) for i in range(len(texts))]
+    signed, records = [], []
+    for start in range(0, len(texts), 64):
+        part = slice(start, start + 64)
+        batch = pa.record_batch({"id": ids[part], "text": texts[part]})
+        signed.append(dedup_pieces.sign(batch, config))
+        records.append(dedup_pieces.keys(signed[-1], start))
+    key = np.concatenate([record[0] for record in records])
+    document = np.concatenate([record[1] for record in records])
+    # Two partitions, as a shuffle by key would make them.
+    found = [dedup_pieces.pairs(key[key % 2 == p], document[key % 2 == p]) for p in (0, 1)]
+    pairs = {pair for a, b in found for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    ordered = sorted(pairs)
+    a, b = (np.array([pair[i] for pair in ordered], dtype=np.int64) for i in (0, 1))
+    whole = pa.Table.from_batches(signed).combine_chunks().to_batches()[0]
+    similarity = dedup_pieces.verify(whole, a, b, 0.7)
+    edges = [
+        (int(x), int(y), float(j))
+        for x, y, j in zip(a, b, similarity, strict=True)
+        if not np.isnan(j)
+    ]
+    source = save(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    hb.dedup(source, tmp_path / "out", ngram=2, keep="first", components=True)
+    expected = [(r["removed_row"], r["kept_row"], r["jaccard"]) for r in lines(tmp_path / "out")]
+    assert dedup_pieces.choose(edges) == expected
+    shown = [component["rows"] for component in lines(tmp_path / "out", "components")]
+    assert dedup_pieces.components(edges) == shown
+    with pytest.raises(ConfigError, match="text"):
+        dedup_pieces.sign(pa.record_batch({"id": ["a"], "text": pa.array([None], pa.string())}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_huge_document(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    words = [f"w{i}" for i in range(50_000)]
+    text = " ".join(rng.choices(words, k=16_000_000))
+    assert len(text) > 100e6
+    source = save(tmp_path / "in.jsonl", [{"text": text}, {"text": text + " end"}, {"text": "a"}])
+    del text
+    report = hb.dedup(source, tmp_path / "out")
+    assert report["counts"]["dropped"] == {"exact": 0, "near": 1}
