@@ -388,7 +388,7 @@ impl Worker {
         for text in [Some(&job.source), job.tests.as_ref()].into_iter().flatten() {
             fds.push(carrier(text)?);
         }
-        self.send(if job.lasting { b"T" } else { b"!" }, &fds)?;
+        self.send(if job.lasting { b'T' } else { b'!' }, &fds)?;
         drop(fds); // ours: the ends of the pipes must show
         let (body, pidfds) = self.receive(start + SLACK, stop)?;
         let started: Started = serde_json::from_slice(&body).map_err(|_| Lost::Died)?;
@@ -414,12 +414,12 @@ impl Worker {
     }
 
     /// Asks for a program: where it prints and reports, its text, and its tests if they are apart.
-    fn send(&mut self, kind: &[u8; 1], fds: &[OwnedFd]) -> Result<(), Lost> {
+    fn send(&mut self, kind: u8, fds: &[OwnedFd]) -> Result<(), Lost> {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
         assert!(beside.push(SendAncillaryMessage::ScmRights(&borrowed)), "room for 4");
-        sendmsg(&self.socket, &[io::IoSlice::new(kind)], &mut beside, SendFlags::empty())
+        sendmsg(&self.socket, &[io::IoSlice::new(&[kind])], &mut beside, SendFlags::empty())
             .map_err(io::Error::from)?;
         Ok(())
     }
