@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,12 +173,14 @@ def test_an_evaluation_killed_midway_gives_the_same_bytes(tmp_path):
     script.write_text(SLOW)
     command = [sys.executable, str(script), str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    start = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True)
+    whole = time.monotonic() - start
     wait, kills = random.Random(0), 0
     for _ in range(40):
         running = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
         try:
-            running.wait(timeout=0.6 + wait.random() * 0.9 + 0.05 * kills)
+            running.wait(timeout=whole * (0.2 + 0.5 * wait.random() + 0.1 * kills))
         except subprocess.TimeoutExpired:
             running.send_signal(signal.SIGKILL)
             running.wait()
