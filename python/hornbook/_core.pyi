@@ -314,12 +314,17 @@ class PackedFiles:
     ) -> npt.NDArray[np.int32]: ...
 
 def sandbox_describe(argv: list[str]) -> bytes: ...
-def sandbox_run(
-    jobs: list[tuple[bytes, bytes | None, bool]],
-    argv: list[str],
-    *,
-    cpu_s: float,
-    wall_s: float,
-    workers: int,
-    progress: Callable[[int, int], object] | None = None,
-) -> list[tuple[str, bool, float, float, int, int | None, bytes]]: ...
+
+@final
+class SandboxPool:
+    def __new__(cls) -> SandboxPool: ...
+    def run(
+        self,
+        jobs: list[tuple[bytes, bytes | None, bool]],
+        argv: list[str],
+        *,
+        cpu_s: float,
+        wall_s: float,
+        workers: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[tuple[str, bool, float, float, int, int | None, bytes]]: ...

@@ -6,12 +6,13 @@ candidate's functions are stand-ins that send plain data over and back (`_split`
 nothing a candidate does, prints, returns or raises can make a failing test pass, and it cannot read
 the tests. `grade` does this for benchmark problems.
 
-The supervisor (Rust, `hornbook_core::sandbox`) keeps a warm worker a core (`_worker`), which forks
-every process. Each has limits on CPU time, memory, output and descriptors, and, in its own process:
-no privileges, no file but the standard library to read and none to write (Landlock), no network,
-processes, exec or signals to others (seccomp); and, where the kernel permits, namespaces of its own
-for users, network, mounts, host name, messages and processes. Where Landlock or seccomp cannot be
-had nothing is run, unless the caller accepts that in so many words.
+The supervisor (Rust, `hornbook_core::sandbox`) keeps a warm worker a core (`_worker`), for ten
+seconds after its last program, which forks every process. Each has limits on CPU time, memory,
+output and descriptors, and, in its own process: no privileges, no file but the standard library to
+read and none to write (Landlock), no network, processes, exec or signals to others (seccomp); and,
+where the kernel permits, namespaces of its own for users, network, mounts, host name, messages and
+processes. Where Landlock or seccomp cannot be had nothing is run, unless the caller accepts that in
+so many words.
 
 CPU time decides, not the clock, so a busy machine changes no verdict; the wall is a backstop, and
 who runs into it is tried again alone. A hang, a bomb or a flood in one program changes no other's
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from hornbook.errors import ConfigError, SandboxError
 
 if TYPE_CHECKING:
+    from hornbook import _core
     from hornbook.evaluate.problems import Problem
 
 Status = Literal[
@@ -147,9 +149,7 @@ def _run(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Runs programs once, without asking whether it is safe."""
-    from hornbook import _core
-
-    rows = _core.sandbox_run(
+    rows = _pool(os.getpid()).run(
         [_payloads(program) for program in programs],
         _argv(limits),
         cpu_s=limits.cpu_s,
@@ -170,6 +170,14 @@ def _run(
         )
         for status, proof, cpu, wall, rss, signal, output in rows
     ]
+
+
+@cache
+def _pool(pid: int) -> "_core.SandboxPool":
+    """This process's workers: one that was forked must not count on its parent's."""
+    from hornbook import _core
+
+    return _core.SandboxPool()
 
 
 def _payloads(program: str | Program) -> tuple[bytes, bytes | None, bool]:

@@ -1,33 +1,30 @@
 //! JSON lines, fast: rows of plain values are read by a scanner of our own, all others by `serde_json`.
 //!
-//! The scanner gives up at anything that is not wholly plain (nested values, white space or escapes
-//! where they are rare, anything malformed); `serde_json` then decides what the row is, and why it is
-//! none. So the scanner only ever answers for rows on which both agree.
+//! The scanner walks strings 64 bytes at a time and writes them where they stay. It gives up at
+//! anything that is not wholly plain (nested values, keys given twice, anything malformed); `serde_json`
+//! then decides what the row is, and why it is none. So the scanner only ever answers for rows on which
+//! both agree.
 
-use std::borrow::Cow;
+// Whatever uses masks must become part of the function that is compiled for them.
+#![allow(clippy::inline_always)]
+
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
+    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, NullBufferBuilder, RecordBatch,
+    StringArray,
 };
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use memchr::memchr2;
 use serde_json::Value;
 
-use super::text_id;
+use super::hash_bytes;
+use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// A row as `serde_json` has it.
 pub type JsonRow = serde_json::Map<String, Value>;
-
-/// A value of a row.
-#[derive(Debug, PartialEq)]
-pub enum Cell<'a> {
-    /// A string.
-    Text(Cow<'a, str>),
-    /// Anything else.
-    Other(Value),
-}
 
 /// One JSON line as a row with a `text`, or the reason why it is none.
 pub fn json_row(line: &[u8]) -> Result<JsonRow, String> {
@@ -45,155 +42,193 @@ pub fn json_row(line: &[u8]) -> Result<JsonRow, String> {
     }
 }
 
-/// The plain values of a line, or `None` where only `serde_json` can tell.
-struct Scanner<'a> {
-    line: &'a str,
+/// Walks a line; every step is `None` where only `serde_json` can tell.
+struct Scanner<'a, M> {
+    line: &'a [u8],
     at: usize,
+    masks: M,
 }
 
-impl<'a> Scanner<'a> {
-    fn new(line: &'a [u8]) -> Option<Self> {
-        // Only white space between values may be a control character, and it seldom is.
-        // Folded, not searched: so it is done many bytes at a time.
-        let least = line.iter().fold(u8::MAX, |least, byte| least.min(*byte));
-        if least < 0x20 {
-            return None;
-        }
-        Some(Self { line: std::str::from_utf8(line).ok()?, at: 0 })
+impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
+    fn new(line: &'a [u8], masks: M) -> Self {
+        Self { line, at: 0, masks }
     }
 
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
-        self.line.as_bytes().get(self.at).copied()
+        self.line.get(self.at).copied()
     }
 
     /// Passes over spaces, then over this byte.
+    #[inline(always)]
     fn pass(&mut self, byte: u8) -> Option<()> {
         self.spaces();
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
+    #[inline(always)]
     fn spaces(&mut self) {
         while self.peek() == Some(b' ') {
             self.at += 1;
         }
     }
 
-    /// Calls `each(key, value)` for every pair; the value is `None` for a string that `skip`ped over.
-    fn pairs(
-        mut self,
-        skip: bool,
-        mut each: impl FnMut(&'a str, Option<Cell<'a>>) -> Option<()>,
-    ) -> Option<()> {
-        self.pass(b'{')?;
-        loop {
-            self.pass(b'"')?;
-            let start = self.at;
-            self.at += memchr2(b'"', b'\\', &self.line.as_bytes()[start..])?;
-            let key = &self.line[start..self.at];
-            self.pass(b'"')?;
-            self.pass(b':')?;
-            self.spaces();
-            if self.peek()? == b'"' {
-                self.at += 1;
-                if skip {
-                    self.skip_string()?;
-                    each(key, None)?;
-                } else {
-                    let text = self.string()?;
-                    each(key, Some(Cell::Text(text)))?;
-                }
-            } else {
-                let start = self.at;
-                let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-                let length =
-                    self.line.as_bytes()[start..].iter().take_while(|byte| plain(byte)).count();
-                self.at += length;
-                let value = serde_json::from_str(&self.line[start..self.at]).ok()?;
-                each(key, Some(Cell::Other(value)))?;
-            }
-            self.spaces();
-            let next = self.peek()?;
-            self.at += 1;
-            match next {
-                b',' => self.spaces(),
-                b'}' => break,
-                _ => return None,
-            }
-        }
+    /// The next key, up to where its value begins. Call [`Scanner::another`] after the value.
+    #[inline(always)]
+    fn key(&mut self) -> Option<&'a str> {
+        self.pass(b'"')?;
+        let start = self.at;
+        // Keys are short; one with an escape is refused as its quote is then not next.
+        self.at += memchr2(b'"', b'\\', &self.line[start..])?;
+        let key = &self.line[start..self.at];
+        self.pass(b'"')?;
+        self.pass(b':')?;
         self.spaces();
-        (self.at == self.line.len()).then_some(())
+        let plain = key.iter().all(|byte| *byte >= 0x20);
+        std::str::from_utf8(key).ok().filter(|_| plain)
     }
 
+    /// Whether another pair follows, and not the end of the line.
+    #[inline(always)]
+    fn another(&mut self) -> Option<bool> {
+        self.spaces();
+        let next = self.peek()?;
+        self.at += 1;
+        match next {
+            b',' => Some(true),
+            b'}' => {
+                self.spaces();
+                (self.at == self.line.len()).then_some(false)
+            }
+            _ => None,
+        }
+    }
+
+    /// A value that is no string.
+    fn other(&mut self) -> Option<Value> {
+        let rest = &self.line[self.at..];
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+        let length = rest.iter().take_while(|byte| plain(byte)).count();
+        self.at += length;
+        serde_json::from_slice(&rest[..length]).ok()
+    }
+
+    /// The next 64 bytes, at the end of the line filled up with spaces, and how many there are.
+    #[inline(always)]
+    fn block<'b>(&self, copy: &'b mut [u8; BLOCK]) -> (&'b [u8; BLOCK], usize)
+    where
+        'a: 'b,
+    {
+        let rest = &self.line[self.at..];
+        if let Some(block) = rest.first_chunk() {
+            return (block, BLOCK);
+        }
+        copy.fill(b' ');
+        copy[..rest.len()].copy_from_slice(rest);
+        (copy, rest.len())
+    }
+
+    /// Passes over a string whose first quote has been passed. Whether it is a good one is not asked.
+    #[inline(always)]
     fn skip_string(&mut self) -> Option<()> {
+        let mut copy = [0; BLOCK];
+        // Whether the first byte of the block is escaped by the one before.
+        let mut carry = 0;
         loop {
-            self.at += memchr2(b'"', b'\\', &self.line.as_bytes()[self.at..])?;
-            if self.peek()? == b'"' {
-                self.at += 1;
+            let (block, length) = self.block(&mut copy);
+            let found = (self.masks)(block);
+            let (mut escapes, mut escaped) = (found.backslash & !carry, carry);
+            carry = 0;
+            while escapes != 0 {
+                let first = escapes.trailing_zeros();
+                let pair = 0b11 << first;
+                escapes &= !pair;
+                escaped |= pair & (pair << 1);
+                carry |= u64::from(first == 63);
+            }
+            let quotes = found.double_quote & !escaped;
+            if quotes != 0 {
+                self.at += quotes.trailing_zeros() as usize + 1;
                 return Some(());
             }
-            self.at = (self.at + 2).min(self.line.len());
-            // The escaped character may be of several bytes: the line is then no JSON.
-            if !self.line.is_char_boundary(self.at) {
+            if length < BLOCK {
                 return None;
             }
+            self.at += BLOCK;
         }
     }
 
-    fn string(&mut self) -> Option<Cow<'a, str>> {
-        let start = self.at;
-        self.at += memchr2(b'"', b'\\', &self.line.as_bytes()[start..])?;
-        if self.peek()? == b'"' {
-            self.at += 1;
-            return Some(Cow::Borrowed(&self.line[start..self.at - 1]));
-        }
-        // What is left of the line is mostly this string.
-        let mut text = String::with_capacity(self.line.len() - start);
-        text.push_str(&self.line[start..self.at]);
+    /// Appends a string whose first quote has been passed; returns whether it may not be ASCII.
+    #[inline(always)]
+    fn string(&mut self, out: &mut Vec<u8>) -> Option<bool> {
+        let mut high = 0;
+        let mut copy = [0; BLOCK];
         loop {
-            if self.peek()? == b'"' {
-                self.at += 1;
-                return Some(Cow::Owned(text));
+            let (block, length) = self.block(&mut copy);
+            let found = (self.masks)(block);
+            let stop = (found.double_quote | found.backslash).trailing_zeros() as usize;
+            let before = 1u64.checked_shl(stop as u32).unwrap_or(0).wrapping_sub(1);
+            // Control characters must be escaped in JSON.
+            if found.control & before != 0 {
+                return None;
             }
-            self.escape(&mut text)?;
-            let plain = memchr2(b'"', b'\\', &self.line.as_bytes()[self.at..])?;
-            text.push_str(&self.line[self.at..self.at + plain]);
-            self.at += plain;
+            high |= found.high & before;
+            // All at once, because a copy of a length that is known beforehand is a single move.
+            let whole = out.len() + stop;
+            out.extend_from_slice(block);
+            out.truncate(whole);
+            self.at += stop;
+            if stop == BLOCK {
+                if length < BLOCK {
+                    return None;
+                }
+            } else if block[stop] == b'"' {
+                self.at += 1;
+                return Some(high != 0);
+            } else {
+                self.escape(out)?;
+            }
         }
     }
 
-    /// The character that an escape stands for.
-    fn escape(&mut self, text: &mut String) -> Option<()> {
+    /// Appends the character that an escape stands for.
+    #[inline(always)]
+    fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
         self.at += 2;
-        text.push(match self.line.as_bytes().get(self.at - 1)? {
-            b'n' => '\n',
-            b'"' => '"',
-            b'\\' => '\\',
-            b't' => '\t',
-            b'/' => '/',
-            b'r' => '\r',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
-            b'u' => {
-                let first = self.hex()?;
-                // Pairs of surrogates are one character; a lone one is for serde_json to refuse.
-                if (0xd800..0xdc00).contains(&first) {
-                    if !self.line[self.at..].starts_with("\\u") {
-                        return None;
-                    }
-                    self.at += 2;
-                    let second = self.hex()?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-                    char::from_u32(0x10000 + ((first - 0xd800) << 10) + second)?
-                } else {
-                    char::from_u32(first)?
-                }
-            }
+        out.push(match *self.line.get(self.at - 1)? {
+            b'n' => b'\n',
+            b'"' => b'"',
+            b'\\' => b'\\',
+            b't' => b'\t',
+            b'/' => b'/',
+            b'r' => b'\r',
+            b'b' => 8,
+            b'f' => 12,
+            b'u' => return self.escaped_number(out),
             _ => return None,
         });
         Some(())
     }
 
+    fn escaped_number(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let first = self.hex()?;
+        // Pairs of surrogates are one character; a lone one is for serde_json to refuse.
+        let character = if (0xd800..0xdc00).contains(&first) {
+            if !self.line[self.at..].starts_with(b"\\u") {
+                return None;
+            }
+            self.at += 2;
+            let second = self.hex()?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+            char::from_u32(0x10000 + ((first - 0xd800) << 10) + second)?
+        } else {
+            char::from_u32(first)?
+        };
+        out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        Some(())
+    }
+
     fn hex(&mut self) -> Option<u32> {
-        let digits = self.line.as_bytes().get(self.at..self.at + 4)?;
+        let digits = self.line.get(self.at..self.at + 4)?;
         self.at += 4;
         digits
             .iter()
@@ -202,16 +237,46 @@ impl<'a> Scanner<'a> {
 }
 
 /// Whether every key and kind of value in a line is `known`. `false` also where that is hard to tell.
-pub fn all_known(line: &[u8], known: impl Fn(&str, &DataType) -> bool) -> bool {
-    let each = |key: &str, cell: Option<Cell<'_>>| {
-        let kind = match cell {
-            None => DataType::Utf8,
-            Some(Cell::Text(_)) => unreachable!("strings are skipped"),
-            Some(Cell::Other(value)) => kind_of(&value),
-        };
-        known(key, &kind).then_some(())
-    };
-    Scanner::new(line).and_then(|scanner| scanner.pairs(true, each)).is_some()
+pub fn all_known(line: &[u8], level: Level, known: impl Fn(&str, &DataType) -> bool) -> bool {
+    let mut kernel = AllKnown { line, known: &known, answer: None };
+    simd::run(level, &mut kernel);
+    kernel.answer.is_some()
+}
+
+struct AllKnown<'a, F> {
+    line: &'a [u8],
+    known: &'a F,
+    answer: Option<()>,
+}
+
+impl<F: Fn(&str, &DataType) -> bool> Kernel for AllKnown<'_, F> {
+    #[inline(always)]
+    fn run(&mut self, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
+        self.answer = self.scan(Scanner::new(self.line, masks));
+    }
+}
+
+impl<F: Fn(&str, &DataType) -> bool> AllKnown<'_, F> {
+    #[inline(always)]
+    fn scan(&self, mut scanner: Scanner<'_, impl Fn(&[u8; BLOCK]) -> Masks>) -> Option<()> {
+        scanner.pass(b'{')?;
+        loop {
+            let key = scanner.key()?;
+            let kind = if scanner.peek()? == b'"' {
+                scanner.at += 1;
+                scanner.skip_string()?;
+                DataType::Utf8
+            } else {
+                kind_of(&scanner.other()?)
+            };
+            if !(self.known)(key, &kind) {
+                return None;
+            }
+            if !scanner.another()? {
+                return Some(());
+            }
+        }
+    }
 }
 
 /// The column type that a value asks for.
@@ -225,31 +290,84 @@ pub fn kind_of(value: &Value) -> DataType {
     }
 }
 
+/// A column of strings; those of a row that is not added after all can be taken back.
+struct Strings {
+    values: Vec<u8>,
+    ends: Vec<i32>,
+    present: NullBufferBuilder,
+}
+
+impl Strings {
+    fn new(bytes: usize) -> Self {
+        let values = Vec::with_capacity(bytes);
+        Self { values, ends: vec![0], present: NullBufferBuilder::new(0) }
+    }
+
+    /// Bytes of the rows that were added.
+    fn committed(&self) -> usize {
+        self.ends[self.ends.len() - 1] as usize
+    }
+
+    /// What stands after the last row.
+    fn pending(&self) -> &[u8] {
+        &self.values[self.committed()..]
+    }
+
+    /// Makes what stands after the last row the next one.
+    fn commit(&mut self, present: bool) {
+        // A batch is closed long before, and a row is not that long.
+        self.ends.push(i32::try_from(self.values.len()).expect("less than 2^31 bytes"));
+        self.present.append(present);
+    }
+
+    fn finish(mut self) -> Result<StringArray, ArrowError> {
+        self.values.shrink_to_fit();
+        let ends = OffsetBuffer::new(ScalarBuffer::from(self.ends));
+        StringArray::try_new(ends, Buffer::from_vec(self.values), self.present.finish())
+    }
+}
+
 enum Column {
     Bool(BooleanBuilder),
     Int(Int64Builder),
     Float(Float64Builder),
-    Text(StringBuilder),
+    Text(Strings),
+}
+
+/// A value that a row has for a column.
+enum Cell {
+    /// Strings stand in their column already.
+    Text,
+    Other(Value),
 }
 
 /// Columns of a batch in the making.
 pub struct Columns {
     schema: SchemaRef,
     cells: Vec<Column>,
+    /// What the row at hand has for each.
+    row: Vec<Option<Cell>>,
+    id: usize,
+    text: usize,
     rows: usize,
+    level: Level,
 }
 
 impl Columns {
-    /// None yet.
-    pub fn new(schema: SchemaRef) -> Self {
-        let column = |kind: &DataType| match kind {
+    /// None yet; `bytes`: a guess at those of the text.
+    pub fn new(schema: SchemaRef, bytes: usize) -> Self {
+        let column = |name: &str, kind: &DataType| match kind {
             DataType::Boolean => Column::Bool(BooleanBuilder::new()),
             DataType::Int64 => Column::Int(Int64Builder::new()),
             DataType::Float64 => Column::Float(Float64Builder::new()),
-            _ => Column::Text(StringBuilder::new()),
+            _ => Column::Text(Strings::new(if name == "text" { bytes } else { 0 })),
         };
-        let columns = schema.fields().iter().map(|field| column(field.data_type())).collect();
-        Self { schema, cells: columns, rows: 0 }
+        let fields = schema.fields();
+        let cells = fields.iter().map(|field| column(field.name(), field.data_type())).collect();
+        let place = |name| fields.iter().position(|field| field.name() == name);
+        let (id, text) = place("id").zip(place("text")).expect("a corpus has ids and texts");
+        let row = fields.iter().map(|_| None).collect();
+        Self { cells, row, id, text, rows: 0, level: Level::best(), schema }
     }
 
     /// Rows so far.
@@ -257,82 +375,141 @@ impl Columns {
         self.rows
     }
 
-    /// Adds a line; returns the length of its text, or why it is no row.
-    pub fn add_line<'l>(&mut self, line: &'l [u8]) -> Result<usize, String> {
-        let mut pairs: Vec<(&'l str, Cell<'l>)> = Vec::with_capacity(self.cells.len());
-        let plain = Scanner::new(line).and_then(|scanner| {
-            scanner.pairs(false, |key, cell| {
-                pairs.push((key, cell?));
-                Some(())
-            })
-        });
-        // Of repeated keys the last counts, as in serde_json.
-        let cell =
-            |name: &str| pairs.iter().rev().find(|(key, _)| *key == name).map(|pair| &pair.1);
-        match cell("text").filter(|_| plain.is_some()) {
-            Some(Cell::Text(text)) => {
-                self.add(text, cell);
-                Ok(text.len())
-            }
-            _ => self.add_row(&json_row(line)?),
+    /// Adds a line, or tells why it is no row; returns how many bytes its strings have.
+    pub fn add_line(&mut self, line: &[u8]) -> Result<usize, String> {
+        let level = self.level;
+        let mut kernel = AddLine { line, columns: self, answer: None };
+        simd::run(level, &mut kernel);
+        if kernel.answer.is_none() {
+            self.take_back();
+            return self.add_row(&json_row(line)?);
         }
+        Ok(self.commit())
     }
 
-    /// Adds a row with a `text`; returns its length.
+    /// Adds a row with a `text`; returns how many bytes its strings have.
     pub fn add_row(&mut self, row: &JsonRow) -> Result<usize, String> {
-        let cells: Vec<(&str, Cell<'_>)> = row
-            .iter()
-            .map(|(key, value)| {
-                let cell = match value {
-                    Value::String(text) => Cell::Text(Cow::Borrowed(text.as_str())),
-                    other => Cell::Other(other.clone()),
-                };
-                (key.as_str(), cell)
-            })
-            .collect();
-        let cell = |name: &str| cells.iter().find(|(key, _)| *key == name).map(|pair| &pair.1);
-        let Some(Cell::Text(text)) = cell("text") else {
+        if !row.get("text").is_some_and(Value::is_string) {
             return Err("no `text`".to_owned());
-        };
-        self.add(text, cell);
-        Ok(text.len())
+        }
+        for (at, field) in self.schema.fields().iter().enumerate() {
+            self.row[at] = match (row.get(field.name()), &mut self.cells[at]) {
+                (Some(Value::String(text)), Column::Text(column)) => {
+                    column.values.extend_from_slice(text.as_bytes());
+                    Some(Cell::Text)
+                }
+                (value, _) => value.cloned().map(Cell::Other),
+            };
+        }
+        Ok(self.commit())
     }
 
-    fn add<'c, 'l: 'c>(&mut self, text: &str, cell: impl Fn(&str) -> Option<&'c Cell<'l>>) {
-        self.rows += 1;
-        for (field, column) in self.schema.fields().iter().zip(&mut self.cells) {
-            let found = cell(field.name());
-            let value = match found {
-                Some(Cell::Other(value)) => value,
-                _ => &Value::Null,
+    /// Forgets the row at hand.
+    fn take_back(&mut self) {
+        for column in &mut self.cells {
+            if let Column::Text(column) = column {
+                column.values.truncate(column.committed());
+            }
+        }
+        self.row.fill_with(|| None);
+    }
+
+    /// Adds the row at hand; returns how many bytes its strings have.
+    fn commit(&mut self) -> usize {
+        let named = match &self.row[self.id] {
+            Some(Cell::Other(value)) => !value.is_null(),
+            cell => cell.is_some(),
+        };
+        if let (false, Column::Text(text)) = (named, &self.cells[self.text]) {
+            let id = hash_bytes(text.pending());
+            self.row[self.id] = Some(Cell::Other(Value::String(id)));
+        }
+        let mut bytes = 0;
+        for (column, cell) in self.cells.iter_mut().zip(&mut self.row) {
+            let (at_hand, value) = match cell.take() {
+                Some(Cell::Other(value)) => (false, value),
+                cell => (cell.is_some(), Value::Null),
             };
             match column {
                 Column::Bool(column) => column.append_option(value.as_bool()),
                 Column::Int(column) => column.append_option(value.as_i64()),
                 Column::Float(column) => column.append_option(value.as_f64()),
-                Column::Text(column) => match found {
-                    Some(Cell::Text(text)) => column.append_value(text),
-                    Some(Cell::Other(value)) if !value.is_null() => {
-                        column.append_value(value.to_string());
+                Column::Text(column) => {
+                    let present = at_hand || !value.is_null();
+                    match value {
+                        Value::Null => {}
+                        Value::String(text) => column.values.extend_from_slice(text.as_bytes()),
+                        other => column.values.extend_from_slice(other.to_string().as_bytes()),
                     }
-                    _ if field.name() == "id" => column.append_value(text_id(text)),
-                    _ => column.append_null(),
-                },
+                    bytes += column.pending().len();
+                    column.commit(present);
+                }
             }
+        }
+        self.rows += 1;
+        bytes
+    }
+
+    /// Reads the values of a line into the row at hand.
+    #[inline(always)]
+    fn scan(&mut self, mut scanner: Scanner<'_, impl Fn(&[u8; BLOCK]) -> Masks>) -> Option<()> {
+        scanner.pass(b'{')?;
+        loop {
+            let key = scanner.key()?;
+            let at = self.schema.fields().iter().position(|field| field.name() == key)?;
+            // Of repeated keys the last counts in serde_json.
+            if self.row[at].is_some() {
+                return None;
+            }
+            self.row[at] = Some(if scanner.peek()? == b'"' {
+                scanner.at += 1;
+                let Column::Text(column) = &mut self.cells[at] else { return None };
+                if scanner.string(&mut column.values)? {
+                    std::str::from_utf8(column.pending()).ok()?;
+                }
+                Cell::Text
+            } else {
+                Cell::Other(scanner.other()?)
+            });
+            if !scanner.another()? {
+                return matches!(self.row[self.text], Some(Cell::Text)).then_some(());
+            }
+        }
+    }
+
+    /// Bytes of the texts so far.
+    pub fn text_bytes(&self) -> usize {
+        match &self.cells[self.text] {
+            Column::Text(text) => text.committed(),
+            _ => 0,
         }
     }
 
     /// The batch.
     pub fn finish(self) -> Result<RecordBatch, ArrowError> {
-        let finish = |column| -> ArrayRef {
-            match column {
+        let finish = |column| -> Result<ArrayRef, ArrowError> {
+            Ok(match column {
                 Column::Bool(mut column) => Arc::new(column.finish()),
                 Column::Int(mut column) => Arc::new(column.finish()),
                 Column::Float(mut column) => Arc::new(column.finish()),
-                Column::Text(mut column) => Arc::new(column.finish()),
-            }
+                Column::Text(column) => Arc::new(column.finish()?),
+            })
         };
-        RecordBatch::try_new(self.schema, self.cells.into_iter().map(finish).collect())
+        let columns = self.cells.into_iter().map(finish).collect::<Result<_, _>>()?;
+        RecordBatch::try_new(self.schema, columns)
+    }
+}
+
+struct AddLine<'a> {
+    line: &'a [u8],
+    columns: &'a mut Columns,
+    answer: Option<()>,
+}
+
+impl Kernel for AddLine<'_> {
+    #[inline(always)]
+    fn run(&mut self, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
+        self.answer = self.columns.scan(Scanner::new(self.line, masks));
     }
 }
 
@@ -341,34 +518,83 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the scanner makes of a line, as `serde_json` would have it; `None` if it gives up.
-    fn scanned(line: &str) -> Option<JsonRow> {
-        let mut row = JsonRow::new();
-        Scanner::new(line.as_bytes())?.pairs(false, |key, cell| {
-            let value = match cell? {
-                Cell::Text(text) => Value::String(text.into_owned()),
-                Cell::Other(value) => value,
-            };
-            row.insert(key.to_owned(), value);
-            Some(())
-        })?;
-        Some(row)
+    use arrow::datatypes::{Field, Schema};
+
+    /// A schema for the columns of these tests.
+    fn schema() -> SchemaRef {
+        let field = |(name, kind)| Field::new(name, kind, true);
+        let text = DataType::Utf8;
+        Arc::new(Schema::new(
+            [
+                ("id", text.clone()),
+                ("text", text.clone()),
+                ("o", text),
+                ("n", DataType::Float64),
+                ("b", DataType::Boolean),
+                ("m", DataType::Int64),
+            ]
+            .map(field)
+            .to_vec(),
+        ))
     }
 
-    /// Where the scanner answers, `serde_json` gives the same row.
+    /// The batch of some rows that are added one after another.
+    fn batch(add: impl FnOnce(&mut Columns)) -> RecordBatch {
+        let mut columns = Columns::new(schema(), 0);
+        add(&mut columns);
+        columns.finish().unwrap()
+    }
+
+    /// Where the scanner answers, it adds the row that `serde_json` gives, and else nothing, at every
+    /// level. Whether it answers.
     fn check(line: &str) -> bool {
-        let Some(row) = scanned(line) else {
-            return false;
-        };
-        assert_eq!(serde_json::from_str::<Value>(line).ok(), Some(Value::Object(row)), "{line}");
-        true
+        let row = json_row(line.as_bytes()).ok();
+        let answers = Level::available().into_iter().map(|level| {
+            let mut answer = None;
+            let found = batch(|columns| {
+                columns.level = level;
+                let before = JsonRow::from_iter([("text".to_owned(), "first".into())]);
+                columns.add_row(&before).unwrap();
+                let mut kernel = AddLine { line: line.as_bytes(), columns, answer: None };
+                simd::run(level, &mut kernel);
+                answer = kernel.answer;
+                match answer {
+                    Some(()) => assert!(columns.commit() >= columns.text_bytes() - 5),
+                    None => columns.take_back(),
+                }
+            });
+            let expected = batch(|columns| {
+                let before = JsonRow::from_iter([("text".to_owned(), "first".into())]);
+                columns.add_row(&before).unwrap();
+                if answer.is_some() {
+                    columns.add_row(row.as_ref().expect("serde_json reads it too")).unwrap();
+                }
+            });
+            assert_eq!(found, expected, "{line} at {}", level.name());
+            // What serde_json reads, the scanner for kinds must not take for something else.
+            let kinds = std::cell::RefCell::new(Vec::new());
+            let all = all_known(line.as_bytes(), level, |key, kind| {
+                kinds.borrow_mut().push((key.to_owned(), kind.clone()));
+                true
+            });
+            let kinds = kinds.into_inner();
+            for (key, value) in row.iter().flatten().filter(|_| all) {
+                let last = kinds.iter().rev().find(|(name, _)| name == key);
+                assert_eq!(last.map(|(_, kind)| kind), Some(&kind_of(value)), "{line}");
+            }
+            assert!(all || answer.is_none(), "{line}: kinds are easier than values");
+            answer.is_some()
+        });
+        let answers: Vec<bool> = answers.collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{line}");
+        answers[0]
     }
 
     #[test]
     fn plain_rows_are_scanned() {
         for line in [
-            r#"{"text": "a\n\"b\\\t\/\b\f\r\u00e9\ud83d\ude00é", "n": -1.5e3, "b": true, "z": null}"#,
-            r#"{"text":"","text":"twice"}"#,
+            r#"{"text": "a\n\"b\\\t\/\b\f\r\u00e9\ud83d\ude00é", "n": -1.5e3, "b": true, "m": null}"#,
+            r#"{"text":"","o":null}"#,
             r#" { "id" : 7 , "text" : "x" } "#,
         ] {
             assert!(check(line), "{line}");
@@ -395,6 +621,10 @@ mod tests {
             r#"{"text": "a\"#,
             r#"{"text": "\u12"}"#,
             r#"{"text": tru}"#,
+            r#"{"text":"","text":"twice"}"#,
+            r#"{"text":"","unknown":"column"}"#,
+            r#"{"text":"","n":"no number"}"#,
+            "{\"text\": \"a\", \"o\": \"\u{1}\"}",
             r#"{"text": "\ud800\u0041"}"#,
         ] {
             assert!(!check(line), "{line}");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use memchr::memchr;
 
 use super::json::{self, Columns, JsonRow, json_row};
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
+use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +152,7 @@ impl Corpus {
             files: self.files.clone().into(),
             open: None,
             input: 0,
+            text_bytes: 0,
             rejects: Vec::new(),
         }
     }
@@ -352,6 +354,7 @@ fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
 fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
     let mut lines = Lines::open(file)?;
+    let level = Level::best();
     while let Some(line) = lines.next_line()? {
         let Ok(line) = line else {
             continue; // set aside when it is read in earnest
@@ -363,7 +366,7 @@ fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
                 joined == *field.data_type()
             })
         };
-        if json::all_known(line, known) {
+        if json::all_known(line, level, known) {
             continue;
         }
         let Ok(row) = json_row(line) else {
@@ -392,60 +395,82 @@ fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
 /// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
 struct Lines {
     path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
-    line: Vec<u8>,
+    reader: Box<dyn Read + Send>,
+    /// What was read and not yet given out stands from `start` to `end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
 }
+
+/// Read at a time: it must stay in a near cache while its lines are looked at.
+const READ_BYTES: usize = 256 << 10;
 
 impl Lines {
     fn open(file: &InputFile) -> Result<Self> {
         let path = file.path.clone();
         let opened = File::open(&path).map_err(Error::io(&path))?;
-        let reader: Box<dyn BufRead + Send> = match file.format {
+        let reader: Box<dyn Read + Send> = match file.format {
             Format::JsonlGzip => {
-                Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(opened)))
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(opened)))
             }
-            Format::JsonlZstd => {
-                Box::new(BufReader::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?))
-            }
-            _ => Box::new(BufReader::with_capacity(1 << 20, opened)),
+            Format::JsonlZstd => Box::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?),
+            _ => Box::new(opened),
         };
-        Ok(Self { path, reader, line: Vec::new() })
+        Ok(Self { path, reader, buffer: vec![0; READ_BYTES], start: 0, end: 0 })
     }
 
     /// The next line without its end, or why it is set aside; `None` at the end of the file.
     fn next_line(&mut self) -> Result<Option<std::result::Result<&[u8], String>>> {
-        self.line.clear();
         let mut too_long = false;
-        loop {
-            let chunk = self.reader.fill_buf().map_err(Error::io(&self.path))?;
-            if chunk.is_empty() {
-                if self.line.is_empty() && !too_long {
+        let mut searched = 0;
+        let (line, next) = loop {
+            let from = self.start + searched;
+            if let Some(length) = memchr(b'\n', &self.buffer[from..self.end]) {
+                break (self.start..from + length, from + length + 1);
+            }
+            searched = self.end - self.start;
+            if searched > MAX_ROW_BYTES {
+                too_long = true;
+                (self.start, searched) = (self.end, 0);
+            }
+            if self.fill()? == 0 {
+                if searched == 0 && !too_long {
                     return Ok(None);
                 }
-                break;
+                break (self.start..self.end, self.end);
             }
-            let (take, done) = match memchr(b'\n', chunk) {
-                Some(end) => (end + 1, true),
-                None => (chunk.len(), false),
-            };
-            too_long |= self.line.len() + take > MAX_ROW_BYTES;
-            if too_long {
-                self.line = Vec::new();
-            } else {
-                self.line.extend_from_slice(&chunk[..take]);
-            }
-            self.reader.consume(take);
-            if done {
-                break;
-            }
-        }
-        if too_long {
+        };
+        self.start = next;
+        if too_long || line.len() > MAX_ROW_BYTES {
             return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
         }
-        while matches!(self.line.last(), Some(b'\n' | b'\r')) {
-            self.line.pop();
+        let line = &self.buffer[line];
+        let ends = line.iter().rev().take_while(|byte| **byte == b'\r').count();
+        Ok(Some(Ok(&line[..line.len() - ends])))
+    }
+
+    /// Reads on; returns how many bytes came.
+    fn fill(&mut self) -> Result<usize> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
-        Ok(Some(Ok(&self.line)))
+        // Room for a long line, which is not kept for short ones.
+        let room = (2 * self.end).max(READ_BYTES);
+        if self.buffer.len() != room {
+            self.buffer.resize(room, 0);
+            self.buffer.shrink_to(room);
+        }
+        loop {
+            match self.reader.read(&mut self.buffer[self.end..]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(&self.path)(e)),
+            }
+        }
     }
 }
 
@@ -460,6 +485,8 @@ pub struct Batches {
     files: VecDeque<InputFile>,
     open: Option<Open>,
     input: usize,
+    /// A guess at those of the next batch of lines.
+    text_bytes: usize,
     rejects: Vec<Reject>,
 }
 
@@ -584,7 +611,7 @@ impl Batches {
         lines: &mut Lines,
         seen: &mut u64,
     ) -> Result<Option<RecordBatch>> {
-        let mut columns = Columns::new(self.schema.clone());
+        let mut columns = Columns::new(self.schema.clone(), self.text_bytes);
         let mut bytes = 0;
         let mut ended = false;
         while columns.rows() < BATCH_ROWS && bytes < BATCH_BYTES {
@@ -596,7 +623,7 @@ impl Batches {
             match line {
                 Ok(line) if line.iter().all(u8::is_ascii_whitespace) => {}
                 line => match line.and_then(|line| columns.add_line(line)) {
-                    Ok(text) => bytes += text,
+                    Ok(more) => bytes += more,
                     Err(reason) => self.reject(path, *seen, reason),
                 },
             }
@@ -604,6 +631,8 @@ impl Batches {
         if ended && columns.rows() == 0 {
             return Ok(None);
         }
+        // The next batch will be of much the same size.
+        self.text_bytes = columns.text_bytes() * 17 / 16;
         columns.finish().map(Some).map_err(|e| Error::input(path, e.to_string()))
     }
 
@@ -640,7 +669,7 @@ impl Batches {
                 }
             }
         }
-        let mut columns = Columns::new(self.schema.clone());
+        let mut columns = Columns::new(self.schema.clone(), bytes);
         for row in &rows {
             columns.add_row(row).map_err(Error::config)?;
         }

@@ -7,7 +7,7 @@ use super::greedy::{self, Groups};
 use super::join::Counts;
 use super::measure::Recall;
 use super::sign::{Signed, Signer};
-use super::spill::{Record, Scratch, Sets, Sorter};
+use super::spill::{Place, Record, Scratch, Sets, Sorter};
 use super::words::sort_set;
 use super::{Documents, Index, Input, Job, Near, Options};
 use crate::corpus::{self, Corpus};
@@ -317,15 +317,15 @@ fn postings(
         found.into_iter().map(|hash| (hash, number)).collect()
     };
     let counts;
-    if let Some(grams) = &mut documents.grams {
-        grams.par_iter_mut().for_each_init(Vec::new, |room, set| sort_set(set, room));
-        counts = Counts::new(grams.iter().map(Vec::len).sum());
-        grams.par_iter().for_each(|set| counts.add(set));
-        for (part, start) in grams.chunks(1024).zip((0u32..).step_by(1024)) {
+    if let Some((grams, places)) = &mut documents.grams {
+        grams.sort(places, |_| true);
+        counts = Counts::new(places.iter().map(|place| grams.get(*place).len()).sum());
+        places.par_iter().for_each(|place| counts.add(grams.get(*place)));
+        for (part, start) in places.chunks(1024).zip((0u32..).step_by(1024)) {
             let records: Vec<Vec<Record>> = part
                 .par_iter()
                 .enumerate()
-                .map(|(i, set)| prefix(&counts, set, start + i as u32))
+                .map(|(i, place)| prefix(&counts, grams.get(*place), start + i as u32))
                 .collect();
             for (key, row) in records.into_iter().flatten() {
                 documents.candidates.add(key, row)?;
@@ -455,7 +455,21 @@ fn sets_of(
     outcome: &mut Outcome,
     scratch: Option<&Scratch>,
 ) -> Result<Sets> {
-    let mut sets = Sets::new(members.len(), scratch)?;
+    let member_of = |row: usize| members.binary_search(&ranks.of_row[row]);
+    let mut sets = match (documents.grams.take(), scratch) {
+        (Some((mut grams, mut places)), _) => {
+            grams.sort(&mut places, |row| member_of(row).is_ok());
+            let mut of_member = vec![Place::default(); members.len()];
+            for (row, place) in places.into_iter().enumerate() {
+                if let Ok(member) = member_of(row) {
+                    of_member[member] = place;
+                }
+            }
+            Sets::Memory(grams, of_member)
+        }
+        (None, Some(scratch)) => Sets::on_disk(members.len(), scratch)?,
+        (None, None) => return Err(Error::config("n-grams are neither in memory nor on disk")),
+    };
     let fixed = members.partition_point(|rank| *rank < ranks.references);
     for (which, reference) in references.all.iter().enumerate() {
         let start = references.starts[which];
@@ -464,34 +478,22 @@ fn sets_of(
             for (row, id, mut signed) in batch {
                 let Ok(member) = member(row) else { continue };
                 sort_set(&mut signed.grams, &mut Vec::new());
-                sets.put(member, signed.grams)?;
+                sets.put(member, &signed.grams)?;
                 let number = documents.len() as u32 + start + row;
                 outcome.references.insert(number, (which, row, id));
             }
             (job.progress)("comparing with others", u64::from(start), None)
         })?;
     }
-    if let Some(grams) = documents.grams.take() {
-        let mut found: Vec<(usize, Vec<u64>)> = grams
-            .into_par_iter()
-            .zip(&ranks.of_row)
-            .map_init(Vec::new, |room, (mut set, rank)| {
-                let member = members.binary_search(rank).ok()?;
-                sort_set(&mut set, room);
-                Some((member, set))
-            })
-            .flatten()
-            .collect();
-        found.drain(..).try_for_each(|(member, set)| sets.put(member, set))?;
-    } else if fixed < members.len() {
-        let member = |row: u32| members.binary_search(&ranks.of_row[row as usize]);
+    if scratch.is_some() && fixed < members.len() {
+        let member = |row: u32| member_of(row as usize);
         each_set(
             job,
             signer,
             input,
             |row| member(row).is_ok(),
             |row, set| match member(row) {
-                Ok(member) => sets.put(member, set),
+                Ok(member) => sets.put(member, &set),
                 Err(_) => Ok(()),
             },
         )?;

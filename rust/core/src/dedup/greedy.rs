@@ -200,7 +200,9 @@ struct Compare<'a> {
 impl<'a> Compare<'a> {
     fn new(sets: &'a Sets, threshold: f64) -> Self {
         let parities = match sets {
-            Sets::Memory(sets) => sets.par_iter().map(|set| parity(set)).collect(),
+            Sets::Memory(grams, places) => {
+                places.par_iter().map(|place| parity(grams.get(*place))).collect()
+            }
             Sets::Disk { .. } => Vec::new(),
         };
         Self { sets, parities, threshold }
@@ -300,7 +302,7 @@ mod tests {
                 return Ok(());
             }
             groups.renumber();
-            let lists = Sets::Memory(lists);
+            let lists = Sets::of(&lists);
             let fixed = fixed.min(sets.len() as u32);
             let decision = decide(&groups, fixed, &lists, t).unwrap();
             let mut kept: Vec<usize> = Vec::new();
@@ -319,11 +321,12 @@ mod tests {
 
         #[test]
         fn edges_are_all_similar_pairs(sets in vec(btree_set(0u64..12, 1..8), 2..30), t in 0.2f64..1.0) {
-            let lists = sets.iter().map(|set| set.iter().copied().collect()).collect();
+            let lists: Vec<Vec<u64>> =
+                sets.iter().map(|set| set.iter().copied().collect()).collect();
             let mut groups = Groups::default();
             groups.add(&mut (0..sets.len() as u32).collect());
             groups.renumber();
-            let found: BTreeSet<(u32, u32)> = edges(&groups, &Sets::Memory(lists), t)
+            let found: BTreeSet<(u32, u32)> = edges(&groups, &Sets::of(&lists), t)
                 .unwrap()
                 .into_iter()
                 .map(|(a, b, _)| (a, b))

@@ -45,7 +45,7 @@ pub use substring::{Spans, substring};
 use measure::Sample;
 use minhash::Sketcher;
 use sign::{Signed, Signer};
-use spill::{Names, Scratch};
+use spill::{Grams, Names, Place, Scratch};
 
 /// Which of several similar documents stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,8 +187,8 @@ struct Documents<'a> {
     signed: u64,
     /// Hashes of whole texts, each with its first row.
     seen: FxHashMap<u128, u32>,
-    /// N-grams by row, where everything is in memory.
-    grams: Option<Vec<Vec<u64>>>,
+    /// N-grams and where those of each row are, if everything is in memory.
+    grams: Option<(Grams, Vec<Place>)>,
     candidates: candidates::Candidates<'a>,
     sample: Option<Sample>,
     rejects: Vec<Reject>,
@@ -235,7 +235,7 @@ fn read<'a>(
         sources: Vec::new(),
         signed: 0,
         seen: FxHashMap::default(),
-        grams: (job.memory.is_none() && options.near.is_some()).then(Vec::new),
+        grams: (job.memory.is_none() && options.near.is_some()).then(Default::default),
         candidates: candidates::Candidates::new(job, scratch),
         sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
         rejects: Vec::new(),
@@ -274,13 +274,13 @@ fn read<'a>(
             };
             documents.source.push(number);
         }
-        if let Some(grams) = &mut documents.grams {
-            grams.resize(start + batch.num_rows(), Vec::new());
+        if let Some((_, places)) = &mut documents.grams {
+            places.resize(start + batch.num_rows(), Place::default());
         }
         if sign_now {
             let is_first = |i: usize| documents.first[start + i] as usize == start + i;
             for (i, signed) in signer.sign(&batch, banded, is_first) {
-                documents.add_signed((start + i) as u32, signed)?;
+                documents.add_signed((start + i) as u32, &signed)?;
             }
         }
         if let Some(loaded) = &mut input.loaded {
@@ -294,7 +294,7 @@ fn read<'a>(
 }
 
 impl Documents<'_> {
-    fn add_signed(&mut self, row: u32, signed: Signed) -> Result<()> {
+    fn add_signed(&mut self, row: u32, signed: &Signed) -> Result<()> {
         if signed.grams.is_empty() {
             return Ok(());
         }
@@ -303,10 +303,10 @@ impl Documents<'_> {
             self.candidates.add(*key, row)?;
         }
         if let Some(sample) = &mut self.sample {
-            sample.offer(&signed);
+            sample.offer(signed);
         }
-        if let Some(grams) = &mut self.grams {
-            grams[row as usize] = signed.grams;
+        if let Some((grams, places)) = &mut self.grams {
+            places[row as usize] = grams.push(&signed.grams);
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::words::sort_distinct;
+use crate::tokenizer::simd::advise_large_pages;
 use crate::{Error, Result};
 
 /// A key and the number of a document: 12 bytes on disk.
@@ -177,11 +179,70 @@ impl Run {
     }
 }
 
+/// Where a document's hashes stand in [`Grams`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place {
+    block: u32,
+    start: u32,
+    count: u32,
+}
+
+/// Hashes of many documents in memory, one document after another in large blocks: an allocation a
+/// document would cost more than the hashes do.
+#[derive(Debug, Default)]
+pub struct Grams {
+    blocks: Vec<Vec<u64>>,
+}
+
+/// Hashes in a block: 8 MB.
+const BLOCK: usize = 1 << 20;
+
+impl Grams {
+    /// Adds a document's.
+    pub fn push(&mut self, hashes: &[u64]) -> Place {
+        let room = |block: &Vec<u64>| block.capacity() - block.len() >= hashes.len();
+        if !self.blocks.last().is_some_and(room) {
+            let mut block = Vec::with_capacity(BLOCK.max(hashes.len()));
+            advise_large_pages(&mut block);
+            self.blocks.push(block);
+        }
+        let number = self.blocks.len() - 1;
+        let block = &mut self.blocks[number];
+        let start = block.len() as u32;
+        block.extend_from_slice(hashes);
+        Place { block: number as u32, start, count: hashes.len() as u32 }
+    }
+
+    /// What stands at a place.
+    pub fn get(&self, place: Place) -> &[u64] {
+        let (start, count) = (place.start as usize, place.count as usize);
+        self.blocks.get(place.block as usize).map_or(&[], |block| &block[start..start + count])
+    }
+
+    /// Sorts the hashes at `wanted` places, each place given once, and leaves out repeats.
+    pub fn sort(&mut self, places: &mut [Place], wanted: impl Fn(usize) -> bool + Sync) {
+        let mut of_block: Vec<Vec<&mut Place>> = self.blocks.iter().map(|_| Vec::new()).collect();
+        for (_, place) in places.iter_mut().enumerate().filter(|(number, _)| wanted(*number)) {
+            // Places without hashes may name a block that there never was.
+            if place.count > 0 {
+                of_block[place.block as usize].push(place);
+            }
+        }
+        let work = self.blocks.par_iter_mut().zip(of_block);
+        work.for_each_init(Vec::new, |room, (block, places)| {
+            for place in places {
+                let (start, count) = (place.start as usize, place.count as usize);
+                place.count = sort_distinct(&mut block[start..start + count], room) as u32;
+            }
+        });
+    }
+}
+
 /// Sets of hashes by number, in memory or in a file.
 #[derive(Debug)]
 pub enum Sets {
-    /// All of them at hand.
-    Memory(Vec<Vec<u64>>),
+    /// All of them at hand, each by its place.
+    Memory(Grams, Vec<Place>),
     /// One after another in a file, each by its place.
     Disk {
         /// The file.
@@ -196,21 +257,24 @@ pub enum Sets {
 }
 
 impl Sets {
-    /// Room for `count` sets, all empty; with a folder they go to disk.
-    pub fn new(count: usize, scratch: Option<&Scratch>) -> Result<Self> {
-        Ok(match scratch {
-            None => Self::Memory(vec![Vec::new(); count]),
-            Some(scratch) => {
-                let (path, file) = scratch.file("sets")?;
-                Self::Disk { path, file, places: vec![(0, 0); count], end: 0 }
-            }
-        })
+    /// Room for `count` sets, all empty, on disk.
+    pub fn on_disk(count: usize, scratch: &Scratch) -> Result<Self> {
+        let (path, file) = scratch.file("sets")?;
+        Ok(Self::Disk { path, file, places: vec![(0, 0); count], end: 0 })
+    }
+
+    /// Sets in memory.
+    #[cfg(test)]
+    pub fn of(lists: &[Vec<u64>]) -> Self {
+        let mut grams = Grams::default();
+        let places = lists.iter().map(|list| grams.push(list)).collect();
+        Self::Memory(grams, places)
     }
 
     /// Stores set `i`.
-    pub fn put(&mut self, i: usize, set: Vec<u64>) -> Result<()> {
+    pub fn put(&mut self, i: usize, set: &[u64]) -> Result<()> {
         match self {
-            Self::Memory(sets) => sets[i] = set,
+            Self::Memory(grams, places) => places[i] = grams.push(set),
             Self::Disk { path, file, places, end } => {
                 let bytes: Vec<u8> = set.iter().flat_map(|hash| hash.to_le_bytes()).collect();
                 file.write_all(&bytes).map_err(Error::io(&*path))?;
@@ -224,7 +288,7 @@ impl Sets {
     /// How many hashes set `i` has.
     pub fn len_of(&self, i: usize) -> usize {
         match self {
-            Self::Memory(sets) => sets[i].len(),
+            Self::Memory(_, places) => places[i].count as usize,
             Self::Disk { places, .. } => places[i].1 as usize,
         }
     }
@@ -232,7 +296,7 @@ impl Sets {
     /// Set `i`; `room` may be used for it.
     pub fn get<'a>(&'a self, i: usize, room: &'a mut Vec<u64>) -> Result<&'a [u64]> {
         match self {
-            Self::Memory(sets) => Ok(&sets[i]),
+            Self::Memory(grams, places) => Ok(grams.get(places[i])),
             Self::Disk { path, file, places, .. } => {
                 let (start, count) = places[i];
                 let mut bytes = vec![0; count as usize * 8];
@@ -344,9 +408,12 @@ mod tests {
         let path = folder.path().join("scratch");
         let scratch = Scratch::create(path.clone()).unwrap();
         for place in [None, Some(&scratch)] {
-            let mut sets = Sets::new(3, place).unwrap();
-            sets.put(2, vec![5, 6]).unwrap();
-            sets.put(0, vec![u64::MAX]).unwrap();
+            let mut sets = match place {
+                None => Sets::of(&vec![Vec::new(); 3]),
+                Some(scratch) => Sets::on_disk(3, scratch).unwrap(),
+            };
+            sets.put(2, &[5, 6]).unwrap();
+            sets.put(0, &[u64::MAX]).unwrap();
             let mut room = Vec::new();
             assert_eq!(sets.get(0, &mut room).unwrap(), [u64::MAX]);
             assert_eq!(sets.get(1, &mut room).unwrap(), [0; 0]);

@@ -197,44 +197,62 @@ pub fn grams(text: &str, n: usize, words: &mut Vec<u64>) -> Vec<u64> {
     all
 }
 
-/// Sorts well-mixed hashes and removes repeats: by place value first, then by insertion.
+/// Sorts well-mixed hashes and removes repeats; see [`sort_distinct`].
 pub fn sort_set(hashes: &mut Vec<u64>, room: &mut Vec<u64>) {
-    const BUCKETS: usize = 1 << 11;
+    let count = sort_distinct(hashes, room);
+    hashes.truncate(count);
+}
+
+/// Puts the distinct ones of well-mixed hashes first, sorted, and returns how many there are.
+///
+/// By place value first, into so many places that few share one, then by insertion.
+pub fn sort_distinct(hashes: &mut [u64], room: &mut Vec<u64>) -> usize {
+    const BUCKETS: usize = 1 << 12;
     let count = hashes.len();
-    if (32..8 * BUCKETS).contains(&count) {
-        let bits = count.ilog2().min(BUCKETS.ilog2());
-        let mut ends = [0u32; BUCKETS];
-        let ends = &mut ends[..1 << bits];
-        let bucket = |hash: u64| (hash >> (64 - bits)) as usize;
-        for hash in hashes.iter() {
-            ends[bucket(*hash)] += 1;
-        }
-        let mut before = 0;
-        for end in ends.iter_mut() {
-            before += std::mem::replace(end, before);
-        }
-        room.clear();
-        room.resize(count, 0);
-        for hash in hashes.iter() {
-            let place = &mut ends[bucket(*hash)];
-            room[*place as usize] = *hash;
-            *place += 1;
-        }
-        // Every hash is now within its bucket: a place or two from where it belongs.
-        for i in 1..count {
-            let hash = room[i];
-            let mut at = i;
-            while at > 0 && room[at - 1] > hash {
-                room[at] = room[at - 1];
-                at -= 1;
-            }
-            room[at] = hash;
-        }
-        hashes.copy_from_slice(room);
-    } else {
+    if !(32..4 * BUCKETS).contains(&count) {
         hashes.sort_unstable();
+        let mut distinct = count.min(1);
+        for i in 1..count {
+            if hashes[i] != hashes[distinct - 1] {
+                hashes[distinct] = hashes[i];
+                distinct += 1;
+            }
+        }
+        return distinct;
     }
-    hashes.dedup();
+    let bits = (count.ilog2() + 2).min(BUCKETS.ilog2());
+    let mut ends = [0u32; BUCKETS];
+    let ends = &mut ends[..1 << bits];
+    let bucket = |hash: u64| (hash >> (64 - bits)) as usize;
+    for hash in hashes.iter() {
+        ends[bucket(*hash)] += 1;
+    }
+    let mut before = 0;
+    for end in ends.iter_mut() {
+        before += std::mem::replace(end, before);
+    }
+    room.clear();
+    room.resize(count, 0);
+    for hash in hashes.iter() {
+        let place = &mut ends[bucket(*hash)];
+        room[*place as usize] = *hash;
+        *place += 1;
+    }
+    // Every hash is now within its bucket: mostly where it belongs, else a place or two from there.
+    let mut distinct = 0;
+    for &hash in room.iter() {
+        let mut at = distinct;
+        while at > 0 && hashes[at - 1] > hash {
+            at -= 1;
+        }
+        if at > 0 && hashes[at - 1] == hash {
+            continue;
+        }
+        hashes.copy_within(at..distinct, at + 1);
+        hashes[at] = hash;
+        distinct += 1;
+    }
+    distinct
 }
 
 /// The set of a text's n-grams as sorted distinct hashes.

@@ -2,9 +2,10 @@
 //!
 //! A worker is a warm interpreter, a process of its own, that forks one process for each program
 //! (two where tests run apart from the candidate) and reaps it. This side starts the workers, one
-//! a thread, hands each program over as descriptors that the worker itself never reads, watches
-//! the clock, the CPU time and the output, kills through pidfds, and names the outcome. What runs
-//! inside the worker is the Python package's (`hornbook.evaluate._worker`).
+//! a thread, and keeps them for a while; hands each program over as descriptors that the worker
+//! itself never reads, watches the clock, the CPU time and the output, kills through pidfds, and
+//! names the outcome. What runs inside the worker is the Python package's
+//! (`hornbook.evaluate._worker`).
 //!
 //! A request is one byte with descriptors beside it. Answers are a big-endian length and JSON.
 
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -148,30 +149,76 @@ impl From<io::Error> for Lost {
 /// The command that starts a worker: an executable and its arguments.
 pub type Argv = [String];
 
-/// Runs every job, some at a time, each once.
+/// How long a worker without work is kept: starting one takes as long as many programs do.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Workers that outlive a run, so that the next one finds them warm.
 ///
-/// `tick` is called about 20 times a second, and after each outcome, with the number done; it
-/// returns whether to go on. A worker that dies is replaced, and its job tried once more.
-pub fn run(
-    jobs: &[Job],
-    argv: &Argv,
+/// Each is owned by a thread, because a worker ends with the thread that started it. Dropping the
+/// pool ends them; so does the end of the process, in whatever way, by the kernel's hand. A process
+/// that was forked has none of these threads: it must make a pool of its own.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: Arc<Mutex<Vec<Lane>>>,
+    made: AtomicUsize,
+}
+
+/// A thread with a worker, or about to start one.
+#[derive(Debug)]
+struct Lane {
+    number: usize,
+    argv: Vec<String>,
+    give: mpsc::Sender<Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    work: Arc<Work>,
+    sender: mpsc::Sender<Sent>,
+    /// The lane that does it, to be put back.
+    lane: Lane,
+}
+
+#[derive(Debug)]
+struct Work {
+    jobs: Vec<Job>,
     limits: Limits,
-    workers: usize,
-    mut tick: impl FnMut(usize) -> bool,
-) -> Result<Vec<Outcome>, Failure> {
-    let next = AtomicUsize::new(0);
-    let (stop, stopper) = io::pipe().map_err(|error| Failure::Start(error.to_string()))?;
-    let (sender, results) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, jobs.len().max(1)) {
-            let (sender, next, stop) = (sender.clone(), &next, &stop);
-            scope.spawn(move || serve(jobs, argv, limits, next, stop, &sender));
+    next: AtomicUsize,
+    /// Closed when everything is to stop.
+    stop: PipeReader,
+}
+
+type Sent = Result<(usize, Outcome), Failure>;
+
+impl Pool {
+    /// Runs every job, some at a time, each once.
+    ///
+    /// `tick` is called about 20 times a second, and after each outcome, with the number done; it
+    /// returns whether to go on. A worker that dies is replaced, and its job tried once more.
+    pub fn run(
+        &self,
+        jobs: Vec<Job>,
+        argv: &Argv,
+        limits: Limits,
+        workers: usize,
+        mut tick: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let failed = |error: io::Error| Failure::Start(error.to_string());
+        let (stop, stopper) = io::pipe().map_err(failed)?;
+        let (sender, results) = mpsc::channel();
+        let count = jobs.len();
+        let work = Arc::new(Work { jobs, limits, next: AtomicUsize::new(0), stop });
+        for _ in 0..workers.clamp(1, count.max(1)) {
+            let lane = self.lane(argv).map_err(failed)?;
+            let give = lane.give.clone();
+            let task = Task { work: work.clone(), sender: sender.clone(), lane };
+            give.send(task).map_err(|_| Failure::Start("the sandbox's threads ended".into()))?;
         }
         drop(sender);
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; jobs.len()];
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; count];
         let mut done = 0;
         let mut failure = None;
-        while done < jobs.len() && failure.is_none() {
+        while done < count && failure.is_none() {
             match results.recv_timeout(Duration::from_millis(50)) {
                 Ok(Ok((index, outcome))) => {
                     outcomes[index] = Some(outcome);
@@ -188,44 +235,83 @@ pub fn run(
             }
         }
         drop(stopper); // every thread that still waits sees it
+        while results.recv().is_ok() {} // and has let go of its program when this ends
         match failure {
             Some(failure) => Err(failure),
             None => Ok(outcomes.into_iter().flatten().collect()),
         }
-    })
+    }
+
+    /// A thread for workers of this kind: one that waits, or a new one.
+    fn lane(&self, argv: &Argv) -> io::Result<Lane> {
+        let mut idle = lock(&self.idle);
+        if let Some(at) = idle.iter().position(|lane| lane.argv == argv) {
+            return Ok(idle.swap_remove(at));
+        }
+        let (give, tasks) = mpsc::channel();
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let pool = Arc::downgrade(&self.idle);
+        std::thread::Builder::new()
+            .name("hornbook-sandbox".into())
+            .spawn(move || attend(number, &tasks, &pool))?;
+        Ok(Lane { number, argv: argv.to_vec(), give })
+    }
 }
 
-type Sent = Result<(usize, Outcome), Failure>;
+/// Nothing that holds the lock can panic half-way through a change.
+fn lock(idle: &Mutex<Vec<Lane>>) -> MutexGuard<'_, Vec<Lane>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-/// One thread: a worker of its own, because the worker ends with the thread that started it.
-fn serve(
-    jobs: &[Job],
-    argv: &Argv,
-    limits: Limits,
-    next: &AtomicUsize,
-    stop: &PipeReader,
-    sender: &mpsc::Sender<Sent>,
-) {
-    let mut worker: Option<Worker> = None;
+/// One thread: does what it is given, and waits for more.
+fn attend(number: usize, tasks: &mpsc::Receiver<Task>, pool: &Weak<Mutex<Vec<Lane>>>) {
+    let mut worker = None;
+    loop {
+        match tasks.recv_timeout(KEPT) {
+            Ok(Task { work, sender, lane }) => {
+                serve(&work, &lane.argv, &mut worker, &sender);
+                drop(work);
+                let Some(pool) = pool.upgrade() else { return };
+                lock(&pool).push(lane);
+                // Only now is the caller told, so that its next run finds this lane.
+                drop(sender);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let Some(pool) = pool.upgrade() else { return };
+                let mut idle = lock(&pool);
+                // If it is not there it has been taken, and a task is on its way.
+                if let Some(at) = idle.iter().position(|lane| lane.number == number) {
+                    idle.swap_remove(at);
+                    return;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Does what is left of the work, with one worker at a time.
+fn serve(work: &Work, argv: &Argv, worker: &mut Option<Worker>, sender: &mpsc::Sender<Sent>) {
     while let Some((index, job)) = {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        jobs.get(index).map(|job| (index, job))
+        let index = work.next.fetch_add(1, Ordering::Relaxed);
+        work.jobs.get(index).map(|job| (index, job))
     } {
         let mut said = String::new();
         let mut outcome = None;
         for attempt in 0..2 {
-            let mut current = match worker.take().map_or_else(|| Worker::start(argv, stop), Ok) {
-                Ok(current) => current,
-                Err(Failure::Start(_)) if attempt == 0 => continue, // it may have been killed
-                Err(failure) => {
-                    let _ = sender.send(Err(failure));
-                    return;
-                }
-            };
-            match current.run(job, limits, stop) {
+            let mut current =
+                match worker.take().map_or_else(|| Worker::start(argv, &work.stop), Ok) {
+                    Ok(current) => current,
+                    Err(Failure::Start(_)) if attempt == 0 => continue, // it may have been killed
+                    Err(failure) => {
+                        let _ = sender.send(Err(failure));
+                        return;
+                    }
+                };
+            match current.run(job, work.limits, &work.stop) {
                 Ok(found) => {
                     outcome = Some(found);
-                    worker = (!current.spent).then_some(current);
+                    *worker = (!current.spent).then_some(current);
                     break;
                 }
                 Err(Lost::Stopped) => return,

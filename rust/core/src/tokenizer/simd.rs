@@ -1,8 +1,9 @@
 //! Classes of 64 bytes of text at a time, by the widest instructions the processor has.
 //!
 //! Every level gives the same masks; the binary needs none of them to start. A kernel pays for the masks
-//! it uses alone; dedup's words and the features are found with it too. This file holds all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor that
-//! was asked first.
+//! it uses alone; dedup's words, the features and strings in JSON are found with it too. This file holds
+//! all of the tokenizer's `unsafe`: loads, prefetches, and calls of functions compiled for a processor
+//! that was asked first.
 
 #![allow(unsafe_code)]
 
@@ -93,6 +94,12 @@ pub struct Masks {
     pub high: u64,
     /// Control characters and the space: 0 to 32, and 127.
     pub blank: u64,
+    /// The quotation mark of JSON strings.
+    pub double_quote: u64,
+    /// The backslash.
+    pub backslash: u64,
+    /// Control characters that JSON strings must not have: 0 to 31.
+    pub control: u64,
 }
 
 /// Work that needs masks and is compiled once for each level.
@@ -192,6 +199,9 @@ pub fn scalar(block: &[u8; BLOCK]) -> Masks {
         masks.underscore |= bit(UNDERSCORE);
         masks.high |= bit(HIGH);
         masks.blank |= u64::from(byte <= b' ' || byte == 127) << i;
+        masks.double_quote |= u64::from(byte == b'"') << i;
+        masks.backslash |= u64::from(byte == b'\\') << i;
+        masks.control |= u64::from(byte < b' ') << i;
     }
     masks
 }
@@ -233,6 +243,9 @@ mod x86 {
             underscore: is(b'_'),
             high: _mm512_movepi8_mask(bytes),
             blank: within(bytes, 0, 33) | is(127),
+            double_quote: is(b'"'),
+            backslash: is(b'\\'),
+            control: within(bytes, 0, 32),
         }
     }
 
@@ -269,6 +282,9 @@ mod x86 {
             underscore: is(b'_'),
             high: join(low, high),
             blank: within(low, high, 0, 33) | is(127),
+            double_quote: is(b'"'),
+            backslash: is(b'\\'),
+            control: within(low, high, 0, 32),
         }
     }
 
@@ -297,6 +313,9 @@ mod x86 {
                 masks.underscore |= is(b'_');
                 masks.high |= bits(bytes);
                 masks.blank |= within(bytes, 0, 33) | is(127);
+                masks.double_quote |= is(b'"');
+                masks.backslash |= is(b'\\');
+                masks.control |= within(bytes, 0, 32);
             }
         }
         masks
@@ -341,6 +360,9 @@ mod neon {
                 underscore: is(b'_'),
                 high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
                 blank: within(0, 0, 33) | is(127),
+                double_quote: is(b'"'),
+                backslash: is(b'\\'),
+                control: within(0, 0, 32),
             }
         }
     }
