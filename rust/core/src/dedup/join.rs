@@ -22,9 +22,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// For about `total` elements, repeats included; one to two bytes each, at most 256 MiB.
+    /// For about `total` elements, repeats included; a half to one byte each, at most 256 MiB.
     pub fn new(total: usize) -> Self {
-        let bits = total.max(1 << 12).next_power_of_two().ilog2().min(28);
+        let bits = (total / 2).max(1 << 12).next_power_of_two().ilog2().min(28);
         let counters = std::iter::repeat_with(|| AtomicU8::new(0)).take(1 << bits).collect();
         Self { counters, shift: 64 - bits }
     }
@@ -46,9 +46,12 @@ impl Counts {
     /// `least` times take their place in the order and are left out: no other set has them.
     pub fn prefix(&self, set: &[u64], threshold: f64, least: usize, prefix: &mut Vec<u64>) {
         let wanted = prefix_length(set.len(), threshold);
+        // Each counter is far from the last one in memory: it is looked up once.
+        let count = |hash: &u64| self.counter(*hash).load(Ordering::Relaxed);
+        let counts: Vec<u8> = set.iter().map(count).collect();
         let mut of_count = [0u32; 256];
-        for hash in set {
-            of_count[usize::from(self.counter(*hash).load(Ordering::Relaxed))] += 1;
+        for count in &counts {
+            of_count[usize::from(*count)] += 1;
         }
         // Counts below `last` are in the prefix whole; of `last` itself the first `some` are.
         let (mut last, mut before) = (0, 0);
@@ -57,8 +60,8 @@ impl Counts {
             last += 1;
         }
         let mut some = wanted - before;
-        for hash in set {
-            let count = usize::from(self.counter(*hash).load(Ordering::Relaxed));
+        for (hash, count) in set.iter().zip(counts) {
+            let count = usize::from(count);
             let inside = count < last || count == last && some > 0;
             if count == last && inside {
                 some -= 1;
