@@ -97,10 +97,10 @@ impl PartWriter {
         &self.parts
     }
 
-    /// The same with quick compression, and row groups of at most about 8 MB if `small`.
+    /// The same with quick compression, and row groups of at most about 4 MB if `small`.
     #[must_use]
     pub fn quick(self, small: bool) -> Self {
-        let group_bytes = if small { 8 << 20 } else { usize::MAX };
+        let group_bytes = if small { 4 << 20 } else { usize::MAX };
         Self { level: QUICK_LEVEL, group_bytes, ..self }
     }
 

@@ -122,6 +122,7 @@ pub fn write(
         push_line(&mut lines, &removal)?;
     }
     let mut evidence = vec![write_evidence(job.out, &lines, exact + near)?];
+    drop(lines);
     evidence.push(write_clusters(job.out, &who, by_kept)?);
     if options.components {
         evidence.push(write_components(job.out, &who, outcome)?);
