@@ -181,7 +181,6 @@ def test_forgeries_are_where_they_differ(official):
     for text, outcome in zip(FORGERIES.values(), outcomes, strict=True):
         assert check_correctness(read_problems()["HumanEval/1"], text, 5.0)["passed"]
         assert not outcome.passed
-        assert outcome.tamper_proof
 
 
 @needs_data
