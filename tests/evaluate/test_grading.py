@@ -198,8 +198,10 @@ def test_a_rule_following_grader_agrees_with_the_hidden_tests(tmp_path):
     ]
     assert not fences[0] & fences[1]
     assert len(fences[0]) > 0.9 * len(calls)  # the same text twice has the same
-    # The grader is never shown a test, nor what is a control.
+    # The grader is never shown a test, nor what is a control; words come before the grade.
     for request in calls:
+        schema = request.params["response_format"]["json_schema"]["schema"]
+        assert list(schema["properties"]) == schema["required"] == ["evaluation", "grade"]
         text = json.dumps(request.messages)
         assert "def check" not in text
         assert "assert f(" not in text
@@ -283,9 +285,17 @@ def test_comments_that_win_one_view_lose_the_other(tmp_path):
 
 def test_scores_follow_from_what_is_stored(tmp_path):
     problems, path = load_problems("unconventional"), write(tmp_path / "s.jsonl", answers(3))
+    calls: list[Request] = []
     report = grade_samples(
-        problems, path, tmp_path / "out", complete=local(rule_following), grader="g", votes=1
+        problems,
+        path,
+        tmp_path / "out",
+        complete=local(rule_following, calls),
+        grader="g",
+        votes=1,
+        structured=False,
     )
+    assert not any("response_format" in request.params for request in calls)
     assert dict(rescore(tmp_path / "out")) == dict(report)
     exchanges = lines(tmp_path / "out/exchanges.jsonl")
     assert all(row["messages"] and row["reply"] for row in exchanges)

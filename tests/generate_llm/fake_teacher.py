@@ -28,6 +28,11 @@ def completion(text: str, finish: str = "stop", **changes: Any) -> dict[str, Any
     return {**body, **changes}
 
 
+def continuation(text: str, finish: str = "stop") -> dict[str, Any]:
+    body = completion("", object="text_completion")
+    return {**body, "choices": [{"index": 0, "finish_reason": finish, "text": text}]}
+
+
 def exercise(name: str, value: int = 1) -> str:
     return f'''```python
 import math
@@ -122,11 +127,12 @@ class Server:
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["Content-Length"]))
-                if not self.path.endswith("/chat/completions"):
+                if not self.path.endswith("/completions"):
                     self.send_json(outer.batch_api(self.path, raw))
                     return
                 body = json.loads(raw)
-                key = body["messages"][-1]["content"]
+                chat = self.path.endswith("/chat/completions")
+                key = body["messages"][-1]["content"] if chat else body["prompt"]
                 with outer.lock:
                     number = outer.seen[key]
                     outer.seen[key] += 1
@@ -147,7 +153,7 @@ class Server:
                 if isinstance(reply, tuple):
                     status, headers, data = reply
                 if isinstance(data, str):
-                    data = completion(data)
+                    data = completion(data) if chat else continuation(data)
                 if not isinstance(data, bytes):
                     data = json.dumps(data).encode()
                 try:

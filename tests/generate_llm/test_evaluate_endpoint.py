@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_teacher import CANARY, Server
+from fake_teacher import CANARY, Server, completion
 
 from hornbook.cli import main
-from hornbook.errors import HornbookError
+from hornbook.errors import ConfigError, HornbookError
 from hornbook.evaluate import evaluate_model, status
 
 SAFE = status()
@@ -59,6 +59,60 @@ def test_fenced_answers_are_scored_and_paid_for_once(server: Server, tmp_path: P
     row = json.loads((tmp_path / "a/results.jsonl").read_text().splitlines()[0])
     assert row["raw"].startswith("Sure!")
     assert row["completion"] == "def times(x):\n    return 2 * x\n"
+
+
+@pytest.mark.parametrize("aiohttp", [True, False])
+def test_a_base_model_behind_an_endpoint_goes_on_from_the_prompt(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aiohttp: bool
+) -> None:
+    if not aiohttp:
+        monkeypatch.setattr("hornbook.generate.caller.find_spec", lambda name: None)
+    asked = []
+
+    def goes_on(body, _):
+        asked.append(body)
+        assert "messages" not in body
+        factor = int(body["prompt"].split("Gives ")[1].split()[0])
+        return f"\n    return {factor} * x\n\nprint(times(1))\ndef more"
+
+    server.reply = goes_on
+    endpoint = {"base_url": server.url, "budget_tokens": 10**6, "ledger": tmp_path / "l"}
+    options = {"backend": "completions", "max_new_tokens": 50, "endpoint": endpoint}
+    report = evaluate_model(problems(tmp_path), "base", tmp_path / "a", **options)
+    assert report["pass@1"] == 1.0
+    assert report["settings"]["backend"] == "completions"
+    assert report["settings"]["prompt"].startswith("the prompt without its last newlines")
+    assert report["extraction"].startswith("up to the first stop string")
+    assert {body["prompt"] for body in asked} == {row["prompt"].rstrip("\n") for row in ROWS}
+    # What endpoints take, and no more; the rest is cut here.
+    assert all(body["stop"] == ["\nclass", "\ndef", "\n#", "\nif"] for body in asked)
+    assert all(body["max_tokens"] == 50 and body["temperature"] == 0 for body in asked)
+    row = json.loads((tmp_path / "a/results.jsonl").read_text().splitlines()[0])
+    # The newline that the prompt lost is no part of the answer.
+    assert row["completion"] == "    return 2 * x\n"
+    assert row["raw"].endswith("def more")
+    # Paid for once; chat's and completions' answers are not taken for one another.
+    evaluate_model(problems(tmp_path), "base", tmp_path / "b", **options)
+    assert len(asked) == len(ROWS)
+    server.reply = reply
+    evaluate_model(problems(tmp_path), "base", tmp_path / "c", endpoint=endpoint)
+    assert server.total == 2 * len(ROWS)
+
+
+def test_a_chat_reply_from_a_completions_endpoint_is_no_answer(
+    server: Server, tmp_path: Path
+) -> None:
+    server.reply = lambda body, _: (200, {}, completion("    return 1\n"))
+    endpoint = {"base_url": server.url, "budget_tokens": 10**6, "ledger": tmp_path / "l"}
+    with pytest.raises(HornbookError, match="malformed reply"):
+        evaluate_model(
+            problems(tmp_path), "m", tmp_path / "a", backend="completions", endpoint=endpoint
+        )
+    function = {"teacher": lambda messages, params: "x", "ledger": tmp_path / "f"}
+    with pytest.raises(ConfigError, match="endpoint alone"):
+        evaluate_model(
+            problems(tmp_path), "m", tmp_path / "b", backend="completions", endpoint=function
+        )
 
 
 def test_an_endpoint_that_fails_is_asked_again_by_the_next_run(

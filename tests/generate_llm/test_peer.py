@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from hornbook.evaluate import Problem
+from hornbook.evaluate.models import open_model
 from hornbook.generate.client import Request, TeacherError, complete_all
 from hornbook.generate.ledger import Ledger
 from hornbook.generate.llm import generate_llm
@@ -163,3 +165,29 @@ def test_a_stage_on_a_real_server(
     # A random model writes no exercise; every answer is there with the reason.
     assert counts["in"] == counts["kept"] + sum(counts["dropped"].values()) == 4
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_model_is_evaluated_there_as_it_is_here(
+    peer: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/v1/completions` of a real server, and the same weights opened here: the same answers."""
+    url, model = peer
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    problems = [
+        Problem(
+            task_id=f"T/{name}",
+            prompt=f'def {name}(x):\n    """Gives {name} of x."""\n',
+            preamble="",
+            test="",
+            entry_point=name,
+        )
+        for name in ("one", "two", "three")
+    ]
+    pairs, places = [(problem, 0) for problem in problems], range(len(problems))
+    endpoint = {"base_url": url, "budget_tokens": 10**6, "ledger": tmp_path / "l"}
+    there = open_model(model, backend="completions", max_new_tokens=24, endpoint=endpoint)
+    here = open_model(model, backend="transformers", max_new_tokens=24, device="cpu")
+    texts = list(there.draw(pairs, places))
+    assert all(texts)
+    assert texts == list(here.draw(pairs, places))

@@ -6,7 +6,7 @@ import torch
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model import Phi, PhiConfig, generate
-from hornbook.model.sample import _certain
+from hornbook.model.sample import _certain, choose
 
 PROMPTS = ["def add(a, b):", "x", "", "for item in values:\n    print(", "é", "return 1", "ab" * 20]
 
@@ -136,6 +136,73 @@ def test_sampling_follows_the_seed_not_the_batch(model: Phi) -> None:
     assert draw(1, 64) != draw(2, 64)
     greedy = generate(model, Bytes(), PROMPTS, max_new_tokens=20)
     assert draw(1, 64, top_p=1e-9) == greedy
+
+
+class Characters:
+    """A token a character, of very many."""
+
+    eot_id = 0
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array([ord(c) - 0x4E00 for c in text])
+
+    def decode(self, ids: object) -> str:
+        return "".join(chr(0x4E00 + int(i)) for i in np.asarray(ids))
+
+
+@pytest.fixture(scope="module")
+def undecided() -> Phi:
+    """Random weights over 40,000 tokens: many are as likely as one another."""
+    shape = PhiConfig(
+        vocab_size=40_000,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.05,
+    )
+    return Phi(shape, seed=1)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.9)])
+def test_rounding_decides_nothing(undecided: Phi, temperature: float, top_p: float) -> None:
+    draw = np.random.default_rng(0)
+    texts = [
+        Characters().decode(draw.integers(1, 20_000, size=length))
+        for length in draw.integers(1, 120, size=24)
+    ]
+    found = [
+        generate(
+            undecided,
+            Characters(),
+            texts,
+            max_new_tokens=16,
+            temperature=temperature,
+            top_p=top_p,
+            batch_size=size,
+        )
+        for size in (24, 7, 1)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_is_close_is_said(undecided: Phi) -> None:
+    """As likely: it is said, in fp32; and what rounding moves changes no draw that is not."""
+    logits = torch.randn(8, 20_000, generator=torch.Generator().manual_seed(0)) * 5
+    logits[3, 17] = logits[3].max() * (1 + 1e-7)
+    _, close = choose(logits, [0] * 8, 0.0, 1.0)
+    assert close.tolist() == [False] * 3 + [True] + [False] * 4
+    assert not choose(logits.bfloat16(), [0] * 8, 0.0, 1.0)[1].any()
+    moved = logits + 1e-5 * torch.rand(logits.shape, generator=torch.Generator().manual_seed(1))
+    counts = 0
+    for step in range(40):
+        keys = [8 * step + row for row in range(8)]
+        for top_p in (1.0, 0.5):
+            tokens, close = choose(logits, keys, 1.0, top_p)
+            others, _ = choose(moved, keys, 1.0, top_p)
+            counts += int(close.sum())
+            assert (tokens == others)[~close].all()
+    assert counts < 0.02 * 40 * 8 * 2
 
 
 def test_draws_have_the_model_s_probabilities(model: Phi) -> None:

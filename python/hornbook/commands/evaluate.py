@@ -28,8 +28,8 @@ _ENDPOINT = Endpoint()
 class Drawing:
     """How a model is asked."""
 
-    backend: Literal["auto", "hornbook", "transformers", "endpoint"] = "auto"
-    """auto: an endpoint if --base-url or --ledger is given, a Phi checkpoint, else transformers."""
+    backend: Literal["auto", "hornbook", "transformers", "endpoint", "completions"] = "auto"
+    """auto: a chat endpoint if one is given, Phi's checkpoint, else transformers; see Examples."""
     temperature: float = 0.0
     """0: greedy."""
     top_p: float = 1.0
@@ -46,7 +46,8 @@ class Drawing:
     def options(self, endpoint: Endpoint, out: Path) -> dict[str, Any]:
         """As `evaluate_model` takes them; what an endpoint needs if it is one."""
         found: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.backend == "endpoint" or endpoint.base_url or endpoint.ledger:
+        asked = self.backend in ("endpoint", "completions")
+        if asked or endpoint.base_url or endpoint.ledger:
             found["endpoint"] = endpoint.options(out)
         return found
 
@@ -102,6 +103,9 @@ def benchmark(
         hornbook evaluate humaneval+ --model NAME --base-url http://localhost:8000/v1
             --budget-tokens 500000 --out scores/plus
 
+        hornbook evaluate humaneval --model NAME --base-url http://localhost:8000/v1
+            --backend completions --budget-tokens 500000 --out scores/base
+
         hornbook evaluate humaneval --model runs/phi-1/final --samples-per-problem 200
             --temperature 0.8 --k 1 --k 10 --k 100 --out scores/passk
     """
@@ -142,6 +146,7 @@ def grade(
     problems: str = "unconventional",
     votes: int = 3,
     per_batch: int = 25,
+    structured: bool = True,
     endpoint: Endpoint = _ENDPOINT,
     rescore: Annotated[bool, Parameter(negative="")] = False,
     accept_unsafe: Accept = False,
@@ -159,6 +164,8 @@ def grade(
         Grades of each attempt; their median counts.
     per_batch
         Attempts in a batch; a batch whose controls fail is void.
+    structured
+        Send the reply's JSON schema; --no-structured for endpoints that refuse it.
     rescore
         Ask nobody: grades again from the exchanges stored in --out.
 
@@ -191,6 +198,7 @@ def grade(
             grader=f"{endpoint.model} at {endpoint.base_url or 'the default endpoint'}",
             votes=votes,
             batch=per_batch,
+            structured=structured,
             accept_unsafe=accept_unsafe,
         )
     show(report, as_json)

@@ -27,6 +27,23 @@ MOST = 10
 """The best grade."""
 LONGEST = 20_000
 """Characters of an attempt that are shown; a longer one is cut there."""
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "grade",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {
+                "evaluation": {"type": "string"},
+                "grade": {"type": "integer", "minimum": 0, "maximum": MOST},
+            },
+            "required": ["evaluation", "grade"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""A reply's form (`response_format`), for endpoints that hold the model to it: words first."""
 _REMINDER = "\n\nAn earlier reply was not that JSON object alone. Reply with it and nothing else."
 
 

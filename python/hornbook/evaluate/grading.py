@@ -28,7 +28,7 @@ from typing import Any
 from hornbook.errors import ConfigError, InputError
 from hornbook.evaluate import sandbox
 from hornbook.evaluate.extract import without_comments
-from hornbook.evaluate.grade import LONGEST, Grade, grade, read_reply, summarize
+from hornbook.evaluate.grade import LONGEST, SCHEMA, Grade, grade, read_reply, summarize
 from hornbook.evaluate.journal import append_lines, read_journal
 from hornbook.evaluate.problems import Problem, ProblemSet, read_rows, text_field
 from hornbook.generate.answers import RejectedError
@@ -117,6 +117,7 @@ def grade_samples(
     votes: int = 3,
     batch: int = 25,
     params: Mapping[str, Any] | None = None,
+    structured: bool = True,
     accept_unsafe: bool = False,
 ) -> Report:
     """Grades samples in batches with hidden controls.
@@ -130,6 +131,8 @@ def grade_samples(
         votes: Grades of each view, 3 to 5 for a score that is to be quoted.
         batch: Attempts in a batch, besides its six controls.
         params: Sampling parameters, as for `grade`.
+        structured: Send the reply's JSON schema, for endpoints that hold the model to it. Replies
+            are read just as strictly without.
         accept_unsafe: Run the hidden tests without the sandbox's missing layers.
 
     Returns:
@@ -150,6 +153,7 @@ def grade_samples(
         "votes": votes,
         "batch": batch,
         "params": sampling,
+        "structured": structured,
         "right_from": RIGHT,
     }
 
@@ -167,7 +171,7 @@ def grade_samples(
                 folder / EXCHANGES,
                 complete,
                 votes,
-                sampling,
+                {**sampling, "response_format": SCHEMA} if structured else sampling,
                 secret,
             )
             advance("batches", number + 1, items[-1]["batch"] + 1)

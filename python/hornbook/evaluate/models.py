@@ -1,10 +1,11 @@
-"""Whoever answers: a checkpoint of ours, a causal model of transformers', a chat endpoint.
+"""Whoever answers: a checkpoint of ours, a causal model of transformers', an endpoint.
 
 Each draws completions for (problem, sample) pairs. What it draws for one depends on the model, the
 options and the pair's place in the whole list, and not on the batch: greedy and sampled answers of
 a model in fp32 are the same at any batch size. Prompts that a model continues lose their last
 newlines first, since in training text that newline is often one token with the indentation after
-it; a chat endpoint is asked for a whole function in a fenced block.
+it; a chat endpoint is asked for a whole function in a fenced block, and a completions endpoint
+(base models) goes on from the prompt as a local model does.
 
     model = open_model("runs/demo/final"); model.draw([(problem, 0)], [0])
 """
@@ -18,7 +19,7 @@ from hornbook.errors import ConfigError, InputError, need
 from hornbook.evaluate.problems import Problem
 from hornbook.manifest import StrPath, input_hash, read_json
 
-Backend = Literal["auto", "hornbook", "transformers", "endpoint"]
+Backend = Literal["auto", "hornbook", "transformers", "endpoint", "completions"]
 Pair = tuple[Problem, int]
 Draw = Callable[[Sequence[Pair], Sequence[int]], Sequence[str]]
 """Pairs of a problem and a sample's number, with their places in the whole list -> texts."""
@@ -65,7 +66,8 @@ def open_model(
     Args:
         name: A folder, a Hub name, or the endpoint's name of a model.
         backend: `auto` takes `endpoint` if `endpoint` is given, `hornbook` for a folder with a Phi
-            checkpoint and `tokenizer.json`, else `transformers`.
+            checkpoint and `tokenizer.json`, else `transformers`. `endpoint` asks for chat
+            completions, `completions` has the prompt itself continued (`/v1/completions`).
         max_new_tokens: Most tokens of a completion.
         temperature: 0 for greedy.
         top_p: The share of probability drawn from.
@@ -90,17 +92,17 @@ def open_model(
         "batch_size": batch_size,
     }
     options = {key: value for key, value in settings.items() if key != "backend"}
-    if backend == "endpoint":
+    if backend in ("endpoint", "completions"):
         if endpoint is None:
-            raise ConfigError("the backend `endpoint` needs an endpoint and a ledger")
+            raise ConfigError(f"the backend `{backend}` needs an endpoint and a ledger")
         del settings["batch_size"], options["batch_size"]
-        prompt = {"prompt": CHAT}
+        chat = backend == "endpoint"
         address = endpoint.get("base_url")
         return Model(
-            draw=_Endpoint(str(name), endpoint, options),
+            draw=_Endpoint(str(name), endpoint, options, None if chat else tuple(stop)),
             model_id=f"{name} at {address or 'the default endpoint'}",
-            settings={**settings, **prompt},
-            fenced=True,
+            settings={**settings, "prompt": CHAT if chat else CONTINUED},
+            fenced=chat,
             group=4 * int(endpoint.get("concurrency", 16)),
         )
     folder = Path(name)
@@ -230,11 +232,13 @@ class _Transformers(_Local):
 
 @dataclass
 class _Endpoint:
-    """A chat model behind an OpenAI-compatible endpoint: every call is in the ledger."""
+    """A model behind an OpenAI-compatible endpoint: every call is in the ledger."""
 
     name: str
     endpoint: Mapping[str, Any]
     options: Mapping[str, Any]
+    stop: tuple[str, ...] | None
+    """None: chat. Else the prompt is continued up to one of these."""
 
     def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
         from hornbook.errors import HornbookError
@@ -248,17 +252,21 @@ class _Endpoint:
         }
         if self.options["top_p"] < 1:
             params["top_p"] = self.options["top_p"]
+        if self.stop:
+            # Endpoints take four; the others cut when the text is here.
+            params["stop"] = list(self.stop[:4])
+
+        def asked(problem: Problem) -> dict[str, Any]:
+            text = clean(problem.prompt)
+            if self.stop is not None:
+                return {"prompt": _bare(text)[0]}
+            text = (CHAT if problem.preamble else ASIS).format(prompt=text)
+            return {"messages": [{"role": "user", "content": text}]}
+
         requests = [
             Request(
                 slot=f"{problem.task_id}/{number}",
-                messages=[
-                    {
-                        "role": "user",
-                        "content": (CHAT if problem.preamble else ASIS).format(
-                            prompt=clean(problem.prompt)
-                        ),
-                    }
-                ],
+                **asked(problem),
                 # A seed for each, so that several samples of a problem differ where it counts.
                 params={**params, "seed": self.options["seed"] + number},
                 prompt_id="evaluate-1",
@@ -276,4 +284,7 @@ class _Endpoint:
                         f"{response.request.slot}: no answer ({response.error}); run again to go on"
                     )
                 texts.append(response.text if response.verdict in ("ok", "truncated") else "")
-        return texts
+        if self.stop is None:
+            return texts
+        ends = [_bare(problem.prompt)[1] for problem, _ in pairs]
+        return [text.removeprefix(end) for text, end in zip(texts, ends, strict=True)]

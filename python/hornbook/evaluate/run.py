@@ -54,8 +54,8 @@ from hornbook.progress import advance
 Complete = Callable[[list[str]], Sequence[str]]
 SAMPLES, RESULTS, SUMMARY = "samples.jsonl", "results.jsonl", "summary.json"
 PROBLEMS = "problems.jsonl"
-BLOCK = 512
-"""Programs between two writes of verdicts."""
+BLOCK = 2048
+"""Programs between two writes of verdicts: what a kill can cost, and how often workers start."""
 _DRAWN, _GRADED = "drawn.partial.jsonl", "graded.partial.jsonl"
 
 

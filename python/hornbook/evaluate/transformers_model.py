@@ -1,6 +1,7 @@
 """Completions by a causal language model of transformers', the same at any batch size in fp32.
 
 Prompts are padded on the left; a row's draws come from its own generator, by its place in the list.
+Tokens are chosen, and the close ones decided alone, as by `hornbook.model.sample`.
 A completion is the text that decoding prompt and answer together adds to the prompt's, since some
 tokenizers drop a space at the start of what they decode.
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from hornbook.errors import InputError
+from hornbook.model.sample import choose, draw_key
 
 
 def complete(
@@ -61,8 +63,10 @@ def complete(
     texts = [""] * len(prompts)
     for batch in batches:
         if batch:
-            chooser = _Chooser([places[i] for i, _ in batch], seed, temperature, top_p)
-            most = min(max_new_tokens, limit - max(len(ids) for _, ids in batch))
+            widest = max(len(ids) for _, ids in batch)
+            pad = [widest - len(ids) for _, ids in batch]
+            chooser = _Chooser(model, pad, [places[i] for i, _ in batch], seed, temperature, top_p)
+            most = min(max_new_tokens, limit - widest)
             found = _batch(model, tokenizer, [ids for _, ids in batch], chooser, most, stop)
             for (index, _), text in zip(batch, found, strict=True):
                 texts[index] = text
@@ -70,26 +74,30 @@ def complete(
 
 
 class _Chooser:
-    """A logits processor that draws each row's token and leaves no other."""
+    """A logits processor that chooses each row's token and leaves no other."""
 
-    def __init__(self, places: Sequence[int], seed: int, temperature: float, top_p: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pad: Sequence[int],
+        places: Sequence[int],
+        seed: int,
+        temperature: float,
+        top_p: float,
+    ) -> None:
         keys = [[seed % 2**64, place] for place in places]
         self._draws = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+        self._model, self._pad = model, pad
         self._temperature, self._top_p = temperature, top_p
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        if self._temperature == 0:
-            return scores
-        p, order = torch.softmax(scores.double() / self._temperature, -1).sort(
-            dim=-1, descending=True, stable=True
-        )
-        total = p.cumsum(-1)
-        p = p * (total - p < self._top_p)
-        total = p.cumsum(-1)
-        points = torch.tensor([draw.random() for draw in self._draws], device=scores.device)
-        place = torch.searchsorted(total, points.double()[:, None] * total[:, -1:], right=True)
-        chosen = order.gather(1, place.clamp_max(scores.shape[-1] - 1))
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        keys = [draw_key(draws) for draws in self._draws]
+        tokens, close = choose(scores, keys, self._temperature, self._top_p)
+        for row in close.nonzero()[:, 0].tolist():
+            alone = self._model(input_ids[row : row + 1, self._pad[row] :]).logits[:, -1].float()
+            key = keys[row : row + 1]
+            tokens[row] = choose(alone, key, self._temperature, self._top_p)[0][0]
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
 def _batch(

@@ -272,10 +272,7 @@ class BatchSender:
 
 
 def _asked(request: Request) -> dict[str, Any]:
-    return {
-        "messages": [dict(message) for message in request.messages],
-        "params": dict(request.params),
-    }
+    return {**request.asked, "params": dict(request.params)}
 
 
 def _lines(content: bytes) -> Iterable[tuple[str, int, bytes]]:

@@ -69,7 +69,7 @@ class CutOffError(Exception):
 
 
 class MalformedError(Exception):
-    """A reply with status 200 that is no chat completion."""
+    """A reply with status 200 that is no completion."""
 
 
 class Transport(Protocol):
@@ -102,10 +102,11 @@ class HttpTransport:
     async def send(self, request: Request) -> Reply:
         """See `Transport`."""
         openai = self._openai
-        messages: Any = [dict(message) for message in request.messages]
+        chat = request.prompt is None
+        where: Any = self.client.chat.completions if chat else self.client.completions
         try:
-            raw = await self.client.chat.completions.with_raw_response.create(
-                model=self._model, messages=messages, extra_body=dict(request.params)
+            raw = await where.with_raw_response.create(
+                model=self._model, **request.asked, extra_body=dict(request.params)
             )
             return Reply(raw.http_response.content, _lower(raw.http_response.headers))
         except openai.APIStatusError as error:
@@ -138,7 +139,7 @@ class FastTransport:
         self._model = model
         # Never sends anything, so it holds nothing to close.
         client = openai.AsyncOpenAI(api_key=secret, base_url=address, max_retries=0)
-        self._url = f"{str(client.base_url).rstrip('/')}/chat/completions"
+        self._url = str(client.base_url).rstrip("/")
         self._headers = {
             name: value
             for name, value in {**client.default_headers, **client.auth_headers}.items()
@@ -156,9 +157,10 @@ class FastTransport:
             self._session = aiohttp.ClientSession(
                 connector=connector, headers=self._headers, timeout=self._timeout, trust_env=True
             )
-        asked = {"model": self._model, "messages": list(map(dict, request.messages))}
+        url = f"{self._url}/{request.path}"
+        asked = {"model": self._model, **request.asked, **request.params}
         try:
-            async with self._session.post(self._url, json={**asked, **request.params}) as reply:
+            async with self._session.post(url, json=asked) as reply:
                 body, headers = await reply.read(), _lower(reply.headers)
         except aiohttp.ClientConnectorError as error:
             raise CutOffError(f"{type(error).__name__}: {error}", billed=False) from None
@@ -337,10 +339,7 @@ class Caller:
                     slot=request.slot,
                     attempt=request.attempt,
                     prompt_id=request.prompt_id,
-                    request={
-                        "messages": [dict(message) for message in request.messages],
-                        "params": dict(request.params),
-                    },
+                    request={**request.asked, "params": dict(request.params)},
                     reserved_usd=usd,
                     reserved_tokens=tokens,
                 )
@@ -430,7 +429,7 @@ class Caller:
             await self._written(intent)
             reply = await self._transport.send(request)
             ended["headers"] = reply.headers
-            answer = self._read(reply.body, usd, tokens)
+            answer = self._read(request, reply.body, usd, tokens)
             ended.update(ok=True, output=answer.completion_tokens)
         except RefusedError as error:
             reason = self._clean(str(error))
@@ -514,8 +513,9 @@ class Caller:
         """Text from outside: valid UTF-8, and never the key."""
         return clean(text, self._secret)
 
-    def _read(self, body: bytes, usd: float | None, tokens: int) -> Answer:
-        return read_answer(body, self._secret, self._model, self._purse, usd, tokens)
+    def _read(self, request: Request, body: bytes, usd: float | None, tokens: int) -> Answer:
+        chat = request.prompt is None
+        return read_answer(body, self._secret, self._model, self._purse, usd, tokens, chat=chat)
 
 
 def clean(text: str, secret: str) -> str:
@@ -525,17 +525,25 @@ def clean(text: str, secret: str) -> str:
 
 
 def read_answer(
-    body: bytes, secret: str, model: str, purse: Purse, usd: float | None, tokens: int
+    body: bytes,
+    secret: str,
+    model: str,
+    purse: Purse,
+    usd: float | None,
+    tokens: int,
+    *,
+    chat: bool = True,
 ) -> Answer:
     """Reads a reply strictly; an unknown usage is charged as the whole reserve.
 
     Raises:
-        MalformedError: If it is no chat completion.
+        MalformedError: If it is no chat completion, or no text completion without `chat`.
     """
     try:
         reply = json.loads(body)
         choice = reply["choices"][0]
-        text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
+        text = choice["message"].get("content") if chat else choice["text"]
+        text, finish = text or "", choice.get("finish_reason")
         if not isinstance(text, str):
             raise TypeError("content is not a string")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:

@@ -34,6 +34,8 @@ Verdict = Literal["ok", "truncated", "filtered", "empty", "refused", "failed"]
 Prices = Mapping[str, tuple[float, float]]
 TeacherName = Literal["openai", "openai-batch", "replay"]
 
+_CONTINUES = ("openai", "replay")
+"""Teachers that take a `prompt`."""
 WINDOW = 4
 """Requests taken ahead of the answer that is next, in multiples of `concurrency`."""
 
@@ -54,12 +56,15 @@ class BudgetReachedError(BudgetError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question. Equal `messages`, `params`, `slot` and `attempt` mean the same call."""
+    """One question. Equal `messages` (or `prompt`), `params`, `slot` and `attempt` mean the same
+    call."""
 
     slot: str
     """Who asks, such as `seed/index`: tells equal prompts apart."""
-    messages: Messages
+    messages: Messages = ()
     """Chat messages: mappings with `role` and `content`."""
+    prompt: str | None = None
+    """Instead of messages: a text that the model goes on from (`/completions`, base models)."""
     params: Mapping[str, Any]
     """Sent as they are: `temperature`, and `max_tokens` or `max_completion_tokens`."""
     attempt: int = 0
@@ -75,14 +80,29 @@ class Request:
                 f"request {self.slot}: `params` needs `max_tokens` (or `max_completion_tokens`) of "
                 "at least 1, so that its greatest cost is known"
             )
-        for name in ("stream", "n", "model", "messages"):
+        for name in ("stream", "n", "model", "messages", "prompt"):
             if name in self.params:
                 raise ConfigError(f"request {self.slot}: `params` cannot hold `{name}`")
+        if bool(self.messages) == (self.prompt is not None):
+            raise ConfigError(f"request {self.slot}: needs either `messages` or a `prompt`")
         try:
+            (self.prompt or "").encode()
             for message in self.messages:
                 message["content"].encode()
         except UnicodeEncodeError as error:
             raise ConfigError(f"request {self.slot}: a message is not valid UTF-8") from error
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is sent besides `model` and `params`."""
+        if self.prompt is not None:
+            return {"prompt": self.prompt}
+        return {"messages": [dict(message) for message in self.messages]}
+
+    @property
+    def path(self) -> str:
+        """Where it is sent, from the endpoint's address on."""
+        return "chat/completions" if self.prompt is None else "completions"
 
     @property
     def most_tokens(self) -> Any:
@@ -92,13 +112,14 @@ class Request:
     @cached_property
     def most_prompt_tokens(self) -> int:
         """A bound on the prompt: a byte-level tokenizer makes at most one token of a byte."""
-        texts = (value for message in self.messages for value in message.values())
+        texts = [value for message in self.messages for value in message.values()]
+        texts += [] if self.prompt is None else [self.prompt]
         return 16 + sum(4 + len(text.encode()) for text in texts)
 
     def key(self, model: str) -> str:
         """The identity of this call to `model`."""
-        messages = [dict(message) for message in self.messages]
-        return hash_json([model, dict(self.params), messages, self.slot, self.attempt])
+        asked = self.asked if self.prompt is not None else self.asked["messages"]
+        return hash_json([model, dict(self.params), asked, self.slot, self.attempt])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +322,11 @@ class Session:
                     response = judge(request, key, model, stored, stored=True)
                     pending.append((request, key, response))
                     continue
+                if request.prompt is not None and self.options.teacher not in _CONTINUES:
+                    raise ConfigError(
+                        f"request {request.slot}: a `prompt` to go on from can be sent to an "
+                        "endpoint alone, one call each (teacher `openai`)"
+                    )
                 if key not in live:
                     live[key] = self._open().submit(request, key)
                 pending.append((request, key, live[key]))

@@ -1,9 +1,11 @@
 """Completions: batched, with a key-value cache, greedy or by temperature and top-p.
 
-A prompt's greedy completion does not depend on what else is in the batch (short prompts are padded
-on the left and the padding is masked), and a sampled one depends only on the seed and the prompt's
-place in the list. Prompts of like length go together; finished rows leave the batch. Text can be
-had as it is made.
+In fp32 a prompt's completion does not depend on what else is in the batch, greedy or sampled: a
+sampled one follows from the seed and the prompt's place in the list. Short prompts are padded on
+the left and the padding is masked; a token is drawn by adding noise to its score, so that rounding,
+which does depend on the batch, decides only where the two best are as good as equal; and those few
+(one in some thousand) are decided again by the prompt alone. Prompts of like length go together;
+finished rows leave the batch. Text can be had as it is made.
 
     hornbook sample --model runs/demo/finetune/final --prompt 'def add(a, b):'
 """
@@ -18,6 +20,10 @@ from torch import Tensor
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.model.phi import Cache, Phi
+
+CLOSE = 1e-5
+"""Scores that differ by less than this part of the largest logit are as good as equal: several
+times what the order of additions in fp32 moves them by."""
 
 
 class Codec(Protocol):
@@ -195,8 +201,13 @@ def _run(
     positions = (columns[None] - pad[:, None]).clamp_min(0)
     logits = model(ids, mask=mask, positions=positions, cache=cache, last=True)
     while True:
-        chosen = _choose(logits, rows, temperature, top_p)
-        for row, token in zip(rows, chosen, strict=True):
+        keys = [draw_key(row.draws) for row in rows]
+        tokens, close = choose(logits, keys, temperature, top_p)
+        for place in close.nonzero()[:, 0].tolist():
+            alone = torch.tensor([rows[place].prompt + rows[place].made], device=device)
+            scores = model(alone, last=True)
+            tokens[place] = choose(scores, keys[place : place + 1], temperature, top_p)[0][0]
+        for row, token in zip(rows, tokens.tolist(), strict=True):
             row.made.append(token)
         stay = [place for place, row in enumerate(rows) if not finished(row)]
         if not stay:
@@ -216,18 +227,70 @@ def _run(
         logits = model(ids, mask=mask, positions=positions, cache=cache, last=True)
 
 
-def _choose(logits: Tensor, rows: list[_Row], temperature: float, top_p: float) -> list[int]:
-    """The next token of each row."""
+def draw_key(draws: np.random.Generator | None) -> int:
+    """What decides a row's draw at one step; 0 for greedy rows."""
+    return 0 if draws is None else int(draws.integers(1 << 63))
+
+
+def choose(
+    logits: Tensor, keys: Sequence[int], temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row, and whether rounding may have decided it.
+
+    Args:
+        logits: (rows, vocabulary).
+        keys: `draw_key` of each row.
+        temperature: 0 for greedy. Else a token is drawn as the greatest of score and Gumbel noise.
+        top_p: The share of probability drawn from.
+
+    Returns:
+        Tokens (rows,), int64; (rows,), bool: never true below fp32, where nothing is promised.
+    """
+    margin = CLOSE * logits.abs().amax(-1)
     if temperature == 0.0:
-        return [int(token) for token in logits.argmax(-1).tolist()]
-    p = torch.softmax(logits.double() / temperature, -1)
-    p, order = p.sort(dim=-1, descending=True, stable=True)
-    total = p.cumsum(-1)
+        return logits.argmax(-1), _close(logits, margin, logits.dtype)
+    scaled = logits.double() / temperature
+    scores = scaled + _gumbel(keys, logits.shape[-1], logits.device)
+    close = _close(scores, margin / temperature, logits.dtype)
     if top_p < 1.0:
-        # Every token before which the sum has not reached top_p, so at least the likeliest.
-        p = p * (total - p < top_p)
-        total = p.cumsum(-1)
-    draws = [row.draws.random() for row in rows if row.draws is not None]
-    point = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * total[:, -1:]
-    place = torch.searchsorted(total, point, right=True).clamp_max(logits.shape[-1] - 1)
-    return [int(token) for token in order.gather(1, place)[:, 0].tolist()]
+        p, order = torch.softmax(scaled, -1).sort(dim=-1, descending=True, stable=True)
+        # A token belongs if the likelier ones have not reached top_p; the likeliest always does.
+        before = p.cumsum(-1) - p
+
+        def among(share: float) -> Tensor:
+            inside = torch.zeros_like(scores, dtype=torch.bool)
+            inside.scatter_(1, order, (before < share) | (before == 0.0))
+            return scores.masked_fill(~inside, -torch.inf)
+
+        wide, narrow = among(top_p + CLOSE), among(top_p - CLOSE)
+        close = _close(wide, margin / temperature, logits.dtype)
+        if logits.dtype == torch.float32:
+            close |= wide.argmax(-1) != narrow.argmax(-1)
+        scores = among(top_p)
+    return scores.argmax(-1), close
+
+
+def _close(scores: Tensor, margin: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether the two best are closer than `margin`, for logits of fp32."""
+    best = scores.topk(2).values
+    return (best[:, 0] - best[:, 1] < margin) & (dtype == torch.float32)
+
+
+def _gumbel(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Gumbel noise (rows, count), the same for the same key: SplitMix64 started from it."""
+
+    def shifted(z: Tensor, bits: int) -> Tensor:
+        return z >> bits & (1 << 64 - bits) - 1  # torch's own shift keeps the sign
+
+    z = torch.tensor(keys, device=device)[:, None]
+    z = z + torch.arange(1, count + 1, device=device) * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    z = z ^ shifted(z, 31)
+    # 52 bits and a half: never 0 and never 1.
+    uniform = (shifted(z, 12).double() + 0.5) * 2.0**-52
+    return -torch.log(-torch.log(uniform))
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64)
