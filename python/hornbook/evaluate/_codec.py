@@ -26,6 +26,8 @@ ITEMS = 200_000
 NONCE = 8
 _SMALL = 1 << 62
 _HEAD = struct.Struct(">I")
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_READ = 1 << 16
 _TYPES = (
     *(bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range),
     *(object, type, type(None)),
@@ -197,7 +199,7 @@ def dump(nonce: bytes, node: Any) -> bytes:
     Raises:
         UnfitError: If it would be too long.
     """
-    body = nonce + json.dumps(node, separators=(",", ":")).encode("ascii")
+    body = nonce + _ENCODE(node).encode("ascii")
     if len(body) > FRAME_BYTES:
         raise UnfitError(f"{len(body):,} bytes of data")
     return _HEAD.pack(len(body)) + body
@@ -221,32 +223,35 @@ def read_frame(fd: int) -> tuple[bytes, bytes] | None:
     Raises:
         ProtocolError: If its length cannot be.
     """
-    head = _read(fd, _HEAD.size)
-    if head is None:
+    # Mostly all of it comes at once. Nothing may follow: who asks waits for the answer.
+    data = os.read(fd, _READ)
+    while 0 < len(data) < _HEAD.size:
+        more = os.read(fd, _READ)
+        data = data + more if more else b""
+    if not data:
         return None
-    [size] = _HEAD.unpack(head)
+    [size] = _HEAD.unpack_from(data)
     if not NONCE <= size <= FRAME_BYTES:
         raise ProtocolError(f"a frame of {size:,} bytes")
-    body = _read(fd, size)
-    return None if body is None else (body[:NONCE], body[NONCE:])
-
-
-def _read(fd: int, size: int) -> bytes | None:
-    chunks = []
-    while size:
-        chunk = os.read(fd, min(size, 1 << 20))
-        if not chunk:
+    chunks, missing = [data], _HEAD.size + size - len(data)
+    while missing > 0:
+        chunks.append(os.read(fd, min(missing, 1 << 20)))
+        if not chunks[-1]:
             return None
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
+        missing -= len(chunks[-1])
+    if missing < 0:
+        raise ProtocolError("followed by what nobody asked for")
+    if len(chunks) > 1:
+        data = b"".join(chunks)
+    start = _HEAD.size + NONCE
+    return data[_HEAD.size : start], data[start:]
 
 
 def write_all(fd: int, data: bytes) -> None:
     """Writes all of it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
 
 
 # Exceptions cross as the names of their classes, the most special first, with their arguments if

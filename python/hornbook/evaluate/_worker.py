@@ -531,10 +531,12 @@ def main() -> None:
     importlib.import_module("random").seed(0)  # one program's luck is everyone's
     _rehearse()
     gc.collect()
+    fillers = _fill_holes()
     gc.freeze()
     gc.disable()
     link.send(layers.describe())
     lasting: _Lasting | None = None
+    assert fillers  # kept for as long as programs are run
     while (request := link.receive()) is not None:
         trusted, fds = request
         if trusted and lasting is None:
@@ -579,6 +581,29 @@ def _rehearse() -> None:
         _split.run_in(module, _EXAMPLE)
         for request in requests:
             _codec.load(_split.reply(module, nonce, _codec.dump(nonce, request)[12:], None)[12:])
+
+
+# How CPython's allocator of small objects lays them out (`obmalloc.c`, 3.10 and later): pools of
+# one size class each, aligned, with a header. Wrong numbers would cost some memory, nothing else.
+_POOL, _POOL_HEADER, _CLASS, _LARGEST = 1 << 14, 48, 16, 512
+
+
+def _fill_holes() -> list[object]:
+    """Objects for every gap that is left among those of their size.
+
+    What a program's process makes then stands in pages of its own, side by side, instead of in the
+    gaps of many pages, each of which a write would have to copy.
+    """
+    fillers: list[object] = []
+    makers: list[Callable[[], object]] = [object, lambda: 10**10 + len(fillers)]
+    empty = sys.getsizeof(b"")
+    makers += [partial(bytes, n - empty) for n in range(3 * _CLASS, _LARGEST + 1, _CLASS)]
+    for make in makers:
+        for _ in range(_POOL // _CLASS * 4):
+            fillers.append(make())
+            if id(fillers[-1]) % _POOL == _POOL_HEADER:
+                break  # the first of a pool that was empty
+    return fillers
 
 
 def _become_first(link: _Socket) -> None:
