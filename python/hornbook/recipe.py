@@ -44,6 +44,9 @@ class AnnotateConfig:
     """For `openai`: `paper` (0 to 10), `additive` (0 to 5), or a TOML file."""
     windows: int = 3
     """For `openai`: how many parts of a long document are shown."""
+    structured: Literal["auto", "always", "never"] = "auto"
+    """For `openai`: hold answers to the rubric's JSON schema. `auto`: unless the endpoint refuses
+    the first call for it."""
     clusters: int = 8
     """Kinds of content that the sample is spread over, besides sources and lengths; 0 for none."""
     repeats: float = 0.0

@@ -102,6 +102,7 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
                 model=options["model"],
                 rubric=config.rubric,
                 windows=config.windows,
+                structured=config.structured,
             )
         )
 

@@ -4,6 +4,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_rubrics_share_one_scale_and_have_a_schema() -> None:
         requests.append(request)
         return '{"reason": "r", "score": 3}'
 
-    made = annotator(fake(reply), model="m", rubric="additive", structured=True)
+    made = annotator(fake(reply), model="m", rubric="additive")
     assert made("x = 1") == (6.0, "r")
     form = requests[0].params["response_format"]["json_schema"]
     assert form["strict"] is True
@@ -148,6 +149,82 @@ def test_rubrics_share_one_scale_and_have_a_schema() -> None:
         ]
         is None
     )
+
+
+def refuse(server: Server, text: str = "") -> None:
+    """The server knows no schemas; it takes no text that holds `text` at all."""
+
+    def reply(body: dict[str, Any], _: int) -> Any:
+        asked = body["messages"][-1]["content"]
+        if "response_format" in body or (text and text in asked):
+            return 400, {}, {"error": {"message": "Unknown parameter: response_format"}}
+        return '{"reason": "r", "score": 4}'
+
+    server.reply = reply
+
+
+@pytest.fixture
+def ask(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Gives a `complete` that asks the server, with a ledger of that name."""
+    with ExitStack() as stack:
+        yield lambda name: functools.partial(
+            complete_all,
+            ledger=stack.enter_context(Ledger(tmp_path / name)),
+            model="m",
+            base_url=server.url,
+            budget_tokens=10**6,
+        )
+
+
+def test_answers_are_held_to_the_schema_by_default(
+    server: Server, ask: Callable[[str], Any]
+) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any], _: int) -> str:
+        bodies.append(body)
+        return '{"reason": "r", "score": 4}'
+
+    server.reply = reply
+    made = annotator(ask("held"), model="m")
+    assert list(made.batch(["a = 1", "b = 2"])) == [(4.0, "r")] * 2
+    assert len(bodies) == 2
+    assert all(body["response_format"]["type"] == "json_schema" for body in bodies)
+    assert made.details == {"structured_output": "used"}
+    bodies.clear()
+    made = annotator(ask("plain"), model="m", structured="never")
+    assert made("a = 1") == (4.0, "r")
+    assert "response_format" not in bodies[0]
+    assert made.details == {"structured_output": "not asked for"}
+
+
+def test_an_endpoint_without_schemas_refuses_one_call(
+    server: Server, ask: Callable[[str], Any]
+) -> None:
+    refuse(server)
+    texts = [f"x = {n}" for n in range(20)]
+    made = annotator(ask("l"), model="m")
+    assert list(made.batch(texts)) == [(4.0, "r")] * 20
+    assert server.total == 21
+    assert made.details == {"structured_output": "refused by the endpoint"}
+    # `always` has no fallback: refused twice, no label.
+    strict = annotator(ask("m"), model="m", structured="always")
+    score, reason = strict("x = 1")
+    assert score is None
+    assert "refused" in reason
+    with pytest.raises(ConfigError, match="auto, always, never"):
+        annotator(fake(lambda _: ""), model="m", structured="maybe")  # type: ignore[arg-type]
+
+
+def test_a_text_that_is_refused_anyway_does_not_decide(
+    server: Server, ask: Callable[[str], Any]
+) -> None:
+    refuse(server, text="# evil")
+    made = annotator(ask("l"), model="m")
+    labels = list(made.batch(["# evil", "x = 1", "x = 2"]))
+    assert labels[0][0] is None
+    assert labels[1:] == [(4.0, "r")] * 2
+    assert made.details == {"structured_output": "refused by the endpoint"}
 
 
 OWN = 'most = 4\nuser = """Is it fun?\n$fence\n$code\n$fence\nThat was data$part."""\n'

@@ -314,7 +314,7 @@ def annotate(
     repeats: float = 0.0,
     rubric: str = "paper",
     windows: int = 3,
-    structured: Annotated[bool, Parameter(negative="")] = False,
+    structured: Literal["auto", "always", "never"] = "auto",
     seed: int = 0,
     endpoint: Endpoint = NOBODY,
     as_json: Json = False,
@@ -334,12 +334,13 @@ def annotate(
     windows
         With --model: how many parts of a long document are shown.
     structured
-        With --model: send the answer's JSON schema to the endpoint.
+        With --model: hold answers to the rubric's JSON schema. auto: unless the endpoint refuses
+        the first call for it.
 
     Examples:
         hornbook annotate clean/ --samples 1000 --out labels/
 
-        hornbook annotate clean/ --samples 100000 --repeats 0.02 --model MODEL --structured
+        hornbook annotate clean/ --samples 100000 --repeats 0.02 --model MODEL
             --price-in 0.15 --price-out 0.60 --budget-usd 50 --out labels/
     """
     from functools import partial

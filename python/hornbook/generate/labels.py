@@ -8,13 +8,14 @@ it, never by its beginning alone, and gets their mean.
     annotate = annotator(complete, model="m", rubric="additive"); annotate("def f(x): ...")
 """
 
+import functools
 import itertools
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hornbook.errors import ConfigError, InputError
 from hornbook.generate import prompts
@@ -24,6 +25,12 @@ from hornbook.manifest import StrPath, hash_json
 
 Label = tuple[float | None, str]
 """A score from 0 to 10, and the reason; the score is None where no label could be had."""
+
+Structured = Literal["auto", "always", "never"]
+"""Whether the endpoint is told to hold answers to the rubric's JSON schema."""
+
+MOST_TRIES = 8
+"""Texts that are refused with the schema and without, before calls go on without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +130,7 @@ class Annotator:
         rubric: Rubric,
         longest: int,
         windows: int,
+        structured: Structured,
         params: Mapping[str, Any],
     ) -> None:
         self._complete = complete
@@ -130,9 +138,19 @@ class Annotator:
         self._longest = longest
         self._windows = windows
         self._params = dict(params)
+        self._structured = structured
+        self._schema = structured != "never"
+        self._known = structured != "auto"  # whether the endpoint takes the schema
         self.prompt_id = rubric.prompt.id
-        asked = hash_json([self.prompt_id, rubric.most, longest, windows, self._params])
+        asked = hash_json([self.prompt_id, rubric.most, longest, windows, structured, self._params])
         self.annotator_id = f"llm/{model}/{asked[:12]}"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """For the stage's manifest: whether answers were held to the rubric's JSON schema."""
+        if self._structured == "never":
+            return {"structured_output": "not asked for"}
+        return {"structured_output": "used" if self._schema else "refused by the endpoint"}
 
     def windows(self, text: str) -> list[tuple[str, str]]:
         """What is shown of a text, and how that is called: all of it, or evenly spread windows."""
@@ -164,10 +182,11 @@ class Annotator:
         return self._request(shown, part, attempt, repeat)
 
     def _request(self, shown: str, part: str, attempt: int, repeat: int) -> Request:
+        schema = {"response_format": self._rubric.schema} if self._schema else {}
         return Request(
             slot="annotation" if repeat == 0 else f"annotation/repeat-{repeat}",
             messages=self._rubric.prompt.fill(code=shown, fence=prompts.fence(shown), part=part),
-            params=self._params,
+            params={**self._params, **schema},
             attempt=attempt,
             prompt_id=self.prompt_id,
         )
@@ -191,12 +210,31 @@ class Annotator:
         def requests(indices: Iterable[int], attempt: int) -> Iterator[Request]:
             return (self._request(*windows[index], attempt, repeat) for index in indices)
 
-        responses = self._complete(requests(range(len(windows)), 0))
-        labels = [label(response, self._rubric.most) for response in responses]
+        done: list[Response] = []
+        while not self._known and len(done) < len(windows):
+            done.append(self._try(functools.partial(requests, [len(done)], 0), len(done)))
+        done.extend(self._complete(requests(range(len(done), len(windows)), 0)))
+        labels = [label(response, self._rubric.most) for response in done]
         again = [index for index, (score, _) in enumerate(labels) if score is None]
         for index, response in zip(again, self._complete(requests(again, 1)), strict=True):
             labels[index] = label(response, self._rubric.most)
         return labels
+
+    def _try(self, request: Callable[[], Iterable[Request]], number: int) -> Response:
+        """One call that tells whether the endpoint takes the schema; its final response.
+
+        It decides for all later calls: after a kill the same ones are made again, and an endpoint
+        without schemas refuses one call, not each. A text that is refused without the schema too
+        tells nothing; after some such the schema is given up.
+        """
+        (response,) = self._complete(request())
+        self._known = response.verdict != "refused"
+        if not self._known:
+            self._schema = False
+            (response,) = self._complete(request())
+            self._known = response.verdict != "refused" or number + 1 >= MOST_TRIES
+            self._schema = not self._known
+        return response
 
     def __call__(self, text: str) -> Label:
         """Scores one text. For many, `batch` asks them at once."""
@@ -221,7 +259,7 @@ def annotator(
     rubric: StrPath = "paper",
     longest: int = 12_000,
     windows: int = 3,
-    structured: bool = False,
+    structured: Structured = "auto",
     params: Mapping[str, Any] | None = None,
 ) -> Annotator:
     """A teacher as annotator for the quality filter (paper section 2.1).
@@ -232,22 +270,29 @@ def annotator(
         rubric: `paper`, `additive`, or a TOML file (see `load_rubric`).
         longest: Characters that are shown at once.
         windows: How many windows of a longer text are shown, one call each.
-        structured: Send the answer's JSON schema, for endpoints that hold the model to it. Answers
-            are read just as strictly without.
+        structured: Whether the answer's JSON schema is sent (`response_format`), to which the
+            endpoint then holds the model. `auto`: the first call has it, and if the endpoint
+            refuses that call (a status such as 400 or 422) but not the same one without, all
+            others are made without. `always`: what is refused has no label. `never`. Answers are
+            read just as strictly without.
         params: Sampling parameters (default: temperature 0, 300 tokens).
 
     Raises:
-        ConfigError: If `longest` or `windows` is below 1, or the rubric is unknown.
+        ConfigError: If `longest` or `windows` is below 1, or the rubric or `structured` is unknown.
         InputError: If the rubric's file is no rubric.
     """
     if longest < 1 or windows < 1:
         raise ConfigError(f"longest = {longest}, windows = {windows}: must be at least 1")
-    asked = load_rubric(rubric)
-    sampling = dict(params or {"temperature": 0.0, "max_tokens": 300})
-    if structured:
-        sampling["response_format"] = asked.schema
+    if structured not in get_args(Structured):
+        raise ConfigError(f"structured = {structured!r}: use {', '.join(get_args(Structured))}")
     return Annotator(
-        complete, model=model, rubric=asked, longest=longest, windows=windows, params=sampling
+        complete,
+        model=model,
+        rubric=load_rubric(rubric),
+        longest=longest,
+        windows=windows,
+        structured=structured,
+        params=params or {"temperature": 0.0, "max_tokens": 300},
     )
 
 

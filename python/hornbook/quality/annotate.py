@@ -62,7 +62,8 @@ def annotate(
         annotator: `"rubric"`, the offline stand-in for the LLM, or a function of the text. A
             function is known by its `annotator_id` if it has one, else by name and source text;
             what it closes over is not seen, so give it an `annotator_id` when that matters. If it
-            has `batch(texts)`, that is used. A score of None leaves the document out.
+            has `batch(texts)`, that is used; `details`, if there, goes into the manifest. A score
+            of None leaves the document out.
         clusters: Kinds of content that the sample is spread over; 0 or 1 for none.
         repeats: Share of the sample that is scored a second time, to see how far labels can be
             trusted. The first score is what is written; a `batch` is told `repeat=1`.
@@ -112,6 +113,7 @@ def annotate(
             details={
                 "annotator": name,
                 "strata": documents.strata,
+                **getattr(judge, "details", {}),
                 **_summary(rows),
                 "label_noise": _noise(rows, judge, repeats, seed),
             },

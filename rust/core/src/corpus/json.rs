@@ -146,7 +146,7 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
                 escaped |= pair & (pair << 1);
                 carry |= u64::from(first == 63);
             }
-            let quotes = found.double_quote & !escaped;
+            let quotes = found.double & !escaped;
             if quotes != 0 {
                 self.at += quotes.trailing_zeros() as usize + 1;
                 return Some(());
@@ -166,7 +166,7 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
         loop {
             let (block, length) = self.block(&mut copy);
             let found = (self.masks)(block);
-            let stop = (found.double_quote | found.backslash).trailing_zeros() as usize;
+            let stop = (found.double | found.backslash).trailing_zeros() as usize;
             let before = 1u64.checked_shl(stop as u32).unwrap_or(0).wrapping_sub(1);
             // Control characters must be escaped in JSON.
             if found.control & before != 0 {

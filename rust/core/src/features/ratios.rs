@@ -1,9 +1,10 @@
 //! Ratios that a text's tokens and lines give. Broken code has ratios too.
 
-use super::scan::{Counts, Kind};
+use super::keywords::{KINDS, Kind};
+use super::syntax::{Counts, PLACES};
 
 /// What the columns after the hashed ones hold, in order.
-pub const RATIO_NAMES: [&str; 32] = [
+pub const RATIO_NAMES: [&str; 33] = [
     "docstring_share",        // bytes of docstrings over all bytes
     "comment_share",          // bytes of comments over all bytes
     "string_share",           // bytes of other strings over all bytes
@@ -18,20 +19,21 @@ pub const RATIO_NAMES: [&str; 32] = [
     "branches_per_statement", // if and elif, in expressions too
     "assignments_per_statement",
     "top_level_share", // statements that are not indented and neither define, import nor decorate
-    "self_attribute_share", // attributes that are set or called first thing in a statement
+    "named_first_share", // statements that begin with a name: what is called or assigned to
     "decorators_per_function",
-    "call_share", // this and the next six: of all tokens of code
+    "call_share", // this and the next seven: of all tokens of code
     "attribute_share",
     "literal_share",
-    "operator_share",
+    "operator_share", // marks that are no brackets, dots, commas or colons; and, or, not, in, is
     "subscript_share",
     "keyword_share",
     "comma_share",
-    "mean_name_length",
-    "distinct_token_share",
+    "bracket_share",
+    "mean_word_length",
+    "distinct_word_share",
     "deepest_indent",  // as log(1 + blanks)
     "mean_indent",     // blanks before a statement
-    "deepest_bracket", // as log(1 + levels)
+    "deepest_bracket", // brackets open at the end of a line, as log(1 + levels)
     "broken_share",    // brackets and strings that do not fit, over all lines
     "mean_line_length",
     "blank_line_share",
@@ -45,63 +47,58 @@ pub const DOCSTRING_SHARE: usize = 0;
 pub(super) fn fill(c: &Counts, bytes: usize, row: &mut [f32]) {
     let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
     let of = |part: u32, whole: u32| f64::from(part) / f64::from(whole.max(1));
+    let places = PLACES as f64;
+    let keywords = |kind: Kind| c.keywords[kind as usize];
+    let sum = |from: &[u32; KINDS], kinds: &[Kind]| -> u32 {
+        kinds.iter().map(|&kind| from[kind as usize]).sum()
+    };
     let lines = c.lines;
-    let statements = c.statements();
-    let code: u32 = c.pairs.iter().sum();
-    let functions = c.of(Kind::Def);
-    let classes = c.of(Kind::Class);
-    let imports = c.pair(Kind::Line, Kind::Import) + c.pair(Kind::Line, Kind::From);
-    let calls = c.pair(Kind::Name, Kind::Round) + c.pair(Kind::Close, Kind::Round);
-    let subscripts = c.pair(Kind::Name, Kind::Square) + c.pair(Kind::Close, Kind::Square);
-    // `a = b`, `a += b` and `f(x=1)`; `==` has its second sign behind the first.
-    let assignments = [Kind::Name, Kind::Close, Kind::Operator]
-        .iter()
-        .map(|&before| c.pair(before, Kind::Equals))
-        .sum::<u32>()
-        .saturating_sub(c.pair(Kind::Equals, Kind::Equals));
+    let statements: u32 = c.openers.iter().sum();
+    let code = c.words + c.marks + c.strings;
+    let functions = keywords(Kind::Def);
+    let classes = keywords(Kind::Class);
+    let imports = sum(&c.openers, &[Kind::Import, Kind::From]);
     let top: u32 = c.top.iter().sum();
-    let top_definitions: u32 =
-        [Kind::Def, Kind::Class, Kind::Async, Kind::Import, Kind::From, Kind::At]
-            .iter()
-            .map(|&kind| c.top[kind as usize])
-            .sum();
-    let literals = c.of(Kind::Number) + c.of(Kind::Str) + c.of(Kind::Constant);
-    let distinct: u32 = c.seen.iter().map(|word| word.count_ones()).sum();
-    // How many were put into 4,096 places for so many to be taken.
-    let empty = f64::from((4096 - distinct).max(1)) / 4096.0;
-    let distinct = if code == 0 { 0.0 } else { -4096.0 * empty.ln() };
+    let definitions = [Kind::Def, Kind::Class, Kind::Async, Kind::Import, Kind::From, Kind::At];
+    let top_functions = sum(&c.top, &[Kind::Def, Kind::Async]);
+    let literals = c.numbers + c.strings + keywords(Kind::Constant);
+    let operators = c.marks - c.brackets - c.dots - c.commas - c.colons;
+    // How many were put into so many places for so many to be taken.
+    let empty = (places - f64::from(c.distinct)).max(1.0) / places;
+    let distinct = -places * empty.ln();
     let values: [f64; RATIO_NAMES.len()] = [
         share(c.docstring_bytes, bytes),
         share(c.comment_bytes, bytes),
         share(c.string_bytes - c.docstring_bytes, bytes),
         of(imports, statements),
-        of(c.pair(Kind::From, Kind::Dot), imports),
+        of(c.relative, imports),
         of(functions, lines),
         of(classes, lines),
-        of(functions.saturating_sub(c.top[Kind::Def as usize]), functions),
+        of(functions.saturating_sub(top_functions), functions),
         of(c.documented, functions + classes),
-        of(c.of(Kind::Return), functions),
-        of(c.of(Kind::Loop), statements),
-        of(c.of(Kind::Branch), statements),
-        of(assignments, statements),
-        of(top - top_definitions, statements),
-        of(c.pair(Kind::Line, Kind::Name), statements),
-        of(c.pair(Kind::Line, Kind::At), functions),
-        of(calls, code),
-        of(c.of(Kind::Dot), code),
+        of(keywords(Kind::Return), functions),
+        of(keywords(Kind::Loop), statements),
+        of(keywords(Kind::Branch), statements),
+        of(c.assignments, statements),
+        of(top - sum(&c.top, &definitions), statements),
+        of(sum(&c.openers, &[Kind::Name]), statements),
+        of(sum(&c.openers, &[Kind::At]), functions),
+        of(c.calls, code),
+        of(c.dots, code),
         of(literals, code),
-        of(c.of(Kind::Operator) + c.of(Kind::Logic), code),
-        of(subscripts, code),
-        of(c.of(Kind::Keyword), code),
-        of(c.of(Kind::Comma), code),
-        c.name_bytes as f64 / f64::from(c.of(Kind::Name).max(1)),
-        distinct / f64::from(code.max(1)),
+        of(operators + keywords(Kind::Logic), code),
+        of(c.subscripts, code),
+        of(keywords(Kind::Keyword), code),
+        of(c.commas, code),
+        of(c.brackets, code),
+        of(c.word_bytes, c.words),
+        distinct / f64::from(c.words.max(1)),
         (c.deepest_indent as f64).ln_1p(),
         c.indent_bytes as f64 / f64::from(statements.max(1)),
         f64::from(c.deepest_bracket).ln_1p(),
         of(c.broken, lines),
         share(bytes, lines as usize),
-        of(c.blank_lines, lines),
+        of(lines - c.full_lines, lines),
         (bytes as f64).ln_1p(),
     ];
     row.copy_from_slice(&values.map(|value| value as f32));
@@ -143,7 +140,10 @@ mod tests {
         assert!(near(ratio(CLASS, "broken_share"), 0.0));
         assert!(near(ratio("x = )\n", "broken_share"), 1.0));
         assert!(near(ratio("x = 'abc\ny = 1\n", "broken_share"), 0.5));
-        assert!(near(ratio("x == y\nz = 1\nw += 2\n", "assignments_per_statement"), 2.0 / 3.0));
+        assert!(near(
+            ratio("x == y <= z\nz = 1\nw += 2\n", "assignments_per_statement"),
+            2.0 / 3.0
+        ));
         assert!(near(ratio("# one\nx = 1  # two\n", "comment_share"), 10.0 / 19.0));
     }
 
@@ -160,6 +160,6 @@ mod tests {
     #[test]
     fn empty_and_deep_texts_are_fine() {
         assert!(near(ratio("", "log_bytes"), 0.0));
-        assert!(ratio(&"(".repeat(50_000), "deepest_bracket") > 10.0);
+        assert!(ratio(&"(\n".repeat(50_000), "deepest_bracket") > 10.0);
     }
 }

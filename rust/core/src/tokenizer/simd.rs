@@ -94,10 +94,32 @@ pub struct Masks {
     pub high: u64,
     /// Control characters and the space: 0 to 32, and 127.
     pub blank: u64,
-    /// The quotation mark of JSON strings.
-    pub double_quote: u64,
+    /// The end of a line.
+    pub newline: u64,
+    /// The quotation mark.
+    pub double: u64,
+    /// The number sign.
+    pub hash: u64,
     /// The backslash.
     pub backslash: u64,
+    /// Opening round brackets.
+    pub round: u64,
+    /// Opening square brackets.
+    pub square: u64,
+    /// Opening curly brackets.
+    pub curly: u64,
+    /// Closing brackets of all kinds.
+    pub close: u64,
+    /// The full stop.
+    pub dot: u64,
+    /// The comma.
+    pub comma: u64,
+    /// The colon.
+    pub colon: u64,
+    /// The equals sign.
+    pub equals: u64,
+    /// What makes a comparison of an equals sign behind it: `<`, `=`, `>` and `!`.
+    pub compare: u64,
     /// Control characters that JSON strings must not have: 0 to 31.
     pub control: u64,
 }
@@ -121,6 +143,50 @@ pub fn run(level: Level, kernel: &mut impl Kernel) {
         Level::Avx512 => unsafe { x86::run_avx512(kernel) },
         #[cfg(target_arch = "aarch64")]
         Level::Neon => kernel.run(|block| neon::masks(block)),
+    }
+}
+
+/// As [`Kernel`], with a function that also lists set bits.
+pub trait ListingKernel {
+    /// Runs with a function that classifies a block and one that lists the places of set bits: the
+    /// number it is given and a bit's place, in order. What it leaves behind them means nothing.
+    fn run(
+        &mut self,
+        masks: impl Fn(&[u8; BLOCK]) -> Masks,
+        list: impl Fn(u64, u16, &mut [u16; BLOCK]),
+    );
+}
+
+/// Runs a kernel compiled for a level of this processor.
+pub fn run_listing(level: Level, kernel: &mut impl ListingKernel) {
+    match level {
+        Level::Scalar => kernel.run(scalar, list),
+        #[cfg(target_arch = "x86_64")]
+        Level::Sse2 => kernel.run(x86::sse2, list),
+        // SAFETY: these levels are only made by `available`, which asked for their features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_listing_avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if is_x86_feature_detected!("avx512vbmi2") => {
+            // SAFETY: as above, and the processor was asked just now.
+            unsafe { x86::run_listing_vbmi2(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512 => unsafe { x86::run_listing_avx512(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run(|block| neon::masks(block), list),
+    }
+}
+
+/// The places of set bits by their definition.
+#[inline]
+fn list(mut bits: u64, base: u16, out: &mut [u16; BLOCK]) {
+    let mut at = 0;
+    while bits != 0 {
+        out[at % BLOCK] = base + bits.trailing_zeros() as u16;
+        bits &= bits - 1;
+        at += 1;
     }
 }
 
@@ -199,8 +265,20 @@ pub fn scalar(block: &[u8; BLOCK]) -> Masks {
         masks.underscore |= bit(UNDERSCORE);
         masks.high |= bit(HIGH);
         masks.blank |= u64::from(byte <= b' ' || byte == 127) << i;
-        masks.double_quote |= u64::from(byte == b'"') << i;
-        masks.backslash |= u64::from(byte == b'\\') << i;
+        let is = |test: bool| u64::from(test) << i;
+        masks.newline |= is(byte == b'\n');
+        masks.double |= is(byte == b'"');
+        masks.hash |= is(byte == b'#');
+        masks.backslash |= is(byte == b'\\');
+        masks.round |= is(byte == b'(');
+        masks.square |= is(byte == b'[');
+        masks.curly |= is(byte == b'{');
+        masks.close |= is(matches!(byte, b')' | b']' | b'}'));
+        masks.dot |= is(byte == b'.');
+        masks.comma |= is(byte == b',');
+        masks.colon |= is(byte == b':');
+        masks.equals |= is(byte == b'=');
+        masks.compare |= is(matches!(byte, b'<' | b'=' | b'>' | b'!'));
         masks.control |= u64::from(byte < b' ') << i;
     }
     masks
@@ -211,7 +289,46 @@ mod x86 {
     #[allow(clippy::wildcard_imports)] // some thirty intrinsics
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, Kernel, Masks};
+    use super::{BLOCK, Kernel, ListingKernel, Masks, list};
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn run_listing_avx2(kernel: &mut impl ListingKernel) {
+        kernel.run(|block| avx2(block), list);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn run_listing_avx512(kernel: &mut impl ListingKernel) {
+        kernel.run(|block| avx512(block), list);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn run_listing_vbmi2(kernel: &mut impl ListingKernel) {
+        kernel.run(|block| avx512(block), |bits, base, out| list_vbmi2(bits, base, out));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+    fn list_vbmi2(bits: u64, base: u16, out: &mut [u16; BLOCK]) {
+        const PLACES: [u8; BLOCK] = {
+            let mut places = [0; BLOCK];
+            let mut at = 0;
+            while at < BLOCK {
+                places[at] = at as u8;
+                at += 1;
+            }
+            places
+        };
+        let base = _mm512_set1_epi16(base as i16);
+        // SAFETY: 64 bytes stand in `PLACES`, 128 in `out`, and neither needs alignment.
+        unsafe {
+            let all = _mm512_loadu_si512(PLACES.as_ptr().cast());
+            let set = _mm512_maskz_compress_epi8(bits, all);
+            let low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(set));
+            let high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(set));
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_add_epi16(low, base));
+            _mm512_storeu_si512(out.as_mut_ptr().add(32).cast(), _mm512_add_epi16(high, base));
+        }
+    }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     pub fn run_avx2(kernel: &mut impl Kernel) {
@@ -243,8 +360,19 @@ mod x86 {
             underscore: is(b'_'),
             high: _mm512_movepi8_mask(bytes),
             blank: within(bytes, 0, 33) | is(127),
-            double_quote: is(b'"'),
+            newline: is(b'\n'),
+            double: is(b'"'),
+            hash: is(b'#'),
             backslash: is(b'\\'),
+            round: is(b'('),
+            square: is(b'['),
+            curly: is(b'{'),
+            close: is(b')') | is(b']') | is(b'}'),
+            dot: is(b'.'),
+            comma: is(b','),
+            colon: is(b':'),
+            equals: is(b'='),
+            compare: within(bytes, b'<', 3) | is(b'!'),
             control: within(bytes, 0, 32),
         }
     }
@@ -282,8 +410,19 @@ mod x86 {
             underscore: is(b'_'),
             high: join(low, high),
             blank: within(low, high, 0, 33) | is(127),
-            double_quote: is(b'"'),
+            newline: is(b'\n'),
+            double: is(b'"'),
+            hash: is(b'#'),
             backslash: is(b'\\'),
+            round: is(b'('),
+            square: is(b'['),
+            curly: is(b'{'),
+            close: is(b')') | is(b']') | is(b'}'),
+            dot: is(b'.'),
+            comma: is(b','),
+            colon: is(b':'),
+            equals: is(b'='),
+            compare: within(low, high, b'<', 3) | is(b'!'),
             control: within(low, high, 0, 32),
         }
     }
@@ -313,8 +452,19 @@ mod x86 {
                 masks.underscore |= is(b'_');
                 masks.high |= bits(bytes);
                 masks.blank |= within(bytes, 0, 33) | is(127);
-                masks.double_quote |= is(b'"');
+                masks.newline |= is(b'\n');
+                masks.double |= is(b'"');
+                masks.hash |= is(b'#');
                 masks.backslash |= is(b'\\');
+                masks.round |= is(b'(');
+                masks.square |= is(b'[');
+                masks.curly |= is(b'{');
+                masks.close |= is(b')') | is(b']') | is(b'}');
+                masks.dot |= is(b'.');
+                masks.comma |= is(b',');
+                masks.colon |= is(b':');
+                masks.equals |= is(b'=');
+                masks.compare |= within(bytes, b'<', 3) | is(b'!');
                 masks.control |= within(bytes, 0, 32);
             }
         }
@@ -360,8 +510,19 @@ mod neon {
                 underscore: is(b'_'),
                 high: bits(&|bytes| vcgeq_u8(bytes, vdupq_n_u8(0x80))),
                 blank: within(0, 0, 33) | is(127),
-                double_quote: is(b'"'),
+                newline: is(b'\n'),
+                double: is(b'"'),
+                hash: is(b'#'),
                 backslash: is(b'\\'),
+                round: is(b'('),
+                square: is(b'['),
+                curly: is(b'{'),
+                close: is(b')') | is(b']') | is(b'}'),
+                dot: is(b'.'),
+                comma: is(b','),
+                colon: is(b':'),
+                equals: is(b'='),
+                compare: within(0, b'<', 3) | is(b'!'),
                 control: within(0, 0, 32),
             }
         }
@@ -372,7 +533,31 @@ mod neon {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BLOCK, Kernel, Level, Masks, run, scalar};
+    use super::{BLOCK, Kernel, Level, ListingKernel, Masks, run, run_listing, scalar};
+
+    struct List(u64, Vec<u16>);
+
+    impl ListingKernel for List {
+        fn run(
+            &mut self,
+            _: impl Fn(&[u8; BLOCK]) -> Masks,
+            list: impl Fn(u64, u16, &mut [u16; BLOCK]),
+        ) {
+            let mut out = [0; BLOCK];
+            list(self.0, 640, &mut out);
+            self.1 = out[..self.0.count_ones() as usize].to_vec();
+        }
+    }
+
+    fn check_list(bits: u64) {
+        let expected: Vec<u16> =
+            (0..64).filter(|at| bits >> at & 1 == 1).map(|at| 640 + at).collect();
+        for level in Level::available() {
+            let mut kernel = List(bits, Vec::new());
+            run_listing(level, &mut kernel);
+            assert_eq!(kernel.1, expected, "{}", level.name());
+        }
+    }
 
     struct Classify(Box<[u8; BLOCK]>, Masks);
 
@@ -401,6 +586,13 @@ mod tests {
         #[test]
         fn levels_agree(bytes in prop::collection::vec(any::<u8>(), BLOCK)) {
             check(bytes.try_into().expect("64 bytes"));
+        }
+
+        #[test]
+        fn levels_list_the_same_bits(bits in any::<u64>()) {
+            check_list(bits);
+            check_list(bits | bits << 7);
+            check_list(if bits % 2 == 0 { 0 } else { u64::MAX });
         }
     }
 }
