@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +377,41 @@ def test_one_huge_document(tmp_path: Path) -> None:
     del text
     report = hb.dedup(source, tmp_path / "out")
     assert report["counts"]["dropped"] == {"exact": 0, "near": 1}
+
+
+PEAK = """
+import pathlib, sys
+from hornbook.dedup import dedup
+report = dedup(sys.argv[1], sys.argv[2], memory_mb=16, threads=2)
+status = pathlib.Path("/proc/self/status").read_text()
+print(report["counts"]["dropped"]["near"], status.split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_a_gigabyte_goes_through_eighty_megabytes(tmp_path):
+    """The whole process, Python and the tables of 250,000 documents included."""
+    rng = random.Random(5)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randrange(3, 11))) for _ in range(20_000)]
+    sentences = [" ".join(rng.choices(words, k=13)) + r".\n" for _ in range(100_000)]
+    documents: list[list[str]] = []
+    copies = size = 0
+    source = tmp_path / "big.jsonl"
+    with source.open("w") as file:
+        while size < 1_000_000_000:
+            if len(documents) % 4 == 3:
+                parts = [*documents[rng.randrange(len(documents) - 1)]]
+                parts[rng.randrange(len(parts))] = rng.choice(sentences)
+                copies += 1
+            else:
+                parts = rng.choices(sentences, k=40)
+            documents.append(parts)
+            size += file.write('{"id": "%d", "text": "%s"}\n' % (len(documents), "".join(parts)))
+    del documents
+    command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    removed, peak_kb = map(int, done.stdout.split())
+    assert copies * 0.98 <= removed <= copies
+    assert peak_kb * 1024 < 80e6
