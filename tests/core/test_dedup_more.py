@@ -408,7 +408,8 @@ def test_a_gigabyte_goes_through_eighty_megabytes(tmp_path):
             else:
                 parts = rng.choices(sentences, k=40)
             documents.append(parts)
-            size += file.write('{"id": "%d", "text": "%s"}\n' % (len(documents), "".join(parts)))
+            text = "".join(parts)
+            size += file.write(f'{{"id": "{len(documents)}", "text": "{text}"}}\n')
     del documents
     command = [sys.executable, "-c", PEAK, str(source), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
