@@ -18,7 +18,7 @@ pub use filter::{Filtered, Out, Rule, Scores, filter_unit};
 pub use forest::{Forest, ForestHeader, SourceTrees};
 pub(crate) use head::head;
 pub use ratios::{DOCSTRING_SHARE, RATIO_NAMES};
-pub use tally::{BINS, Example, Tally, tally};
+pub use tally::{BINS, Example, Tally, excerpts, tally};
 pub(crate) use tokens::is_word_byte;
 pub use tokens::{lexemes, token_slots};
 
