@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PART_BYTES = 128 << 20
+PART_BYTES = 64 << 20
 """Text of a unit of work, unless told otherwise."""
 SCORES = "__scores__"
 
@@ -237,7 +237,7 @@ class _Job:
         forest = forest.with_threshold(rule[0])
         forest.save(folder / "forest.bin")
         report = self._report(training, tally, rule)
-        examples = tally.examples(units)
+        examples = tally.examples(units, self.threads)
         write_text(folder / "report.html", page(report, examples))
         for path in passes:
             path.unlink()
@@ -348,6 +348,9 @@ class _Job:
         with ThreadPoolExecutor(workers) as pool:
             try:
                 waiting = {pool.submit(work, unit) for unit in left}
+                # For the report; a tenth of a second that passes while the core works.
+                import numpy  # noqa: F401
+
                 while waiting:
                     progress.advance(label, done, len(units))
                     finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)

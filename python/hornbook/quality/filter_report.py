@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,21 +107,20 @@ class Tally:
             "correlation_with_docstring_share": rank_correlation(scores, shares),
         }
 
-    def examples(self, units: _core.Units) -> dict[str, list[tuple[str, float, str]]]:
+    def examples(self, units: _core.Units, threads: int) -> dict[str, list[tuple[str, float, str]]]:
         """Id, score and beginning of the highest and lowest documents."""
-        wanted = {place[1:3] for places in self._places.values() for place in places}
+        rows: dict[int, list[int]] = {}
+        for places in self._places.values():
+            for _, unit, row, _ in places:
+                rows.setdefault(unit, []).append(row)
+
+        def read(unit: int) -> dict[tuple[int, int], str]:
+            return {(unit, row): text for row, text in units.excerpts(unit, rows[unit], EXCERPT)}
+
         texts: dict[tuple[int, int], str] = {}
-        for unit in sorted({unit for unit, _ in wanted}):
-            rows = {row for at, row in wanted if at == unit}
-            first = 0
-            for columns in units.read(unit):
-                count = len(columns["text"])
-                for row in rows:
-                    if first <= row < first + count:
-                        texts[unit, row] = columns["text"][row - first][:EXCERPT]
-                first += count
-                if first > max(rows):
-                    break
+        with ThreadPoolExecutor(threads) as pool:
+            for found in pool.map(read, sorted(rows)):
+                texts.update(found)
         return {
             end: [(name, score, texts.get((unit, row), "")) for score, unit, row, name in places]
             for end, places in self._places.items()

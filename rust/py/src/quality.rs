@@ -191,6 +191,18 @@ impl Units {
         Ok(Reader::over(self.unit(unit)?.clone()))
     }
 
+    /// Row and beginning of some documents of a unit.
+    fn excerpts(
+        &self,
+        py: Python<'_>,
+        unit: usize,
+        rows: Vec<u64>,
+        longest: usize,
+    ) -> PyResult<Vec<(u64, String)>> {
+        let corpus = self.unit(unit)?;
+        py.detach(|| features::excerpts(corpus, &rows, longest)).py()
+    }
+
     /// Scores a unit and, with a rule (threshold, threshold of each source), writes what it keeps.
     ///
     /// Scores: a forest, an array, or None for those of the earlier pass. Gives rows, kept, parts.

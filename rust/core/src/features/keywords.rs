@@ -1,5 +1,8 @@
 //! What a token that begins a statement is, and Python's keywords by their hashes.
 
+// What a kernel calls has to be compiled with it, for the instructions it is run for.
+#![allow(clippy::inline_always)]
+
 use std::hint::select_unpredictable;
 use std::sync::LazyLock;
 
@@ -115,14 +118,14 @@ impl Keywords {
     }
 
     /// One in the lane of eight bits of a keyword's kind; zero for other words.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lane(&self, hash: u64) -> u64 {
         let at = Self::place(self.seed, hash);
         select_unpredictable(self.hashes[at] == hash, self.lanes[at], 0)
     }
 
     /// A word's kind: [`Kind::Name`] for one that is no keyword.
-    #[inline]
+    #[inline(always)]
     pub(super) fn kind(&self, hash: u64) -> Kind {
         let at = Self::place(self.seed, hash);
         select_unpredictable(self.hashes[at] == hash, self.kinds[at], Kind::Name)

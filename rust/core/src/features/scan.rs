@@ -5,6 +5,9 @@
 //! that a wrong guess at a branch in one does not wait for what another computes: where tokens and
 //! strings are (from masks), what the tokens' hashes are, what those mean.
 
+// What a kernel calls has to be compiled with it, for the instructions it is run for.
+#![allow(clippy::inline_always)]
+
 use std::sync::LazyLock;
 
 use super::keywords::KEYWORDS;
@@ -35,7 +38,7 @@ impl Places {
     }
 
     /// Appends the places of a block's set bits.
-    #[inline]
+    #[inline(always)]
     pub fn list(&mut self, bits: u64, number: usize, list: &impl Fn(u64, u16, &mut [u16; BLOCK])) {
         let room = self.places[self.count.min(ROOM)..].first_chunk_mut().expect("one more block");
         list(bits, (number * BLOCK) as u16, room);
@@ -43,9 +46,41 @@ impl Places {
     }
 
     /// What was listed; the next call lists anew.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> &[u16] {
         &self.places[..std::mem::take(&mut self.count)]
+    }
+}
+
+/// Counts tokens and pairs of tokens.
+struct Hasher {
+    before: u64,
+    slots: usize,
+    shift: u32,
+}
+
+impl Hasher {
+    #[inline(always)]
+    fn new(slots: usize) -> Self {
+        // Of a power of two slots, `slot` is a shift.
+        let shift = if slots.is_power_of_two() { 64 - slots.trailing_zeros() } else { 64 };
+        Self { before: BEGINNING, slots, shift }
+    }
+
+    /// Takes the next token; gives its hash.
+    #[inline(always)]
+    fn take(&mut self, text: &[u8], start: usize, length: usize, hashed: &mut [u32]) -> u64 {
+        let hash = hash_at(text, start, length);
+        let pair = pair_of(self.before, hash);
+        self.before = hash;
+        if self.shift < 64 {
+            hashed[(hash >> self.shift) as usize] += 1;
+            hashed[(pair >> self.shift) as usize] += 1;
+        } else {
+            hashed[slot(hash, self.slots)] += 1;
+            hashed[slot(pair, self.slots)] += 1;
+        }
+        hash
     }
 }
 
@@ -57,8 +92,6 @@ struct Scan<'a, const RATIOS: bool> {
 }
 
 impl<const RATIOS: bool> ListingKernel for Scan<'_, RATIOS> {
-    // Else it may be compiled without the instructions that it is run for.
-    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn run(
         &mut self,
@@ -68,14 +101,11 @@ impl<const RATIOS: bool> ListingKernel for Scan<'_, RATIOS> {
         let keywords = &*KEYWORDS;
         let bytes = self.bytes;
         let hashed = &mut *self.hashed;
-        let slots = hashed.len();
-        // Of a power of two slots, `slot` is a shift.
-        let shift = if slots.is_power_of_two() { 64 - slots.trailing_zeros() } else { 64 };
         let mut syntax = Syntax::new(bytes);
         let (blocks, tail) = bytes.as_chunks::<BLOCK>();
         let mut padded = [b' '; BLOCK];
         padded[..tail.len()].copy_from_slice(tail);
-        let mut before = BEGINNING;
+        let mut hasher = Hasher::new(hashed.len());
         let (mut starts, mut ends) = (Places::new(), Places::new());
         let mut hashes = [0u64; ROOM];
         // Where the word ends that was taken with the stretch before.
@@ -100,24 +130,13 @@ impl<const RATIOS: bool> ListingKernel for Scan<'_, RATIOS> {
             }
             let base = numbers.start * BLOCK;
             let text = &bytes[base..];
-            let mut take = |start: usize, length: usize| {
-                let hash = hash_at(text, start, length);
-                let pair = pair_of(before, hash);
-                before = hash;
-                if shift < 64 {
-                    hashed[(hash >> shift) as usize] += 1;
-                    hashed[(pair >> shift) as usize] += 1;
-                } else {
-                    hashed[slot(hash, slots)] += 1;
-                    hashed[slot(pair, slots)] += 1;
-                }
+            let (starts, ends) = (starts.take(), ends.take());
+            for (&start, &end) in starts.iter().zip(ends) {
+                let (start, length) = (usize::from(start), usize::from(end - start));
+                let hash = hasher.take(text, start, length, hashed);
                 if RATIOS {
                     hashes[start % ROOM] = hash;
                 }
-            };
-            let (starts, ends) = (starts.take(), ends.take());
-            for (&start, &end) in starts.iter().zip(ends) {
-                take(usize::from(start), usize::from(end - start));
             }
             // The last token ends with the stretch or goes on behind it.
             if let Some(&start) = starts.get(ends.len()) {
@@ -128,7 +147,8 @@ impl<const RATIOS: bool> ListingKernel for Scan<'_, RATIOS> {
                     end += more.unwrap_or(after.len());
                     taken = base + end;
                 }
-                take(usize::from(start), end - usize::from(start));
+                let start = usize::from(start);
+                hashes[start % ROOM] = hasher.take(text, start, end - start, hashed);
             }
             if RATIOS {
                 syntax.words(base, numbers.len(), &hashes, keywords);

@@ -5,6 +5,9 @@
 //! than parsing. Broken code, other languages and prose have counts too. What each count means is said
 //! once more, byte by byte and slowly, in `tests/quality/test_plain_features.py`.
 
+// What a kernel calls has to be compiled with it, for the instructions it is run for.
+#![allow(clippy::inline_always)]
+
 use super::keywords::{KINDS, Keywords, Kind, LANES};
 use super::scan::{Places, ROOM, STRETCH};
 use crate::tokenizer::simd::{BLOCK, Masks};
@@ -105,14 +108,14 @@ pub(super) struct Syntax<'a> {
 }
 
 /// The bits of a block that stand before a place in the text.
-#[inline]
+#[inline(always)]
 pub(super) fn below(end: usize, base: usize) -> u64 {
     let count = end.saturating_sub(base);
     if count >= BLOCK { u64::MAX } else { (1 << count) - 1 }
 }
 
 /// The first stop at or after each set bit, and one if the last bit finds none.
-#[inline]
+#[inline(always)]
 fn next(from: u64, stops: u64) -> (u64, u64) {
     // A carry runs through what is no stop.
     let (sum, over) = (!stops).overflowing_add(from & !stops);
@@ -120,7 +123,7 @@ fn next(from: u64, stops: u64) -> (u64, u64) {
 }
 
 /// For each bit, whether an odd number of bits are set up to it.
-#[inline]
+#[inline(always)]
 fn parity(mut bits: u64) -> u64 {
     for step in [1, 2, 4, 8, 16, 32] {
         bits ^= bits << step;
@@ -129,6 +132,7 @@ fn parity(mut bits: u64) -> u64 {
 }
 
 impl<'a> Syntax<'a> {
+    #[inline(always)]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
@@ -161,7 +165,6 @@ impl<'a> Syntax<'a> {
     }
 
     /// Takes the stretch's next block, which stands at `base` in the text. `begins`: where words do.
-    #[allow(clippy::inline_always)]
     #[inline(always)]
     pub fn block(
         &mut self,
@@ -243,7 +246,7 @@ impl<'a> Syntax<'a> {
     }
 
     /// Which bytes of a block belong to strings and comments, and where strings begin.
-    #[inline]
+    #[inline(always)]
     fn quiet(&mut self, place: usize, base: usize, m: &Masks) -> (u64, u64) {
         let marks = m.quote | m.double;
         if self.mode == Mode::Code && self.escaped | m.backslash | m.hash == 0 {
@@ -262,7 +265,7 @@ impl<'a> Syntax<'a> {
     }
 
     /// As above, one beginning or end after the other.
-    #[inline]
+    #[inline(always)]
     fn quiet_by_steps(&mut self, place: usize, base: usize, m: &Masks) -> (u64, u64) {
         let mut escaped = std::mem::take(&mut self.escaped);
         let mut slashes = m.backslash & !escaped;
@@ -381,6 +384,7 @@ impl<'a> Syntax<'a> {
     }
 
     /// The counts of a text that ends here.
+    #[inline(always)]
     pub fn finish(self) -> Counts {
         let mut c = self.counts;
         c.lines += u32::from(self.line_start < self.bytes.len());
@@ -451,6 +455,7 @@ fn is_relative(rest: &[u8]) -> bool {
 }
 
 /// Whether a text begins with a string's prefix of one letter.
+#[inline(always)]
 fn is_prefix(rest: &[u8]) -> bool {
     // The second byte first: many statements begin with one of the letters, few have a quote there.
     rest.get(1).is_some_and(|byte| matches!(byte, b'"' | b'\''))

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::filter::{GROUPS, number, read_scores, share_column};
 use crate::Result;
-use crate::corpus::ids;
+use crate::corpus::{Corpus, ids, texts};
 
 /// Steps that scores from 0 to 1 are counted in.
 pub const BINS: usize = 10_000;
@@ -140,6 +140,27 @@ pub fn tally(paths: &[PathBuf], examples: usize) -> Result<Tally> {
         .collect();
     for example in found.highest.iter_mut().chain(&mut found.lowest) {
         example.id = id_of(&paths[example.unit], example.row)?;
+    }
+    Ok(found)
+}
+
+/// The beginnings of some documents of a unit, by their rows in it, at most so many characters.
+pub fn excerpts(unit: &Corpus, rows: &[u64], longest: usize) -> Result<Vec<(u64, String)>> {
+    let mut rows = rows.to_vec();
+    rows.sort_unstable();
+    rows.dedup();
+    let (mut found, mut first) = (Vec::with_capacity(rows.len()), 0);
+    for batch in unit.batches() {
+        let batch = batch?;
+        let after = first + batch.num_rows() as u64;
+        for &row in rows[found.len()..].iter().take_while(|&&row| row < after) {
+            let text = texts(&batch).value((row - first) as usize);
+            found.push((row, text.chars().take(longest).collect()));
+        }
+        if found.len() == rows.len() {
+            break;
+        }
+        first = after;
     }
     Ok(found)
 }

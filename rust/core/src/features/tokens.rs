@@ -1,5 +1,8 @@
 //! Tokens of a text, their hashes, and the slots that those fall into.
 
+// What a kernel calls has to be compiled with it, for the instructions it is run for.
+#![allow(clippy::inline_always)]
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Whether a byte belongs to a word: letters, digits, underscore and everything beyond ASCII.
@@ -21,6 +24,7 @@ pub fn lexemes(text: &str) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+#[inline(always)]
 fn mix(low: u64, high: u64, length: usize) -> u64 {
     let a = u128::from(low ^ 0xa076_1d64_78bd_642f);
     let product = a * u128::from(high ^ 0xe703_7ed1_a0b4_28db ^ (length as u64).rotate_left(40));
@@ -51,7 +55,7 @@ const FIRST: [[u64; 2]; 17] = {
 };
 
 /// As [`hash_of`] for a token inside a text, without copying where there is room behind it.
-#[inline]
+#[inline(always)]
 pub(super) fn hash_at(bytes: &[u8], start: usize, length: usize) -> u64 {
     match bytes[start..].first_chunk::<16>() {
         Some(chunk) if length <= 16 => {
@@ -64,13 +68,13 @@ pub(super) fn hash_at(bytes: &[u8], start: usize, length: usize) -> u64 {
 }
 
 /// The hash of a token after another one.
-#[inline]
+#[inline(always)]
 pub(super) fn pair_of(before: u64, hash: u64) -> u64 {
     (before.rotate_left(23) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The slot of a hash: its top half, scaled. No division, no bias worth a name.
-#[inline]
+#[inline(always)]
 pub(super) fn slot(hash: u64, slots: usize) -> usize {
     (((hash >> 32) * slots as u64) >> 32) as usize
 }
