@@ -7,7 +7,7 @@ synced and renamed; `latest` names the newest. A torn or changed one, or one of 
 refused and the one before it used. Any number of processes may go on from it. Nothing in it is
 unpickled before its hash has been compared; `hornbook export hf` makes a model folder of it.
 
-    hornbook export hf runs/demo/train/raw/seed-0/base/checkpoints/step-00002800 --out model/
+    hornbook export hf runs/demo/train/raw/seed-0/base/checkpoints/step-00004000 --out model/
 """
 
 import json
