@@ -340,9 +340,8 @@ def _judge(module: ModuleType, task: bytes, token: bytes, report: int, channel: 
     return kind
 
 
-def _used() -> tuple[float, int]:
-    """CPU seconds, and the most resident memory in KiB, of this process so far."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+def _used(usage: resource.struct_rusage) -> tuple[float, int]:
+    """CPU seconds, and the most resident memory in KiB."""
     kb = usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
     return usage.ru_utime + usage.ru_stime, kb
 
@@ -366,7 +365,7 @@ def _lasting(cpu_s: int, _module: ModuleType, _task: bytes, _token: bytes) -> No
     streams, builtin = (sys.stdout, sys.stderr), sys.modules["builtins"].__dict__
     saved, depth = dict(builtin), sys.getrecursionlimit()
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _FIRST)
-    start, kb = _used()
+    start, kb = _used(resource.getrusage(resource.RUSAGE_SELF))
     most = kb + _GROWTH_KB
     for left in reversed(range(_LASTS)):
         token, fds, _, _ = socket.recv_fds(link, _TOKEN, 4)
@@ -383,7 +382,7 @@ def _lasting(cpu_s: int, _module: ModuleType, _task: bytes, _token: bytes) -> No
             os.close(fd)
         random.seed(0)
         before = start
-        start, kb = _used()
+        start, kb = _used(resource.getrusage(resource.RUSAGE_SELF))
         again = (
             left > 0
             and kind != b"M"
@@ -453,10 +452,11 @@ def _reap(which: int) -> tuple[int, dict[str, Any]]:
     pid, code, usage = os.wait4(which, 0)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, 9)  # where a layer is missing it may have started others
+    cpu_s, kb = _used(usage)
     return pid, {
         "code": os.waitstatus_to_exitcode(code),
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "rss_kb": usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024,
+        "cpu_s": cpu_s,
+        "rss_kb": kb,
         "lives": False,
     }
 

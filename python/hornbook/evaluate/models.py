@@ -12,6 +12,7 @@ it; a chat endpoint is asked for a whole function in a fenced block, and a compl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,13 +108,11 @@ def open_model(
         )
     folder = Path(name)
     settings["prompt"] = CONTINUED
-    common = {"name": name, "stop": tuple(stop), "device": device, **options}
-    if backend == "hornbook":
-        if not (folder / "tokenizer.json").is_file():
-            raise InputError(f"{folder}: has no tokenizer.json; name a checkpoint's folder")
-        draw: Draw = _Ours(**common)
-    else:
-        draw = _Transformers(**common)
+    ours = backend == "hornbook"
+    if ours and not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder}: has no tokenizer.json; name a checkpoint's folder")
+    drawing = {"stop": tuple(stop), **options}
+    draw = _Local(_open_ours if ours else _open_transformers, name, device, drawing)
     model_id = input_hash(folder) if folder.exists() else f"hub:{name}"
     return Model(draw=draw, model_id=model_id, settings=settings, group=max(64, 4 * batch_size))
 
@@ -132,102 +131,58 @@ def _bare(prompt: str) -> tuple[str, str]:
     return bare, prompt[len(bare) :]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Local:
-    """What both kinds of local model share."""
+    """A model on this machine, opened when it is first asked."""
 
+    open: Callable[[StrPath, str], Callable[..., Sequence[str]]]
+    """Name and device -> a function of prompts, `places` and what `drawing` holds."""
     name: StrPath
-    stop: tuple[str, ...]
     device: str | None
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    batch_size: int
-    _opened: Any = None
+    drawing: Mapping[str, Any]
+    _complete: Callable[..., Sequence[str]] | None = None
 
     def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
         need("torch", "train")
         import torch
 
-        if self._opened is None:
+        if self._complete is None:
             device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self._opened = self._open(device)
+            self._complete = self.open(self.name, device)
         split = [_bare(problem.prompt) for problem, _ in pairs]
-        texts = self._complete([bare for bare, _ in split], list(places))
+        prompts = [bare for bare, _ in split]
+        texts = self._complete(prompts, places=list(places), **self.drawing)
         return [text.removeprefix(end) for text, (_, end) in zip(texts, split, strict=True)]
 
-    def _open(self, device: str) -> Any:
-        raise NotImplementedError
 
-    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
-        raise NotImplementedError
-
-
-class _Ours(_Local):
+def _open_ours(name: StrPath, device: str) -> Callable[..., Sequence[str]]:
     """A checkpoint of this package: batched, with a key-value cache."""
+    from hornbook.model import Phi
+    from hornbook.model.sample import generate
+    from hornbook.tokenizer import Tokenizer
 
-    def _open(self, device: str) -> Any:
-        from hornbook.model import Phi
-        from hornbook.tokenizer import Tokenizer
-
-        folder = Path(self.name)
-        options: dict[str, Any] = {} if device == "cpu" else {"device": device}
-        model = Phi.from_pretrained(folder, **options)
-        return model, Tokenizer.from_file(folder / "tokenizer.json")
-
-    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
-        from hornbook.model.sample import generate
-
-        model, tokenizer = self._opened
-        texts: Sequence[str] = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            places=places,
-        )
-        return texts
+    folder = Path(name)
+    options: dict[str, Any] = {} if device == "cpu" else {"device": device}
+    model = Phi.from_pretrained(folder, **options)
+    return partial(generate, model, Tokenizer.from_file(folder / "tokenizer.json"))
 
 
-class _Transformers(_Local):
+def _open_transformers(name: StrPath, device: str) -> Callable[..., Sequence[str]]:
     """Any causal language model that transformers opens."""
+    need("transformers", "eval")
+    import torch
+    import transformers
 
-    def _open(self, device: str) -> Any:
-        need("transformers", "eval")
-        import torch
-        import transformers
+    from hornbook.evaluate.transformers_model import complete
 
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.name))
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                str(self.name), dtype=torch.float32, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.name}: no model for transformers ({error})") from error
-        return model.to(device).eval(), tokenizer
-
-    def _complete(self, prompts: list[str], places: list[int]) -> Sequence[str]:
-        from hornbook.evaluate.transformers_model import complete
-
-        model, tokenizer = self._opened
-        return complete(
-            model,
-            tokenizer,
-            prompts,
-            places,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop,
-            seed=self.seed,
-            batch_size=self.batch_size,
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            str(name), dtype=torch.float32, use_safetensors=True
         )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no model for transformers ({error})") from error
+    return partial(complete, model.to(device).eval(), tokenizer)
 
 
 @dataclass
