@@ -232,7 +232,7 @@ def test_frames_from_a_pipe():
         os.write(writer, data)
         os.close(writer)
         try:
-            return _codec.read_frame(reader)
+            return _codec.Frames(reader).next()
         finally:
             os.close(reader)
 
@@ -243,3 +243,22 @@ def test_frames_from_a_pipe():
     for length in (0, 7, _codec.FRAME_BYTES + 1, 0xFFFFFFFF):
         with pytest.raises(_codec.ProtocolError, match="frame"):
             frame(length.to_bytes(4, "big") + bytes(100))
+
+
+def test_frames_that_come_together_are_read_one_by_one():
+    reader, writer = os.pipe()
+    frames = _codec.Frames(reader)
+    sent = [(bytes([i]) * 8, b"[" + b"1" * i * 4000 + b"]") for i in range(5)]
+    data = b"".join(_codec.frame(*one) for one in sent)
+    try:
+        os.write(writer, data[:-1])
+        assert [frames.next() for _ in sent[:-1]] == sent[:-1]
+        assert frames.more
+        os.write(writer, data[-1:])
+        assert frames.next() == sent[-1]
+        assert not frames.more
+        os.write(writer, data[:7])
+        os.close(writer)
+        assert frames.next() is None  # torn
+    finally:
+        os.close(reader)

@@ -193,16 +193,30 @@ def _scalar(tag: str, text: str) -> Any:
     return bytes.fromhex(text) if tag == "b" else bytearray.fromhex(text)
 
 
-def dump(nonce: bytes, node: Any) -> bytes:
+def encode(node: Any) -> bytes:
+    """Packed data as JSON."""
+    return _ENCODE(node).encode("ascii")
+
+
+def frame(nonce: bytes, body: bytes) -> bytes:
     """A frame.
 
     Raises:
         UnfitError: If it would be too long.
     """
-    body = nonce + _ENCODE(node).encode("ascii")
-    if len(body) > FRAME_BYTES:
-        raise UnfitError(f"{len(body):,} bytes of data")
-    return _HEAD.pack(len(body)) + body
+    size = len(nonce) + len(body)
+    if size > FRAME_BYTES:
+        raise UnfitError(f"{size:,} bytes of data")
+    return _HEAD.pack(size) + nonce + body
+
+
+def dump(nonce: bytes, node: Any) -> bytes:
+    """Packed data as a frame.
+
+    Raises:
+        UnfitError: If it would be too long.
+    """
+    return frame(nonce, encode(node))
 
 
 def load(body: bytes) -> Any:
@@ -217,34 +231,45 @@ def load(body: bytes) -> Any:
         raise ProtocolError(f"not JSON: {error}") from None
 
 
-def read_frame(fd: int) -> tuple[bytes, bytes] | None:
-    """The nonce and body of the next frame; None at the end.
+class Frames:
+    """Reads frames, of which several may come at once."""
 
-    Raises:
-        ProtocolError: If its length cannot be.
-    """
-    # Mostly all of it comes at once. Nothing may follow: who asks waits for the answer.
-    data = os.read(fd, _READ)
-    while 0 < len(data) < _HEAD.size:
-        more = os.read(fd, _READ)
-        data = data + more if more else b""
-    if not data:
-        return None
-    [size] = _HEAD.unpack_from(data)
-    if not NONCE <= size <= FRAME_BYTES:
-        raise ProtocolError(f"a frame of {size:,} bytes")
-    chunks, missing = [data], _HEAD.size + size - len(data)
-    while missing > 0:
-        chunks.append(os.read(fd, min(missing, 1 << 20)))
-        if not chunks[-1]:
-            return None
-        missing -= len(chunks[-1])
-    if missing < 0:
-        raise ProtocolError("followed by what nobody asked for")
-    if len(chunks) > 1:
-        data = b"".join(chunks)
-    start = _HEAD.size + NONCE
-    return data[_HEAD.size : start], data[start:]
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._data = b""
+
+    @property
+    def more(self) -> bool:
+        """Whether something came after the last frame."""
+        return bool(self._data)
+
+    def next(self) -> tuple[bytes, bytes] | None:
+        """The nonce and body of the next frame; None at the end.
+
+        Raises:
+            ProtocolError: If its length cannot be.
+        """
+        data = self._data
+        while len(data) < _HEAD.size:
+            more = os.read(self._fd, _READ)
+            if not more:
+                return None
+            data = data + more if data else more
+        [size] = _HEAD.unpack_from(data)
+        if not NONCE <= size <= FRAME_BYTES:
+            raise ProtocolError(f"a frame of {size:,} bytes")
+        end = _HEAD.size + size
+        if len(data) < end:
+            chunks, missing = [data], end - len(data)
+            while missing > 0:
+                chunks.append(os.read(self._fd, min(missing, 1 << 20)))
+                if not chunks[-1]:
+                    return None
+                missing -= len(chunks[-1])
+            data = b"".join(chunks)
+        start = _HEAD.size + NONCE
+        self._data = data[end:]
+        return data[_HEAD.size : start], data[start:end]
 
 
 def write_all(fd: int, data: bytes) -> None:

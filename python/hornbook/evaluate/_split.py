@@ -5,12 +5,17 @@
 over and bring the result back as plain data (see `_codec`), with what the call changed in its
 arguments. Each request carries 8 random bytes that its answer must repeat, so nothing can be
 answered before it is asked. Only the tests' process can report a verdict.
+
+Calls that the tests are certain to make, in this order and with these arguments (see `_foresee`),
+are asked for all at once, so that neither process waits for the other at each.
 """
 
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -24,6 +29,12 @@ def run_in(module: ModuleType, text: str) -> None:
     exec(compile(text, "<program>", "exec", dont_inherit=True), module.__dict__)
 
 
+@lru_cache(maxsize=512)
+def _compiled(text: str, name: str) -> CodeType:
+    """Code of a problem, whose answers mostly come one after another. It cannot be changed."""
+    return compile(text, name, "exec", dont_inherit=True)
+
+
 def serve(module: ModuleType, source: str, channel: int) -> None:
     """Runs a candidate, then answers until nobody asks any more."""
     failure: list[Any] | None = None
@@ -31,8 +42,13 @@ def serve(module: ModuleType, source: str, channel: int) -> None:
         run_in(module, source)
     except BaseException as error:
         failure = _codec.pack_exception(error)
-    while (frame := _codec.read_frame(channel)) is not None:
-        _codec.write_all(channel, reply(module, *frame, failure))
+    frames = _codec.Frames(channel)
+    try:
+        while (frame := frames.next()) is not None:
+            # One by one: it may be the next that never returns.
+            _codec.write_all(channel, reply(module, *frame, failure))
+    except OSError:
+        pass  # the tests need no more answers
 
 
 def reply(module: ModuleType, nonce: bytes, body: bytes, failure: list[Any] | None) -> bytes:
@@ -102,6 +118,8 @@ class Remote:
         self.reason = ""
         self.plain = True
         self._channel = channel
+        self._frames = _codec.Frames(channel)
+        self._foreseen: deque[tuple[bytes, bytes]] = deque()
         self.entry_point = entry_point
 
     def stop(self, fault: bytes, reason: str) -> Gone:
@@ -119,14 +137,22 @@ class Remote:
         """
         if self.fault is not None:
             raise Gone(self.reason)
-        nonce = os.urandom(_codec.NONCE)
         try:
-            _codec.write_all(self._channel, _codec.dump(nonce, request))
-            frame = _codec.read_frame(self._channel)
+            body = _codec.encode(request)
+            if self._foreseen:
+                nonce, foreseen = self._foreseen.popleft()
+                if body != foreseen:
+                    raise self.stop(b"F", "the tests do not ask what they were foreseen to ask")
+            else:
+                nonce = os.urandom(_codec.NONCE)
+                _codec.write_all(self._channel, _codec.frame(nonce, body))
+            frame = self._frames.next()
             if frame is None:
                 raise self.stop(b"G", "the candidate ended")
             if frame[0] != nonce:
                 raise _codec.ProtocolError("an answer to another question")
+            if self._frames.more and not self._foreseen:
+                raise _codec.ProtocolError("followed by what nobody asked for")
             return self._understand(_codec.load(frame[1]))
         except _codec.UnfitError as error:
             raise self.stop(b"F", f"the tests pass {error}") from None
@@ -134,6 +160,29 @@ class Remote:
             raise self.stop(b"X", f"the candidate's answer is {error}") from None
         except OSError:
             raise self.stop(b"G", "the candidate ended") from None
+
+    def foresee(self, calls: Sequence[str]) -> None:
+        """Asks for calls whose answers `call` will then only have to read.
+
+        Args:
+            calls: Requests as JSON. Together they fit into a socket that nobody reads.
+        """
+        bodies = [call.encode("ascii") for call in calls]
+        nonces = os.urandom(_codec.NONCE * len(bodies))
+        size = _codec.NONCE
+        self._foreseen += [
+            (nonces[i * size : (i + 1) * size], body) for i, body in enumerate(bodies)
+        ]
+        asked = b"".join(_codec.frame(nonce, body) for nonce, body in self._foreseen)
+        try:
+            _codec.write_all(self._channel, asked)
+        except OSError:
+            raise self.stop(b"G", "the candidate ended") from None
+
+    def finish(self) -> None:
+        """Makes sure that the tests have had every answer they were foreseen to need."""
+        if self._foreseen:
+            raise self.stop(b"F", "the tests do not ask what they were foreseen to ask")
 
     def _understand(self, answer: Any) -> tuple[Any, list[Any]]:
         match answer:
@@ -225,26 +274,30 @@ def _names(code: CodeType) -> set[str]:
     return found
 
 
-def judge(module: ModuleType, preamble: str, tests: str, remote: Remote) -> None:
+def judge(
+    module: ModuleType, preamble: str, tests: str, calls: Sequence[str], remote: Remote
+) -> None:
     """Runs tests on a candidate. They pass if this returns and `remote.fault` is None.
 
     Args:
         module: Where they run.
         preamble: Trusted text that stands before the candidate's: imports, helpers, a signature.
         tests: Their text.
+        calls: Requests that they are certain to begin with.
         remote: The candidate, whose entry point counts even if the preamble has begun it.
 
     Raises:
         BaseException: What the tests raise, or the candidate as it loads.
     """
     known = remote.names()
-    code = compile(tests, "<tests>", "exec", dont_inherit=True)
+    code = _compiled(tests, "<tests>")
     space, asked = module.__dict__, remote.entry_point
     try:
         try:
-            run_in(module, preamble)
+            before = _compiled(preamble, "<preamble>")
         except SyntaxError:  # it ends in a function's signature
-            run_in(module, f"{preamble}\n    pass\n")
+            before = _compiled(f"{preamble}\n    pass\n", "<preamble>")
+        exec(before, space)
     except Exception as error:
         raise remote.stop(b"F", f"the preamble cannot run alone: {error}") from None
     space.pop(asked, None)  # the preamble's is empty
@@ -257,7 +310,10 @@ def judge(module: ModuleType, preamble: str, tests: str, remote: Remote) -> None
             space[name] = remote.get(name)
     if asked in known:  # a builtin's name, perhaps
         space[asked] = _stand_in(remote, asked) if known[asked] else remote.get(asked)
+    if calls and known.get(asked):
+        remote.foresee(calls)
     exec(code, space)
+    remote.finish()
 
 
 def _stand_in(remote: Remote, name: str) -> Callable[..., Any]:

@@ -317,11 +317,11 @@ def _tests(module: ModuleType, task: bytes, token: bytes) -> None:
 
 def _judge(module: ModuleType, task: bytes, token: bytes, report: int, channel: int) -> bytes:
     """Runs the tests and reports the verdict; which one."""
-    entry_point, preamble, tests = json.loads(task)
+    entry_point, preamble, tests, calls = json.loads(task)
     remote = _split.Remote(channel, entry_point)
     failure: BaseException | None = None
     try:
-        _split.judge(module, preamble, tests, remote)
+        _split.judge(module, preamble, tests, calls, remote)
         kind = b"P"
     except AssertionError as error:
         kind, failure = b"W", error

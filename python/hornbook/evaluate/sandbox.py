@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hornbook.errors import ConfigError, SandboxError
+from hornbook.evaluate._foresee import foresee
 
 if TYPE_CHECKING:
     from hornbook import _core
@@ -184,7 +185,8 @@ def _payloads(program: str | Program) -> tuple[bytes, bytes | None, bool]:
     """What the processes of a program read, and whether that of its tests may last."""
     if isinstance(program, str):
         return program.encode("utf-8", "surrogatepass"), None, False
-    tests = [program.entry_point, program.preamble, program.tests]
+    calls = foresee(program.tests, program.entry_point) if program.trusted else ()
+    tests = [program.entry_point, program.preamble, program.tests, calls]
     source = program.source.encode("utf-8", "surrogatepass")
     return source, json.dumps(tests).encode(), program.trusted
 
