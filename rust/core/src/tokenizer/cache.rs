@@ -152,11 +152,11 @@ impl Cache {
 
     /// The ids of a short piece.
     #[inline]
-    pub fn short(&self, bucket: u32, key: u128) -> Option<Packed> {
+    pub fn short(&self, bucket: u32, key: u128) -> Option<&Packed> {
         let Bucket { keys, ids } = &self.short[bucket as usize];
         // Chosen without a branch, which could not be foreseen.
         let place = usize::from(keys[1] == key);
-        (keys[place] == key).then_some(ids[place])
+        (keys[place] == key).then_some(&ids[place])
     }
 
     /// Keeps a short piece.
