@@ -171,6 +171,11 @@ impl Encoder {
                 if done == count {
                     break;
                 }
+                if let Some(packed) = cache.short(buckets[done], keys[done]) {
+                    let room = packed.count() + (count - done) * LANES + LANES;
+                    out.resize(at + room, T::of(0));
+                    continue;
+                }
                 let piece = &text[bounds[done]..bounds[done + 1]];
                 let new = self.other(piece, (buckets[done], keys[done]), cache, ids);
                 done += 1;
@@ -223,7 +228,7 @@ impl Encoder {
     ) {
         ids.clear();
         self.merge(piece, ids);
-        let packed = if piece.len() <= SHORT_BYTES { self.pack(ids) } else { None };
+        let packed = if cache::is_short(key) { self.pack(ids) } else { None };
         if let Some(packed) = packed {
             cache.keep_short(bucket, key, packed);
         } else if let Some((hash, place)) = place {
@@ -259,8 +264,8 @@ fn request(cache: &Cache, text: &[u8], bounds: &[usize], keys: &mut [u128], buck
     }
 }
 
-/// Writes the ids of short pieces from `at` on, as far as the cache knows them; how many pieces those
-/// are, and where their ids end. A function of its own, so that nothing else takes its registers.
+/// Writes the ids of short pieces from `at` on, as far as the cache knows them and there is room for
+/// pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of its own, so that nothing else takes its registers.
 #[inline(never)]
 fn emit<T: Id, const WIDE: bool>(
     cache: &Cache,
@@ -277,7 +282,18 @@ fn emit<T: Id, const WIDE: bool>(
         } else {
             *room = packed.narrow().map(|id| T::of(u32::from(id)));
         }
-        at += packed.count();
+        let count = packed.count();
+        if count >= LANES {
+            let rest = (keys.len() - i) * LANES;
+            let (used, free) = out[at..].split_at_mut_checked(count).unwrap_or_default();
+            if used.is_empty() || free.len() < rest {
+                return (i, at);
+            }
+            let [first, second, ..] = packed.narrow().map(|id| T::of(u32::from(id)));
+            used.fill(second);
+            used[0] = first;
+        }
+        at += count;
     }
     (keys.len(), at)
 }
