@@ -256,9 +256,8 @@ impl Encoder {
 /// Keys and buckets of the pieces between some bounds, and asks the processor to load the buckets.
 #[inline(never)]
 fn request(cache: &Cache, text: &[u8], bounds: &[usize], keys: &mut [u128], buckets: &mut [u32]) {
-    for ((pair, key), bucket) in bounds.array_windows().zip(keys).zip(buckets) {
-        let &[start, end] = pair;
-        *key = cache::key(text, start, end);
+    for ((pair, key), bucket) in bounds.windows(2).zip(keys).zip(buckets) {
+        *key = cache::key(text, pair[0], pair[1]);
         *bucket = Cache::bucket(*key);
         cache.prefetch(*bucket);
     }
