@@ -19,7 +19,8 @@ const MOST_IDS: usize = 1 << 20;
 pub const LANES: usize = 8;
 
 /// The ids of a short piece: up to seven of 16 bits or three of 32 (low half first), and in the last
-/// lane how many.
+/// lane how many. More than seven of 16 bits where all but the first are the same: GPT-2 has no token
+/// of several spaces but makes one of each, in every indentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed([u16; LANES]);
 
@@ -27,11 +28,13 @@ impl Packed {
     /// Packs some ids; `None` if they are too many.
     pub fn new<const WIDE: bool>(ids: &[u32]) -> Option<Self> {
         let width = if WIDE { 2 } else { 1 };
-        if ids.len() * width >= LANES {
+        let repeats =
+            || !WIDE && ids.len() <= LONG_BYTES && ids[1..].iter().all(|&id| id == ids[1]);
+        if ids.len() * width >= LANES && !repeats() {
             return None;
         }
         let mut lanes = [0; LANES];
-        for (pair, &id) in lanes.chunks_exact_mut(width).zip(ids) {
+        for (pair, &id) in lanes[..LANES - 1].chunks_exact_mut(width).zip(ids) {
             pair[0] = id as u16;
             if WIDE {
                 pair[1] = (id >> 16) as u16;
@@ -47,7 +50,8 @@ impl Packed {
         usize::from(self.0[LANES - 1])
     }
 
-    /// The ids, of which only the first `count` are meant.
+    /// The ids, of which only the first `count` are meant; if that is more than stand here, then all
+    /// but the first are like the second.
     #[inline]
     pub fn narrow(self) -> [u16; LANES] {
         self.0
@@ -60,12 +64,33 @@ impl Packed {
     }
 }
 
+/// Tags of keys in their highest byte, where short pieces have their length: an indentation, and any
+/// other long piece.
+const INDENT: u128 = 0xFE << 120;
+const LONG: u128 = 0xFF << 120;
+
+/// Whether a key stands for one piece alone.
+#[inline]
+pub fn is_short(key: u128) -> bool {
+    key < LONG
+}
+
+/// The key of a piece that is longer than short ones: indentations are frequent, and their length
+/// says all.
+#[inline(never)]
+fn long_key(piece: &[u8]) -> u128 {
+    let (first, rest) = (piece[0], &piece[1..]);
+    let blank = || rest.chunks(8).all(|part| part.iter().fold(0, |bits, b| bits | (b ^ b' ')) == 0);
+    let indent = matches!(first, b'\n' | b' ') && rest.starts_with(b"    ") && blank();
+    if indent { INDENT | (rest.len() as u128) << 8 | u128::from(first) } else { LONG }
+}
+
 /// A short piece as one number: its bytes, and its length in the highest byte. Never 0; for longer
-/// pieces a number that no short piece has.
+/// pieces [`LONG`], unless they are indentations.
 #[inline]
 pub fn key(text: &[u8], start: usize, end: usize) -> u128 {
-    const MASKS: [[u128; 2]; SHORT_BYTES + 2] = {
-        let mut masks = [[0, 0xFF << 120]; SHORT_BYTES + 2];
+    const MASKS: [[u128; 2]; SHORT_BYTES + 1] = {
+        let mut masks = [[0; 2]; SHORT_BYTES + 1];
         let mut length = 0;
         while length <= SHORT_BYTES {
             masks[length] = [(1 << (8 * length)) - 1, (length as u128) << 120];
@@ -74,7 +99,10 @@ pub fn key(text: &[u8], start: usize, end: usize) -> u128 {
         masks
     };
     let length = end - start;
-    let [mask, tag] = MASKS[length.min(SHORT_BYTES + 1)];
+    if length > SHORT_BYTES {
+        return long_key(&text[start..end]);
+    }
+    let [mask, tag] = MASKS[length];
     let bytes = match text.get(start..start + 16) {
         Some(window) => u128::from_le_bytes(window.try_into().expect("16 bytes")),
         None => tail(text, start),
@@ -152,11 +180,11 @@ impl Cache {
 
     /// The ids of a short piece.
     #[inline]
-    pub fn short(&self, bucket: u32, key: u128) -> Option<Packed> {
+    pub fn short(&self, bucket: u32, key: u128) -> Option<&Packed> {
         let Bucket { keys, ids } = &self.short[bucket as usize];
         // Chosen without a branch, which could not be foreseen.
         let place = usize::from(keys[1] == key);
-        (keys[place] == key).then_some(ids[place])
+        (keys[place] == key).then_some(&ids[place])
     }
 
     /// Keeps a short piece.
@@ -233,7 +261,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Cache, LONG_BYTES, Packed, SHORT_BYTES, key};
+    use super::{Cache, LONG_BYTES, Packed, SHORT_BYTES, is_short, key};
 
     #[test]
     fn a_key_depends_on_the_piece_alone() {
@@ -249,6 +277,26 @@ mod tests {
     }
 
     #[test]
+    fn indentations_have_keys_of_their_own() {
+        let mut known = std::collections::HashSet::new();
+        for length in SHORT_BYTES + 1..300 {
+            for first in [b'\n', b' '] {
+                let mut piece = vec![b' '; length];
+                piece[0] = first;
+                let own = key(&piece, 0, length);
+                assert!(is_short(own) && known.insert(own));
+                for other in [b'\t', b'x', b'\n'] {
+                    for at in 1..length {
+                        piece[at] = other;
+                        assert!(!is_short(key(&piece, 0, length)));
+                        piece[at] = b' ';
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn ids_are_packed_and_unpacked() {
         let ids: Vec<u32> = (65_529..65_536).collect();
         for count in 0..=7 {
@@ -256,7 +304,10 @@ mod tests {
             assert_eq!(packed.count(), count);
             assert!(packed.narrow()[..count].iter().zip(&ids).all(|(&a, &b)| u32::from(a) == b));
         }
-        assert!(Packed::new::<false>(&[1; 8]).is_none() && Packed::new::<true>(&[1; 4]).is_none());
+        let many = Packed::new::<false>(&[3, 1, 1, 1, 1, 1, 1, 1, 1]).unwrap();
+        assert_eq!((many.count(), &many.narrow()[..7]), (9, &[3, 1, 1, 1, 1, 1, 1][..]));
+        assert!(Packed::new::<false>(&[1, 1, 1, 1, 1, 1, 1, 2]).is_none());
+        assert!(Packed::new::<true>(&[1; 4]).is_none());
         let wide = Packed::new::<true>(&[u32::MAX, 7]).unwrap();
         assert_eq!((wide.count(), &wide.wide()[..2]), (2, &[u32::MAX, 7][..]));
     }

@@ -159,50 +159,60 @@ impl Encoder {
         let mut at = out.len();
         while let Some(bounds) = boundaries.window() {
             let count = bounds.len() - 1;
-            for ((pair, key), bucket) in
-                bounds.windows(2).zip(keys.iter_mut()).zip(buckets.iter_mut())
-            {
-                *key = cache::key(text, pair[0], pair[1]);
-                *bucket = Cache::bucket(*key);
-                cache.prefetch(*bucket);
-            }
+            request(cache, text, bounds, &mut keys[..count], &mut buckets[..count]);
             // Each piece writes all its lanes, and the next overwrites those that are too many.
             out.resize(at + count * LANES + LANES, T::of(0));
-            let looked_up = keys.iter().zip(buckets.iter()).take(count).enumerate();
-            for (i, (&key, &bucket)) in looked_up {
-                if let Some(packed) = cache.short(bucket, key) {
-                    let room: &mut [T; LANES] =
-                        out[at..].first_chunk_mut().expect("room for every lane");
-                    if WIDE {
-                        *room.first_chunk_mut().expect("half as many") = packed.wide().map(T::of);
-                    } else {
-                        *room = packed.narrow().map(|id| T::of(u32::from(id)));
-                    }
-                    at += packed.count();
-                } else {
-                    let piece = &text[bounds[i]..bounds[i + 1]];
-                    // Short pieces of too many ids for the short table are kept with the long ones.
-                    let hash = Cache::hash(piece);
-                    let new = match hash.map(|hash| cache.long(hash, piece)) {
-                        Some(Ok(known)) => known,
-                        other => {
-                            let place = hash.zip(other.and_then(Result::err));
-                            self.learn(piece, (bucket, key), place, cache, ids);
-                            ids.as_slice()
-                        }
-                    };
-                    let room = new.len() + (count - i) * LANES;
-                    if out.len() < at + room {
-                        out.resize(at + room, T::of(0));
-                    }
-                    for (id, &new) in out[at..].iter_mut().zip(new) {
-                        *id = T::of(new);
-                    }
-                    at += new.len();
+            let (keys, buckets) = (&keys[..count], &buckets[..count]);
+            let mut done = 0;
+            loop {
+                let known;
+                (known, at) = emit::<T, WIDE>(cache, &keys[done..], &buckets[done..], out, at);
+                done += known;
+                if done == count {
+                    break;
                 }
+                if let Some(packed) = cache.short(buckets[done], keys[done]) {
+                    let room = packed.count() + (count - done) * LANES + LANES;
+                    out.resize(at + room, T::of(0));
+                    continue;
+                }
+                let piece = &text[bounds[done]..bounds[done + 1]];
+                let new = self.other(piece, (buckets[done], keys[done]), cache, ids);
+                done += 1;
+                let room = new.len() + (count - done) * LANES + LANES;
+                if out.len() < at + room {
+                    out.resize(at + room, T::of(0));
+                }
+                for (id, &new) in out[at..].iter_mut().zip(new) {
+                    *id = T::of(new);
+                }
+                at += new.len();
             }
         }
         out.truncate(at);
+    }
+
+    /// The ids of a piece that is not among the short ones: short pieces of too many ids for their
+    /// table are kept with the long ones.
+    #[inline(never)]
+    fn other<'a>(
+        &self,
+        piece: &[u8],
+        short: (u32, u128),
+        cache: &'a mut Cache,
+        ids: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
+        let hash = Cache::hash(piece);
+        let place = match hash.map(|hash| cache.long(hash, piece)) {
+            Some(Ok(known)) => {
+                ids.clear();
+                ids.extend_from_slice(known);
+                return ids;
+            }
+            other => hash.zip(other.and_then(Result::err)),
+        };
+        self.learn(piece, short, place, cache, ids);
+        ids
     }
 
     /// Merges a piece that the cache lacks into `ids`, and keeps it: with the short ones if it is one
@@ -218,7 +228,7 @@ impl Encoder {
     ) {
         ids.clear();
         self.merge(piece, ids);
-        let packed = if piece.len() <= SHORT_BYTES { self.pack(ids) } else { None };
+        let packed = if cache::is_short(key) { self.pack(ids) } else { None };
         if let Some(packed) = packed {
             cache.keep_short(bucket, key, packed);
         } else if let Some((hash, place)) = place {
@@ -241,6 +251,50 @@ impl Encoder {
             }
         }
     }
+}
+
+/// Keys and buckets of the pieces between some bounds, and asks the processor to load the buckets.
+#[inline(never)]
+fn request(cache: &Cache, text: &[u8], bounds: &[usize], keys: &mut [u128], buckets: &mut [u32]) {
+    for ((pair, key), bucket) in bounds.windows(2).zip(keys).zip(buckets) {
+        *key = cache::key(text, pair[0], pair[1]);
+        *bucket = Cache::bucket(*key);
+        cache.prefetch(*bucket);
+    }
+}
+
+/// Writes the ids of short pieces from `at` on, as far as the cache knows them and there is room for
+/// pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of its own, so that nothing else takes its registers.
+#[inline(never)]
+fn emit<T: Id, const WIDE: bool>(
+    cache: &Cache,
+    keys: &[u128],
+    buckets: &[u32],
+    out: &mut [T],
+    mut at: usize,
+) -> (usize, usize) {
+    for (i, (&key, &bucket)) in keys.iter().zip(buckets).enumerate() {
+        let Some(packed) = cache.short(bucket, key) else { return (i, at) };
+        let room: &mut [T; LANES] = out[at..].first_chunk_mut().expect("room for every lane");
+        if WIDE {
+            *room.first_chunk_mut().expect("half as many") = packed.wide().map(T::of);
+        } else {
+            *room = packed.narrow().map(|id| T::of(u32::from(id)));
+        }
+        let count = packed.count();
+        if count >= LANES {
+            let rest = (keys.len() - i) * LANES;
+            let (used, free) = out[at..].split_at_mut_checked(count).unwrap_or_default();
+            if used.is_empty() || free.len() < rest {
+                return (i, at);
+            }
+            let [first, second, ..] = packed.narrow().map(|id| T::of(u32::from(id)));
+            used.fill(second);
+            used[0] = first;
+        }
+        at += count;
+    }
+    (keys.len(), at)
 }
 
 /// Cuts a run into its longest token and what is left, which is never one character.
