@@ -135,12 +135,21 @@ class _Layers:
             return
         _layers.drop_ambient_capabilities()
         _layers.no_new_privileges()
+        if self.abi and self.namespaces:
+            # Once for all: the kernel copies hundreds of rules each time. Where processes see each
+            # other each puts it on by itself, because it also keeps them from tracing another.
+            self._restrict()
         if self.seccomp:
             _layers.seccomp_install(
                 _layers.seccomp_prepare(_layers.seccomp_worker_filter(self.machine))
             )
             if self.namespaces:  # every program is the first process of its own
                 self._make_filter(1)
+
+    def _restrict(self) -> None:
+        _layers.landlock_restrict(self.ruleset)
+        os.close(self.ruleset)
+        self.ruleset = -1
 
     def _make_filter(self, pid: int, receives: bool = False) -> None:
         code = _layers.seccomp_program_filter(self.machine, pid, receives)
@@ -172,9 +181,8 @@ class _Layers:
         _layers.drop_capabilities()
         if not self.namespaces:  # otherwise the kernel does it unasked
             _layers.die_with_parent(self.parent)
-        if self.abi:
-            _layers.landlock_restrict(self.ruleset)
-            os.close(self.ruleset)
+        if self.ruleset >= 0:
+            self._restrict()
         if self.seccomp:
             if lasting or self.filter is None:
                 self._make_filter(os.getpid(), lasting)
@@ -240,11 +248,12 @@ def _become(
 ) -> None:
     try:
         task = b"" if text is None else _read(text)
-        wanted = [layers.null, out, out, *kept, *([layers.ruleset] if layers.abi else [])]
+        rules = [layers.ruleset] if layers.ruleset >= 0 else []
+        wanted = [layers.null, out, out, *kept, *rules]
         copies = [os.dup(fd) for fd in wanted]  # out of the way of the numbers they move to
         for number, copy in enumerate(copies):
             os.dup2(copy, number)
-        layers.ruleset = len(wanted) - 1
+        layers.ruleset = len(wanted) - 1 if rules else -1
         os.closerange(len(wanted), 64)
         layers.enter(lasting=text is None)
         module = _new_module()
