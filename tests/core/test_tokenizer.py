@@ -101,6 +101,15 @@ def test_every_run_length_before_every_kind_of_character(name: str) -> None:
                 assert ours(name).encode(text).tolist() == hf_ids(reference(name), text)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_known_indentations_of_more_ids_than_the_output_has_room_for(name: str) -> None:
+    for lengths in (range(300), range(299, -1, -1), [250] * 300, [7, 8, 9, 200] * 50):
+        text = "".join("\n" + " " * k + "x" for k in lengths)
+        wanted = hf_ids(reference(name), text)
+        for _ in range(2):  # new, then known
+            assert ours(name).encode(text).tolist() == wanted
+
+
 def test_every_character_has_the_class_hf_gives_it() -> None:
     """With merges of the last byte of any character and `a`, `1` or `.`, ids tell its class."""
     spec = json.loads(Tokenizer.train([], vocab_size=257).to_json())

@@ -264,7 +264,8 @@ fn request(cache: &Cache, text: &[u8], bounds: &[usize], keys: &mut [u128], buck
 }
 
 /// Writes the ids of short pieces from `at` on, as far as the cache knows them and there is room for
-/// pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of its own, so that nothing else takes its registers.
+/// pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of
+/// its own, so that nothing else takes its registers.
 #[inline(never)]
 fn emit<T: Id, const WIDE: bool>(
     cache: &Cache,
