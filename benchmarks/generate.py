@@ -2,13 +2,15 @@
 
 Peers: curator's and datatrove's runners, each in an environment of its own (their pins exclude each
 other and ours): `--curator PYTHON`, `--datatrove PYTHON` name the interpreters; one that is not
-given is left out. A fast server of our own answers after `--delay` seconds, 1,000 calls at once;
-every engine keeps its answers on disk, as it does by default. Engines run in turn, `--rounds`
-times; the median counts. datatrove has a client of its own for plain-HTTP localhost and the
-`openai` package for every other endpoint: both are shown. All answers are checked to be there.
+given is left out. A fast server of our own answers after each of the `--delay`s (1,000 calls at
+once and 0.2 s make 5,000 answers a second at most); every engine keeps its answers on disk, as it
+does by default. Engines run in turn, `--rounds` times; the median counts. datatrove has a client of
+its own for plain-HTTP localhost and the `openai` package for every other endpoint: both are shown.
+All answers are checked to be there.
 
     python benchmarks/generate.py --curator /envs/curator/bin/python --datatrove ...
-    python benchmarks/generate.py --memory 200000
+    python benchmarks/generate.py --memory 1000000        # the client
+    python benchmarks/generate.py --memory-stage 200000   # the whole stage, gate and all
 """
 
 import argparse
@@ -21,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -207,7 +211,57 @@ def engine(name: str, port: int, count: int, concurrency: int) -> None:
     print("RESULT " + json.dumps({"rows": rows, **took}), flush=True)
 
 
-def memory(count: int) -> None:
+def resident_mb() -> float:
+    """The memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / 2**20, 1)
+
+
+def memory(count: int, concurrency: int, port: int) -> None:
+    """The client over many slots: memory as it goes."""
+    from hornbook.generate.client import Request, complete_all
+    from hornbook.generate.ledger import Ledger
+
+    requests = (
+        Request(
+            slot=str(index),
+            messages=[{"role": "user", "content": f"Write exercise {index}: " + "please " * 20}],
+            params={"max_tokens": 300},
+        )
+        for index in range(count)
+    )
+    points: list[tuple[int, float]] = []
+    started = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder,
+        Ledger(Path(folder) / "ledger") as ledger,
+    ):
+        stream = complete_all(
+            requests,
+            ledger=ledger,
+            model="m",
+            base_url=f"http://127.0.0.1:{port}/v1",
+            budget_tokens=10**12,
+            concurrency=concurrency,
+        )
+        for done, response in enumerate(stream, 1):
+            assert response.text == TEXT
+            if done % (count // 20) == 0:
+                points.append((done, resident_mb()))
+        answered = ledger.totals().answered
+    assert answered == count
+    result = {
+        "slots": count,
+        "concurrency": concurrency,
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "rss_mb": points,
+    }
+    save("generate-memory", result)
+    print(json.dumps(result))
+
+
+def memory_stage(count: int) -> None:
     """The whole stage over many slots, with a teacher that is a function: memory as it goes."""
     import random
 
@@ -234,8 +288,7 @@ def memory(count: int) -> None:
 
     def listen(label: str, done: int, total: int | None, note: str) -> None:
         if not points or done - points[-1][0] >= count // 20:
-            kilobytes = int(Path("/proc/self/statm").read_text().split()[1]) * 4
-            points.append((done, round(kilobytes / 1024, 1)))
+            points.append((done, resident_mb()))
 
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_TMP")))
     started = time.perf_counter()
@@ -257,7 +310,7 @@ def memory(count: int) -> None:
         "cpu_seconds": round(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), 1),
         "rss_mb": points,
     }
-    save("generate-memory", result)
+    save("generate-memory-stage", result)
     print(json.dumps(result))
 
 
@@ -285,78 +338,103 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--curator", help="interpreter with bespokelabs-curator")
     parser.add_argument("--datatrove", help="interpreter with datatrove and openai")
-    parser.add_argument("--count", type=int, default=4_000)
+    parser.add_argument("--count", type=int, default=12_000)
     parser.add_argument("--concurrency", type=int, default=1_000)
-    parser.add_argument("--delay", type=float, default=0.2)
+    parser.add_argument("--delay", type=float, nargs="+", default=[0.05, 0.2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, metavar="SLOTS")
+    parser.add_argument("--memory-stage", type=int, metavar="SLOTS")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        asyncio.run(serve(args.delay))
+        asyncio.run(serve(args.delay[0]))
         return
     if args.engine:
         engine(args.engine, args.port, args.count, args.concurrency)
         return
+    if args.memory_stage:
+        memory_stage(args.memory_stage)
+        return
     if args.memory:
-        memory(args.memory)
+        with server(0.0) as port:
+            memory(args.memory, args.concurrency, port)
         return
     engines = {"ours": sys.executable}
     if args.curator:
         engines["curator"] = args.curator
     if args.datatrove:
         engines |= {"datatrove": args.datatrove, "datatrove-openai": args.datatrove}
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", "--delay", str(args.delay)], stdout=subprocess.PIPE
-    )
-    assert server.stdout is not None
-    port = int(server.stdout.readline())
-    took: dict[str, list[dict]] = {name: [] for name in engines}
-    env = {**os.environ, "OPENAI_API_KEY": "x" * 20, "DO_NOT_TRACK": "1"}
-    try:
-        for _ in range(args.rounds):
-            for name, python in engines.items():
-                command = [python, __file__, "--engine", name, "--port", str(port)]
-                command += ["--count", str(args.count), "--concurrency", str(args.concurrency)]
-                made = subprocess.run(command, capture_output=True, text=True, env=env)
-                lines = [x for x in made.stdout.splitlines() if x.startswith("RESULT ")]
-                if not lines:
-                    sys.exit(f"{name} failed:\n{made.stdout[-2000:]}\n{made.stderr[-3000:]}")
-                result = json.loads(lines[0].removeprefix("RESULT "))
-                assert result["rows"] == args.count, f"{name}: {result['rows']} answers"
-                took[name].append(result)
-                print(f"{name:18} {result['wall']:6.2f} s wall {result['cpu']:6.2f} s CPU")
-    finally:
-        server.terminate()
-        server.wait()
-    table = {}
-    for name, rounds in took.items():
-        wall, cpu = (median(r[key] for r in rounds) for key in ("wall", "cpu"))
-        table[name] = {
-            "rows_per_second": round(args.count / wall, 1),
-            "cpu_ms_per_row": round(1000 * cpu / args.count, 3),
-            "rounds": rounds,
-        }
-    print("\nengine              rows/s   CPU ms/row   our rate over its")
-    for name, row in table.items():
-        ratio = table["ours"]["rows_per_second"] / row["rows_per_second"]
-        print(
-            f"{name:18} {row['rows_per_second']:8.0f} {row['cpu_ms_per_row']:10.2f} {ratio:12.2f}x"
-        )
+    tables = {}
+    for delay in args.delay:
+        with server(delay) as port:
+            tables[str(delay)] = compare(
+                engines, port, count=args.count, concurrency=args.concurrency, rounds=args.rounds
+            )
+        print(f"\nanswers after {delay:g} s   rows/s   CPU ms/row   our rate and CPU against its")
+        mine = tables[str(delay)]["ours"]
+        for name, row in tables[str(delay)].items():
+            rate = mine["rows_per_second"] / row["rows_per_second"]
+            cpu = row["cpu_ms_per_row"] / mine["cpu_ms_per_row"]
+            print(
+                f"{name:20} {row['rows_per_second']:9.0f} {row['cpu_ms_per_row']:12.2f} "
+                f"{rate:12.2f}x {cpu:6.2f}x"
+            )
     save(
         "generate",
         {
             "count": args.count,
             "concurrency": args.concurrency,
-            "delay_s": args.delay,
-            "versions": versions(sys.executable, ("openai", "aiohttp"))
+            "versions": versions(sys.executable, ("openai", "httptools"))
             | (versions(args.curator, ("bespokelabs-curator",)) if args.curator else {})
             | (versions(args.datatrove, ("datatrove",)) if args.datatrove else {}),
-            "engines": table,
+            "engines_by_delay_s": tables,
         },
     )
+
+
+@contextmanager
+def server(delay: float) -> Iterator[int]:
+    """Our server in a process of its own; gives its port."""
+    running = subprocess.Popen(
+        [sys.executable, __file__, "--serve", "--delay", str(delay)], stdout=subprocess.PIPE
+    )
+    assert running.stdout is not None
+    try:
+        yield int(running.stdout.readline())
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def compare(
+    engines: dict[str, str], port: int, *, count: int, concurrency: int, rounds: int
+) -> dict[str, dict]:
+    """Rows per second and CPU per row of each engine, the median of some rounds."""
+    took: dict[str, list[dict]] = {name: [] for name in engines}
+    env = {**os.environ, "OPENAI_API_KEY": "x" * 20, "DO_NOT_TRACK": "1"}
+    for _ in range(rounds):
+        for name, python in engines.items():
+            command = [python, __file__, "--engine", name, "--port", str(port)]
+            command += ["--count", str(count), "--concurrency", str(concurrency)]
+            made = subprocess.run(command, capture_output=True, text=True, env=env)
+            lines = [x for x in made.stdout.splitlines() if x.startswith("RESULT ")]
+            if not lines:
+                sys.exit(f"{name} failed:\n{made.stdout[-2000:]}\n{made.stderr[-3000:]}")
+            result = json.loads(lines[0].removeprefix("RESULT "))
+            assert result["rows"] == count, f"{name}: {result['rows']} answers"
+            took[name].append(result)
+            print(f"{name:18} {result['wall']:6.2f} s wall {result['cpu']:6.2f} s CPU")
+    table = {}
+    for name, measured in took.items():
+        wall, cpu = (median(r[key] for r in measured) for key in ("wall", "cpu"))
+        table[name] = {
+            "rows_per_second": round(count / wall, 1),
+            "cpu_ms_per_row": round(1000 * cpu / count, 3),
+            "rounds": measured,
+        }
+    return table
 
 
 if __name__ == "__main__":

@@ -137,8 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def hash_json(value: Any) -> str:
     """xxh3-128 of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
-    return _core.hash_bytes(text.encode())
+    return _core.hash_bytes(_CANONICAL.encode(value).encode())
 
 
 def _plain(value: Any) -> Any:
@@ -149,6 +148,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_plain)
 
 
 def input_hash(path: StrPath) -> str:

@@ -445,12 +445,14 @@ def test_threads_end_with_the_run(server: Server, ledger: Ledger) -> None:
     assert not [t for t in threading.enumerate() if t.name == "hornbook-teacher"]
 
 
-@pytest.mark.parametrize("name", ["HttpTransport", "FastTransport"])
+@pytest.mark.parametrize("name", ["PackageTransport", "DirectTransport"])
 def test_both_transports_mean_the_same(
     server: Server, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The `openai` package's own way, for where aiohttp is missing, and ours."""
-    monkeypatch.setattr("hornbook.generate.caller.find_spec", lambda _: name == "FastTransport")
+    """The `openai` package's own way, for where a call cannot go straight, and ours."""
+    monkeypatch.setattr(
+        "hornbook.generate.transport.find_spec", lambda _: name == "DirectTransport"
+    )
     replies: dict[str, Any] = {
         "q0": "fine",
         "q1": (400, {}, {"error": {"message": "too long"}}),

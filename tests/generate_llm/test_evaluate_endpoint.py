@@ -61,12 +61,12 @@ def test_fenced_answers_are_scored_and_paid_for_once(server: Server, tmp_path: P
     assert row["completion"] == "def times(x):\n    return 2 * x\n"
 
 
-@pytest.mark.parametrize("aiohttp", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
 def test_a_base_model_behind_an_endpoint_goes_on_from_the_prompt(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aiohttp: bool
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    if not aiohttp:
-        monkeypatch.setattr("hornbook.generate.caller.find_spec", lambda name: None)
+    if not direct:
+        monkeypatch.setattr("hornbook.generate.transport.find_spec", lambda name: None)
     asked = []
 
     def goes_on(body, _):

@@ -1,24 +1,22 @@
 """Sends calls: reserves, waits its turn, retries, and writes down what came of each.
 
-One event loop in a thread of its own; what carries a call is a `Transport` (the `openai` package, a
-Python function). Overload, server errors and cut connections are tried again with growing pauses;
-400 and 401 are not. It stops for good, saying why, when the budget is reached, when the endpoint
-refuses the key or the model, when as many calls in a row failed as can be under way, when nothing
-was answered for five minutes, or when it is asked to wait for longer than ten.
+One event loop in a thread of its own; what carries a call is a `Transport` (`transport.py`). What a
+turn of the loop has to write is one transaction. Overload, server errors and cut connections are
+tried again with growing pauses; 400 and 401 are not. It stops for good, saying why, when the budget
+is reached, when the endpoint refuses the key or the model, when as many calls in a row failed as
+can be under way, when nothing was answered for five minutes, or when it is asked to wait for longer
+than ten.
 """
 
 import asyncio
-import contextlib
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
-from functools import partial
-from importlib.util import find_spec
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from hornbook.errors import ConfigError, HornbookError
 from hornbook.generate.budget import Purse
@@ -31,198 +29,38 @@ from hornbook.generate.client import (
     Verdict,
     judge,
 )
-from hornbook.generate.ledger import Answer, Ledger
+from hornbook.generate.ledger import Answer, Intent, Ledger
 from hornbook.generate.limits import LONGEST_WAIT, Limits, retry_after
+from hornbook.generate.transport import CutOffError, RefusedError, Transport
 
 SILENCE_S = 300.0
 """Without an answer for so long, while calls fail, an endpoint counts as down."""
-
-Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], "str | Mapping[str, Any]"]
-"""A teacher that is a function: `(messages, params) -> text`, or a reply in OpenAI's form."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back from one try."""
-
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """With names in lower case."""
-
-
-class RefusedError(Exception):
-    """The endpoint answered with an error status; nothing was billed."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str]) -> None:
-        super().__init__(f"HTTP {status}: {message}")
-        self.status = status
-        self.headers = headers
-
-
-class CutOffError(Exception):
-    """No whole answer came; it may have been billed all the same."""
-
-    def __init__(self, message: str, *, billed: bool, timeout: bool = False) -> None:
-        super().__init__(message)
-        self.billed = billed
-        self.timeout = timeout
 
 
 class MalformedError(Exception):
     """A reply with status 200 that is no completion."""
 
 
-class Transport(Protocol):
-    """What carries a call."""
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call on its way."""
 
-    async def send(self, request: Request) -> Reply:
-        """One try.
+    request: Request
+    key: str
+    prompt: int
+    """Its prompt's tokens, at most."""
+    most: int
+    """Its answer's tokens, at most."""
+    usd: float | None
+    """What it can cost, at most; None without a price."""
+    future: Future[Response]
+    tries: int = 0
+    started: float = 0.0
+    """When its try started, for `limits.end`."""
 
-        Raises:
-            RefusedError: The endpoint answered with an error.
-            CutOffError: No whole answer came.
-        """
-
-    async def close(self) -> None:
-        """Frees its connections."""
-
-
-class HttpTransport:
-    """The `openai` package against any base URL."""
-
-    def __init__(self, model: str, address: str | None, secret: str, timeout_s: float) -> None:
-        import openai
-
-        self._openai = openai
-        self._model = model
-        self.client = openai.AsyncOpenAI(
-            api_key=secret, base_url=address, max_retries=0, timeout=timeout_s
-        )
-
-    async def send(self, request: Request) -> Reply:
-        """See `Transport`."""
-        openai = self._openai
-        chat = request.prompt is None
-        where: Any = self.client.chat.completions if chat else self.client.completions
-        try:
-            raw = await where.with_raw_response.create(
-                model=self._model, **request.asked, extra_body=dict(request.params)
-            )
-            return Reply(raw.http_response.content, _lower(raw.http_response.headers))
-        except openai.APIStatusError as error:
-            headers = _lower(error.response.headers)
-            raise RefusedError(error.status_code, error.message, headers) from None
-        except openai.APIConnectionError as error:
-            cause = type(error.__cause__).__name__
-            # A call that never reached the endpoint was not billed; any other may have been.
-            billed = cause not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-            timeout = isinstance(error, openai.APITimeoutError)
-            text = f"{type(error).__name__} ({cause}): {error.message}"
-            raise CutOffError(text, billed=billed, timeout=timeout) from None
-
-    async def close(self) -> None:
-        """See `Transport`."""
-        await self.client.close()
-
-
-class FastTransport:
-    """The same call over aiohttp: the `openai` package says where to and with which headers.
-
-    Its own way takes 2.5 ms of a core a call, most of it for what is not needed here; this 0.3 ms.
-    """
-
-    def __init__(self, model: str, address: str | None, secret: str, timeout_s: float) -> None:
-        import aiohttp
-        import openai
-
-        self._aiohttp = aiohttp
-        self._model = model
-        # Never sends anything, so it holds nothing to close.
-        client = openai.AsyncOpenAI(api_key=secret, base_url=address, max_retries=0)
-        self._url = str(client.base_url).rstrip("/")
-        self._headers = {
-            name: value
-            for name, value in {**client.default_headers, **client.auth_headers}.items()
-            if isinstance(value, str) and not name.lower().startswith("x-stainless")
-        }
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_read=timeout_s, sock_connect=30)
-        self._session: Any = None
-
-    async def send(self, request: Request) -> Reply:
-        """See `Transport`."""
-        aiohttp = self._aiohttp
-        if self._session is None:
-            # Here, since it belongs to the running loop. Proxies from the environment count.
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(
-                connector=connector, headers=self._headers, timeout=self._timeout, trust_env=True
-            )
-        url = f"{self._url}/{request.path}"
-        asked = {"model": self._model, **request.asked, **request.params}
-        try:
-            async with self._session.post(url, json=asked) as reply:
-                body, headers = await reply.read(), _lower(reply.headers)
-        except aiohttp.ClientConnectorError as error:
-            raise CutOffError(f"{type(error).__name__}: {error}", billed=False) from None
-        except aiohttp.ConnectionTimeoutError as error:
-            raise CutOffError(
-                f"{type(error).__name__}: {error}", billed=False, timeout=True
-            ) from None
-        except TimeoutError as error:
-            text = f"{type(error).__name__}: no answer in {self._timeout.sock_read:g} s"
-            raise CutOffError(text, billed=True, timeout=True) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise CutOffError(f"{type(error).__name__}: {error}", billed=True) from None
-        if reply.status >= 300:
-            raise RefusedError(reply.status, _reason(body), headers)
-        return Reply(body, headers)
-
-    async def close(self) -> None:
-        """See `Transport`."""
-        if self._session is not None:
-            await self._session.close()
-
-
-def _reason(body: bytes) -> str:
-    """What an error's body says, in OpenAI's form or any other."""
-    try:
-        said = json.loads(body)
-        error = said.get("error", said)
-        message = error.get("message", error) if isinstance(error, dict) else error
-    except (ValueError, AttributeError, RecursionError):
-        message = body[:300].decode("utf-8", "replace")
-    return str(message)[:500]
-
-
-def transport(model: str, address: str | None, secret: str, timeout_s: float) -> Transport:
-    """The fastest transport that is installed."""
-    found = find_spec("aiohttp") is not None
-    return (FastTransport if found else HttpTransport)(model, address, secret, timeout_s)
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
-
-
-class FunctionTransport:
-    """A Python function as the teacher; called from several threads at once."""
-
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-
-    async def send(self, request: Request) -> Reply:
-        """See `Transport`. An exception of the function is a failed call."""
-        try:
-            made = await asyncio.to_thread(self._ask, request.messages, request.params)
-        except Exception as error:
-            raise CutOffError(f"{type(error).__name__}: {error}", billed=True) from error
-        if isinstance(made, str):
-            message = {"role": "assistant", "content": made}
-            made = {"choices": [{"message": message, "finish_reason": "stop"}]}
-        return Reply(json.dumps(made).encode())
-
-    async def close(self) -> None:
-        """See `Transport`."""
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.most
 
 
 class Caller:
@@ -266,15 +104,20 @@ class Caller:
         self._answered = time.monotonic()
         self._troubles = 0
         self._stop: StopError | None = None
-        self._turn = asyncio.Lock()
-        self._changed = asyncio.Event()
-        self._writes: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._queue: deque[_Call] = deque()
+        self._resting: dict[_Call, asyncio.TimerHandle] = {}
+        self._answers: list[tuple[_Call, Answer]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turning = False
         self._open: set[Future[Response]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="hornbook-teacher", daemon=True)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
+        if self._deadline is not None:
+            self._loop.call_later(max(0.0, self._deadline - time.monotonic()), self._soon)
         self._loop.run_forever()
 
     def __enter__(self) -> "Caller":
@@ -286,7 +129,7 @@ class Caller:
         try:
             wait(list(self._open))
         finally:
-            self._submit(self._close()).result()
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -300,136 +143,170 @@ class Caller:
         await asyncio.gather(*others, return_exceptions=True)
         await self._transport.close()
 
-    def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
     def stop(self, kind: type[HornbookError], message: str) -> None:
         """Lets no further call start; those under way come to their end."""
         self._stop = self._stop or StopError(kind, message)
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._changed.set)
+            self._loop.call_soon_threadsafe(self._turn)
 
     def submit(self, request: Request, key: str) -> Future[Response]:
         """Queues a call."""
-        future: Future[Response] = self._submit(self._send(request, key))
+        prompt, most = request.most_prompt_tokens, request.most_tokens
+        future: Future[Response] = Future()
         self._open.add(future)
-        future.add_done_callback(self._open.discard)
+        usd = self._purse.cost(prompt, most)
+        self._queue.append(_Call(request, key, prompt, most, usd, future))
+        # Behind others it waits for their turn, which comes without a call from outside.
+        if len(self._queue) == 1:
+            self._loop.call_soon_threadsafe(self._turn)
         return future
 
     def flush(self) -> None:
         """Nothing is held back here."""
 
-    async def _send(self, request: Request, key: str) -> Response:
-        prompt, most = request.most_prompt_tokens, request.most_tokens
-        usd, tokens = self._purse.cost(prompt, most), prompt + most
-        tries = 0
-        while True:
-            try:
-                started = await self._start(prompt, most, usd, tokens)
-            except StopError:
-                if tries:
-                    self._ledger.fail(key, "stopped before another try", billed=False)
-                raise
-            pause: float | None = None
-            try:
-                intent = partial(
-                    self._ledger.intend,
-                    key,
-                    model=self._model,
-                    slot=request.slot,
-                    attempt=request.attempt,
-                    prompt_id=request.prompt_id,
-                    request={**request.asked, "params": dict(request.params)},
-                    reserved_usd=usd,
-                    reserved_tokens=tokens,
-                )
-                made = await self._try(request, key, usd, tokens, tries, started, intent)
-                if isinstance(made, Response):
-                    return made
-                pause = made
-            finally:
-                self._purse.release(usd, tokens)
-                self._changed.set()
-            tries += 1
-            await asyncio.sleep(pause)
+    def _soon(self) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
 
-    async def _written(self, write: Callable[[], None]) -> None:
-        """Writes to the ledger, together with all that is to be written in this turn of the loop.
+    def _turn(self) -> None:
+        """Writes down the answers that came and the calls that may start; then starts these.
 
-        A transaction of its own for each would take a third of the time that a call costs here.
+        One transaction for all there is in this turn of the loop: one for each call would take a
+        third of the time that a call costs. No call is sent before its intent is written.
         """
-        done = self._loop.create_future()
-        self._writes.append((write, done))
-        if len(self._writes) == 1:
-            self._loop.call_soon(self._flush)
-        await done
-
-    def _flush(self) -> None:
-        writes, self._writes = self._writes, []
-        failure: BaseException | None = None
+        self._turning = False
+        answers, self._answers = self._answers, []
+        for call, answer in answers:
+            self._purse.release(call.usd, call.tokens)
+            self._purse.spend(answer.cost_usd, answer.charged_tokens)
+        calls = self._startable()
+        if not answers and not calls:
+            return
         try:
-            with self._ledger.transaction():
-                for write, _ in writes:
-                    write()
+            self._ledger.record(
+                answers=[(call.key, answer) for call, answer in answers],
+                intents=[self._intent(call) for call in calls],
+            )
         except BaseException as error:  # for those who wait, whoever they are
-            failure = error
-        for _, done in writes:
-            if done.cancelled():
+            for call in calls:
+                self._purse.release(call.usd, call.tokens)
+                self.limits.end(call.started, ok=False, overloaded=False)
+            for call in [*calls, *(call for call, _ in answers)]:
+                self._finish(call, error)
+            return
+        for call in calls:
+            task = self._loop.create_task(self._carry(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        for call, answer in answers:
+            self._finish(call, judge(call.request, call.key, self._model, answer))
+
+    def _finish(self, call: _Call, result: Response | BaseException) -> None:
+        self._open.discard(call.future)
+        if isinstance(result, BaseException):
+            call.future.set_exception(result)
+        else:
+            call.future.set_result(result)
+
+    def _intent(self, call: _Call) -> Intent:
+        request = call.request
+        return Intent(
+            key=call.key,
+            model=self._model,
+            slot=request.slot,
+            attempt=request.attempt,
+            prompt_id=request.prompt_id,
+            request={**request.asked, "params": dict(request.params)},
+            reserved_usd=call.usd,
+            reserved_tokens=call.tokens,
+        )
+
+    def _startable(self) -> list[_Call]:
+        """Takes from the queue what limits and budget hold, and sets its cost aside."""
+        calls: list[_Call] = []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._stop = self._stop or StopError(
+                BudgetReachedError, "budget reached: the time is up"
+            )
+        while self._queue and self._stop is None:
+            call = self._queue[0]
+            pause = self.limits.wait(prompt=call.prompt, output=call.most)
+            if pause == 0 and self._purse.fits(call.usd, call.tokens):
+                self._purse.hold(call.usd, call.tokens)
+                call.started = self.limits.start(prompt=call.prompt, output=call.most)
+                calls.append(self._queue.popleft())
                 continue
-            if failure is None:
-                done.set_result(None)
+            if pause:
+                self._timer = self._loop.call_later(pause, self._soon)
+            if pause == 0 and self._purse.calls == 0:
+                self._stop = StopError(
+                    BudgetReachedError,
+                    f"budget reached: {self._purse.describe()} spent, and the next call could "
+                    f"pass it (at most {call.tokens:,} tokens"
+                    + ("" if call.usd is None else f", ${call.usd:.4f}")
+                    + ")",
+                )
+            break
+        if self._stop is not None:
+            self._dismiss(self._stop)
+        return calls
+
+    def _dismiss(self, stop: StopError) -> None:
+        """Ends what waits to be sent, or to be sent again."""
+        waiting = [*self._resting]
+        for timer in self._resting.values():
+            timer.cancel()
+        self._resting.clear()
+        while self._queue:
+            waiting.append(self._queue.popleft())
+        for call in waiting:
+            outcome: Exception = StopError(stop.kind, str(stop))
+            if call.tries:
+                try:
+                    self._ledger.fail(call.key, "stopped before another try", billed=False)
+                except Exception as error:  # somebody waits for this call, whatever happens
+                    outcome = error
+            self._finish(call, outcome)
+
+    async def _carry(self, call: _Call) -> None:
+        """One try of a call, and what follows from it."""
+        try:
+            outcome = await self._try(call)
+        except BaseException as error:
+            self._purse.release(call.usd, call.tokens)
+            self._finish(call, error)
+            self._soon()
+            if not isinstance(error, Exception):
+                raise
+            return
+        if isinstance(outcome, Answer):
+            self._answers.append((call, outcome))
+        else:
+            self._purse.release(call.usd, call.tokens)
+            if isinstance(outcome, Response):
+                self._finish(call, outcome)
             else:
-                done.set_exception(failure)
+                call.tries += 1
+                self._resting[call] = self._loop.call_later(outcome, self._again_now, call)
+        self._soon()
 
-    async def _start(self, prompt: int, most: int, usd: float | None, tokens: int) -> float:
-        """Waits, in turn, until limits and budget hold one more call; sets its cost aside.
+    def _again_now(self, call: _Call) -> None:
+        del self._resting[call]
+        self._queue.append(call)
+        self._soon()
 
-        Returns:
-            When it started, for `limits.end`.
-        """
-        async with self._turn:
-            while self._stop is None:
-                self._changed.clear()
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    self._stop = StopError(BudgetReachedError, "budget reached: the time is up")
-                    break
-                pause = self.limits.wait(prompt=prompt, output=most)
-                if pause == 0 and self._purse.fits(usd, tokens):
-                    self._purse.hold(usd, tokens)
-                    return self.limits.start(prompt=prompt, output=most)
-                if pause == 0 and self._purse.calls == 0:
-                    self._stop = StopError(
-                        BudgetReachedError,
-                        f"budget reached: {self._purse.describe()} spent, and the next call could "
-                        f"pass it (at most {tokens:,} tokens"
-                        + ("" if usd is None else f", ${usd:.4f}")
-                        + ")",
-                    )
-                    break
-                left = None if self._deadline is None else self._deadline - time.monotonic()
-                pauses = [value for value in (pause or None, left) if value is not None]
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(pauses, default=None))
-            assert self._stop is not None
-            raise StopError(self._stop.kind, str(self._stop))
-
-    async def _try(
-        self,
-        request: Request,
-        key: str,
-        usd: float | None,
-        tokens: int,
-        tries: int,
-        started: float,
-        intent: Callable[[], None],
-    ) -> Response | float:
-        """One try: the response, or the seconds to wait before the next one."""
+    async def _try(self, call: _Call) -> Answer | Response | float:
+        """One try: the answer, the failure, or the seconds to wait before the next one."""
+        request, key, tries = call.request, call.key, call.tries
         ended: dict[str, Any] = {"ok": False, "overloaded": False}
         try:
-            await self._written(intent)
             reply = await self._transport.send(request)
             ended["headers"] = reply.headers
-            answer = self._read(request, reply.body, usd, tokens)
+            answer = self._read(request, reply.body, call.usd, call.tokens)
             ended.update(ok=True, output=answer.completion_tokens)
         except RefusedError as error:
             reason = self._clean(str(error))
@@ -456,19 +333,17 @@ class Caller:
         except CutOffError as error:
             ended["overloaded"] = error.timeout
             if error.billed:
-                self._purse.spend(usd, tokens)
+                self._purse.spend(call.usd, call.tokens)
             reason = self._clean(str(error))
             return self._again(request, key, reason, tries, None, billed=error.billed)
         except MalformedError as error:
-            self._purse.spend(usd, tokens)
+            self._purse.spend(call.usd, call.tokens)
             return self._failed(request, key, "failed", self._clean(str(error)), billed=True)
         finally:
-            self.limits.end(started, **ended)
-        await self._written(partial(self._ledger.settle, key, answer))
-        self._purse.spend(answer.cost_usd, answer.charged_tokens)
+            self.limits.end(call.started, **ended)
         self._failures = self._troubles = 0
         self._answered = time.monotonic()
-        return judge(request, key, self._model, answer)
+        return answer
 
     def _again(
         self,

@@ -305,21 +305,29 @@ class Session:
             HornbookError: As for `complete_all`.
         """
         pending: deque[tuple[Request, str, Future[Response] | Response]] = deque()
+        # Taken some at a time, since each look into the ledger has its price.
+        refill = self.window - max(1, self.options.concurrency // 4)
         live: dict[str, Future[Response]] = {}
         source = iter(requests)
         model = self.options.model
         made = 0
         while True:
             waits = False
-            while len(pending) < self.window and self._stopped is None:
+            order: list[tuple[Request, str]] = []
+            while (
+                len(pending) <= refill
+                and len(pending) + len(order) < self.window
+                and self._stopped is None
+            ):
                 request = next(source, _END)
                 waits = request is None
                 if not isinstance(request, Request):
                     break
-                key = request.key(model)
-                stored = self.ledger.answer(key)
-                if stored is not None:
-                    response = judge(request, key, model, stored, stored=True)
+                order.append((request, request.key(model)))
+            stored = self.ledger.answers(key for _, key in order)
+            for request, key in order:
+                if key in stored:
+                    response = judge(request, key, model, stored[key], stored=True)
                     pending.append((request, key, response))
                     continue
                 if request.prompt is not None and self.options.teacher not in _CONTINUES:
@@ -342,10 +350,12 @@ class Session:
                 try:
                     if not result.done():
                         self._open().flush()
-                    result = replace(result.result(), request=request)
+                    result = result.result()
                 except StopError as stop:
                     raise stop.error(made, self.ledger) from None
                 live.pop(key, None)
+                if result.request is not request:
+                    result = replace(result, request=request)
             made += 1
             yield result
 
@@ -395,7 +405,7 @@ def complete_all(
 def _sender(
     ledger: Ledger, options: TeacherOptions, purse: Purse, address: str | None, began: float
 ) -> Sender:
-    from hornbook.generate import caller
+    from hornbook.generate import caller, transport
 
     if options.teacher == "replay":
         raise TeacherError(
@@ -404,7 +414,7 @@ def _sender(
     deadline = None if options.budget_s is None else began + options.budget_s
     common: dict[str, Any] = {"ledger": ledger, "model": options.model, "purse": purse}
     if callable(options.teacher):
-        transport: caller.Transport = caller.FunctionTransport(options.teacher)
+        carries: transport.Transport = transport.FunctionTransport(options.teacher)
         secret = ""
     else:
         need("openai", "generate")
@@ -421,10 +431,10 @@ def _sender(
                 poll_s=options.poll_s,
                 deadline=deadline,
             )
-        transport = caller.transport(options.model, address, secret, options.timeout_s)
+        carries = transport.transport(options.model, address, secret, options.timeout_s)
     return caller.Caller(
         **common,
-        transport=transport,
+        transport=carries,
         secret=secret,
         concurrency=options.concurrency,
         max_retries=options.max_retries,

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hornbook.errors import InputError, ResumeError, StorageError
 from hornbook.manifest import StrPath
@@ -110,6 +110,22 @@ class Answer:
     """Counted against a money budget; None without a price."""
 
 
+class Intent(NamedTuple):
+    """A call that is about to be sent."""
+
+    key: str
+    """Its identity."""
+    model: str
+    slot: str
+    attempt: int
+    prompt_id: str
+    request: Mapping[str, Any]
+    """What is asked."""
+    reserved_usd: float | None
+    """The most it can cost; None without a price."""
+    reserved_tokens: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Totals:
     """Everything a ledger has seen, over all runs."""
@@ -188,18 +204,28 @@ class Ledger:
         try:
             with self._lock:
                 return self._database.execute(sql, tuple(values)).fetchall()
-        except sqlite3.ProgrammingError:
-            raise  # our own mistake, such as a closed ledger
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise ResumeError(
-                    f"{self.path}: another run holds this ledger; wait for it or name another file"
-                ) from error
-            raise StorageError(f"{self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise InputError(
+            raise self._meant(error) from error
+
+    def _run_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            with self._lock:
+                self._database.executemany(sql, rows)
+        except sqlite3.DatabaseError as error:
+            raise self._meant(error) from error
+
+    def _meant(self, error: sqlite3.DatabaseError) -> Exception:
+        if isinstance(error, sqlite3.ProgrammingError):
+            return error  # our own mistake, such as a closed ledger
+        if not isinstance(error, sqlite3.OperationalError):
+            return InputError(
                 f"{self.path}: not a readable ledger ({error}); restore it or name another file"
-            ) from error
+            )
+        if "locked" in str(error):
+            return ResumeError(
+                f"{self.path}: another run holds this ledger; wait for it or name another file"
+            )
+        return StorageError(f"{self.path}: {error}")
 
     def _number(self, sql: str) -> int:
         return int(self._run(sql)[0][0])
@@ -217,65 +243,42 @@ class Ledger:
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer to a call, if there is one."""
+        return self.answers([key]).get(key)
+
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """The stored answers to those of some calls that have one."""
+        wanted = json.dumps(list(keys))
+        if wanted == "[]":
+            return {}
         rows = self._run(
-            "SELECT text, finish, served_model, prompt_tokens, completion_tokens, charged_tokens, "
-            "cost_usd FROM calls WHERE key = ? AND state = 'answered'",
-            (key,),
+            "SELECT key, text, finish, served_model, prompt_tokens, completion_tokens, "
+            "charged_tokens, cost_usd FROM calls "
+            "WHERE key IN (SELECT value FROM json_each(?)) AND state = 'answered'",
+            (wanted,),
         )
-        if not rows:
-            return None
-        text, finish, served, prompt, completion, charged, cost = rows[0]
-        return Answer(
-            text=text,
-            finish=finish,
-            served_model=served,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            charged_tokens=charged,
-            cost_usd=cost,
-        )
+        return {
+            key: Answer(
+                text=text,
+                finish=finish,
+                served_model=served,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                charged_tokens=charged,
+                cost_usd=cost,
+            )
+            for key, text, finish, served, prompt, completion, charged, cost in rows
+        }
 
-    def intend(
-        self,
-        key: str,
-        *,
-        model: str,
-        slot: str,
-        attempt: int,
-        prompt_id: str,
-        request: Mapping[str, Any],
-        reserved_usd: float | None,
-        reserved_tokens: int,
+    def record(
+        self, *, answers: Iterable[tuple[str, Answer]] = (), intents: Iterable[Intent] = ()
     ) -> None:
-        """Writes down a call that is about to be sent, with the most it can cost.
+        """Writes down, together, the answers to calls and the calls that are about to be sent.
 
-        A call that failed or was lost before keeps what it may have cost then.
+        A call that failed or was lost before keeps what it may have cost then; one that was
+        answered stays as it is.
         """
-        self._run(
-            "INSERT INTO calls (key, state, model, slot, attempt, prompt_id, request, "
-            "reserved_usd, reserved_tokens, sent) VALUES (?, 'intent', ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET state = 'intent', error = NULL, settled = NULL, "
-            "reserved_usd = excluded.reserved_usd, reserved_tokens = excluded.reserved_tokens, "
-            "sent = excluded.sent WHERE state != 'answered'",
-            (
-                key,
-                model,
-                slot,
-                attempt,
-                prompt_id,
-                json.dumps(request, sort_keys=True),
-                reserved_usd,
-                reserved_tokens,
-                time.time(),
-            ),
-        )
-
-    def settle(self, key: str, answer: Answer) -> None:
-        """Writes down the answer to a call."""
-        self._run(
-            "UPDATE calls SET state = 'answered', text = ?, finish = ?, served_model = ?, "
-            "prompt_tokens = ?, completion_tokens = ?, charged_tokens = ?, cost_usd = ?, "
-            "settled = ? WHERE key = ?",
+        now = time.time()
+        settled = [
             (
                 answer.text,
                 answer.finish,
@@ -284,10 +287,42 @@ class Ledger:
                 answer.completion_tokens,
                 answer.charged_tokens,
                 answer.cost_usd,
-                time.time(),
+                now,
                 key,
-            ),
-        )
+            )
+            for key, answer in answers
+        ]
+        intended = [
+            (*intent[:5], json.dumps(intent.request, sort_keys=True), *intent[6:], now)
+            for intent in intents
+        ]
+        with self.transaction():
+            if settled:
+                self._run_many(
+                    "UPDATE calls SET state = 'answered', text = ?, finish = ?, "
+                    "served_model = ?, prompt_tokens = ?, completion_tokens = ?, "
+                    "charged_tokens = ?, cost_usd = ?, settled = ? WHERE key = ?",
+                    settled,
+                )
+            if intended:
+                self._run_many(
+                    "INSERT INTO calls (key, model, slot, attempt, prompt_id, request, "
+                    "reserved_usd, reserved_tokens, sent, state) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'intent') "
+                    "ON CONFLICT (key) DO UPDATE SET state = 'intent', error = NULL, "
+                    "settled = NULL, reserved_usd = excluded.reserved_usd, "
+                    "reserved_tokens = excluded.reserved_tokens, sent = excluded.sent "
+                    "WHERE state != 'answered'",
+                    intended,
+                )
+
+    def intend(self, key: str, **fields: Any) -> None:
+        """`record` for one call that is about to be sent: the other fields of `Intent`."""
+        self.record(intents=[Intent(key=key, **fields)])
+
+    def settle(self, key: str, answer: Answer) -> None:
+        """`record` for one answer."""
+        self.record(answers=[(key, answer)])
 
     def fail(self, key: str, error: str, *, billed: bool) -> None:
         """Writes down that a call gave no answer.
