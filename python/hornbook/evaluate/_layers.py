@@ -7,13 +7,11 @@ privileges. Linux on x86-64 and aarch64; elsewhere `seccomp_available` and `land
 
 import ctypes
 import os
-import platform
+import re
 import struct
 import sys
-import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -73,7 +71,7 @@ def drop_capabilities() -> None:
 
 
 _fork = ctypes.PyDLL(None).fork
-_SINGLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+_SINGLE = "t" not in sys.abiflags
 
 
 def fork() -> int:
@@ -133,7 +131,7 @@ def landlock_abi() -> int:
     return max(0, version)
 
 
-def landlock_ruleset(abi: int, readable: Iterable[tuple[Path, int]]) -> int:
+def landlock_ruleset(abi: int, readable: Iterable[tuple[str, int]]) -> int:
     """A descriptor for rules that refuse everything but reading some paths.
 
     From version 4 TCP is refused too, from version 6 signals and abstract sockets to others.
@@ -152,7 +150,7 @@ def landlock_ruleset(abi: int, readable: Iterable[tuple[Path, int]]) -> int:
         except OSError:
             continue
         try:
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 rights &= ~_READ_DIR
             rule = struct.pack("=Qi", rights, target)
             _checked(_libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0), f"Landlock rule {path}")
@@ -166,7 +164,7 @@ def landlock_restrict(ruleset: int) -> None:
     _checked(_libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
 
 
-def readable_paths() -> list[tuple[Path, int]]:
+def readable_paths() -> list[tuple[str, int]]:
     """What a program may read: the standard library and shared libraries, nothing installed.
 
     Folders of installed packages lie inside the standard library's, and Landlock has no
@@ -174,15 +172,18 @@ def readable_paths() -> list[tuple[Path, int]]:
     """
     use, everything = _READ_FILE | _EXECUTE, _READ_FILE | _EXECUTE | _READ_DIR
     others = ("site-packages", "dist-packages", "test", "__pycache__")
-    stdlib = Path(os.__file__).resolve().parent
+    stdlib = os.path.dirname(os.path.realpath(os.__file__))
     rules = [(stdlib, _READ_DIR)]  # names only: the import system lists this folder
-    rules += [(path, everything) for path in sorted(stdlib.iterdir()) if path.name not in others]
-    libraries = Path(sys.base_prefix).resolve() / "lib"
-    rules += [(path, use) for path in sorted(libraries.glob("lib*.so*"))]
-    triple = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
+    entries = sorted(set(os.listdir(stdlib)) - set(others))
+    rules += [(os.path.join(stdlib, name), everything) for name in entries]
+    libraries = os.path.join(os.path.realpath(sys.base_prefix), "lib")
+    with suppress(OSError):
+        names = [name for name in os.listdir(libraries) if re.match(r"lib.*\.so", name)]
+        rules += [(os.path.join(libraries, name), use) for name in sorted(names)]
+    triple = getattr(sys.implementation, "_multiarch", "") or f"{os.uname().machine}-linux-gnu"
     folders = ("/lib64", "/usr/lib64", f"/lib/{triple}", f"/usr/lib/{triple}")
-    rules += [(Path(path), use) for path in (*folders, "/etc/ld.so.cache")]
-    return [*rules, (Path("/usr/share/zoneinfo"), everything)]
+    rules += [(path, use) for path in (*folders, "/etc/ld.so.cache")]
+    return [*rules, ("/usr/share/zoneinfo", everything)]
 
 
 # seccomp: which system calls may be made, as `name:x86-64:aarch64`; "-" where there is none.
@@ -239,7 +240,7 @@ def _number(entry: str, column: int) -> int | None:
 
 def seccomp_available() -> bool:
     """Whether the kernel filters system calls and their numbers are known here."""
-    if sys.platform != "linux" or platform.machine() not in _ARCHITECTURES:
+    if sys.platform != "linux" or os.uname().machine not in _ARCHITECTURES:
         return False
     # A 32-bit interpreter on a 64-bit kernel would use another table.
     return ctypes.sizeof(ctypes.c_void_p) == 8 and _libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0

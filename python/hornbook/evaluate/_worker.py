@@ -11,34 +11,32 @@ it forks: if it ends, for whatever reason, the kernel ends everything below it.
 
 A request on the socket that is its standard input is one byte (`T`: the tests are trusted, and one
 process may run those of many programs; `!`: anything else), with descriptors beside it. Answers
-are a big-endian length and JSON: first which layers there are; then two a program: its processes,
-with their pidfds, and how they ended.
+are a big-endian length and so many bytes: first JSON that says which layers there are; then two a
+program, `_STARTED` and `_ENDED`: its processes, with their pidfds, and how they ended.
 """
 
+import _socket
 import _thread
-import array
 import gc
 import importlib
 import json
 import os
-import platform
 import resource
-import socket
 import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hornbook.evaluate import _codec, _layers, _split
 
 # What programs for problems import, as far as it is cheap: each page that a module fills makes
-# every fork dearer, and one that is not here is imported when asked for.
+# every fork dearer, and one that is not here is imported when asked for. For the same reason
+# nothing here imports `socket`, `pathlib` or `platform`, which bring much with them.
 _PRELOADED = """
-abc array bisect cmath collections collections.abc contextlib copy enum functools heapq io itertools
+abc bisect collections collections.abc contextlib copy enum functools heapq io itertools
 json keyword math numbers operator os random re string struct sys textwrap time types typing
 """
 _FIRST, _SECOND = 3, 4
@@ -46,25 +44,50 @@ _FIRST, _SECOND = 3, 4
 _CHUNK = 1 << 16
 
 
+# After a fork the worker's own writes copy pages too: what it does for every program is plain.
+_LENGTH, _FD = struct.Struct(">I"), struct.Struct("i")
+_STARTED = struct.Struct("=id")
+"""Of each process, after the token: its number, and the CPU seconds it had used before."""
+_ENDED = struct.Struct("=idQ?")
+"""Of each process: its code as in `subprocess`, CPU seconds, resident KiB, whether it lives on."""
+
+
+def _open_socket(fd: int) -> _socket.socket:
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
+
+
+def _send(socket: _socket.socket, data: bytes, fds: list[int]) -> int:
+    """Sends bytes with descriptors beside them; how many bytes went."""
+    rights = b"".join([_FD.pack(fd) for fd in fds])
+    beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
+    return socket.sendmsg([data], beside)
+
+
+def _receive(socket: _socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """At most so many bytes, and at most four descriptors beside them."""
+    data, beside, _, _ = socket.recvmsg(size, _socket.CMSG_LEN(4 * _FD.size))
+    fds = [fd for *_, rights in beside for (fd,) in _FD.iter_unpack(rights)]
+    return data, fds
+
+
 class _Socket:
     """Frames to and from the supervisor."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(fileno=os.dup(0))
+        self._socket = _open_socket(os.dup(0))
 
-    def send(self, data: dict[str, Any] | list[Any], fds: list[int] | None = None) -> None:
-        body = json.dumps(data).encode()
-        frame = struct.pack(">I", len(body)) + body
-        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sent = self._socket.sendmsg([frame], beside)
-        self._socket.sendall(frame[sent:])
+    def send(self, body: bytes, fds: list[int]) -> None:
+        frame = _LENGTH.pack(len(body)) + body
+        sent = _send(self._socket, frame, fds)
+        if sent < len(frame):
+            self._socket.sendall(frame[sent:])
 
     def receive(self) -> tuple[bool, list[int]] | None:
         """Whether the next program's tests are trusted, and its descriptors.
 
         None once the supervisor is gone.
         """
-        head, fds, _, _ = socket.recv_fds(self._socket, 1, 4)
+        head, fds = _receive(self._socket, 1)
         return (head == b"T", fds) if head else None
 
     def close(self) -> None:
@@ -76,7 +99,7 @@ class _Layers:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.missing: dict[str, str] = {}
-        self.machine = platform.machine()
+        self.machine = os.uname().machine
         self.linux = sys.platform == "linux"
         self.abi = 0 if "landlock" in config["without"] else _layers.landlock_abi()
         if not self.abi:
@@ -193,8 +216,11 @@ def _become_nobody() -> str:
     """Leaves root for the user `nobody`, unless that user could not read the standard library."""
     if os.geteuid() != 0:
         return "own"
-    if any(path.stat().st_mode & 0o005 != 0o005 for path in Path(os.__file__).resolve().parents):
-        return "root without capabilities"
+    folder = os.path.realpath(os.__file__)
+    while folder != "/":
+        folder = os.path.dirname(folder)
+        if os.stat(folder).st_mode & 0o005 != 0o005:
+            return "root without capabilities"
     try:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
@@ -373,11 +399,11 @@ def _lasting(cpu_s: int, _module: ModuleType, _task: bytes, _token: bytes) -> No
     random = importlib.import_module("random")
     streams, builtin = (sys.stdout, sys.stderr), sys.modules["builtins"].__dict__
     saved, depth = dict(builtin), sys.getrecursionlimit()
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _FIRST)
+    link = _open_socket(_FIRST)
     start, kb = _used(resource.getrusage(resource.RUSAGE_SELF))
     most = kb + _GROWTH_KB
     for left in reversed(range(_LASTS)):
-        token, fds, _, _ = socket.recv_fds(link, _TOKEN, 4)
+        token, fds = _receive(link, _TOKEN)
         if not token:
             break
         out, report, text, channel = fds
@@ -424,11 +450,15 @@ def _describe(failure: BaseException) -> None:
         pass
 
 
+_Ended = tuple[int, float, int, bool]
+"""The fields of `_ENDED`."""
+
+
 class _Lasting:
     """The process that runs the trusted tests of many programs, seen from the worker."""
 
     def __init__(self, layers: _Layers) -> None:
-        self._link, theirs = socket.socketpair()
+        self._link, theirs = _socket.socketpair()
         part = partial(_lasting, layers.cpu[0])
         self.pid = _fork(part, b"", layers, None, layers.null, [theirs.fileno()])
         theirs.close()
@@ -437,9 +467,9 @@ class _Lasting:
     def ask(self, token: bytes, fds: list[int]) -> None:
         """Hands over a program's tests."""
         with suppress(OSError):  # it is gone: `answer` finds out
-            socket.send_fds(self._link, [token], fds)
+            _send(self._link, token, fds)
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> _Ended:
         """Waits until it is done, or has ended."""
         try:
             said = self._link.recv(_DONE.size)
@@ -449,25 +479,24 @@ class _Lasting:
             used, again = _DONE.unpack(said)
             self.cpu_s += used
             if again:
-                return {"code": 0, "cpu_s": used, "rss_kb": 0, "lives": True}
-        _, ended = _reap(self.pid)
+                return 0, used, 0, True
+        _, (code, cpu_s, kb, lives) = _reap(self.pid, group=True)
         self._link.close()
-        ended["cpu_s"] = used if said else ended["cpu_s"] - self.cpu_s
-        return ended
+        return code, used if said else cpu_s - self.cpu_s, kb, lives
 
 
-def _reap(which: int) -> tuple[int, dict[str, Any]]:
-    """Waits for a child, any if it is -1: its number and how it ended."""
+def _reap(which: int, *, group: bool) -> tuple[int, _Ended]:
+    """Waits for a child, any if it is -1: its number and how it ended.
+
+    Args:
+        which: Its number.
+        group: Whether to end what it may have started, where it is no group of the kernel's own.
+    """
     pid, code, usage = os.wait4(which, 0)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, 9)  # where a layer is missing it may have started others
-    cpu_s, kb = _used(usage)
-    return pid, {
-        "code": os.waitstatus_to_exitcode(code),
-        "cpu_s": cpu_s,
-        "rss_kb": kb,
-        "lives": False,
-    }
+    if group:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, 9)
+    return pid, (os.waitstatus_to_exitcode(code), *_used(usage), False)
 
 
 def _run(fds: list[int], layers: _Layers, link: _Socket, lasting: _Lasting | None) -> bool:
@@ -484,7 +513,7 @@ def _run(fds: list[int], layers: _Layers, link: _Socket, lasting: _Lasting | Non
     """
     out, report, text, *tests = fds
     if tests:
-        ours, theirs = (end.detach() for end in socket.socketpair())
+        ours, theirs = (end.detach() for end in _socket.socketpair())
         fds += [ours, theirs]
         pids = [_fork(_candidate, b"", layers, text, out, [theirs])]
         token = os.urandom(_TOKEN // 2).hex().encode()  # only now: the candidate has no copy
@@ -499,19 +528,21 @@ def _run(fds: list[int], layers: _Layers, link: _Socket, lasting: _Lasting | Non
     for fd in fds:
         os.close(fd)
     pidfds = [os.pidfd_open(pid) for pid in pids] if layers.linux else []
-    before = [0.0, lasting.cpu_s if lasting else 0.0][: len(pids)]
-    link.send({"token": token.decode(), "pids": pids, "before": before}, pidfds)
+    before = lasting.cpu_s if lasting else 0.0
+    # The tests' process is the last. Nothing of the candidate's has run before.
+    started = [_STARTED.pack(pid, before if pid == pids[-1] else 0.0) for pid in pids]
+    link.send(b"".join([token, *started]), pidfds)
     for fd in pidfds:
         os.close(fd)
-    ended: dict[int, dict[str, Any]] = {}
+    ended: dict[int, _Ended] = {}
     if lasting:  # first: it lets go of the candidate, which then ends
         ended[lasting.pid] = lasting.answer()
     while len(ended) < len(pids):
-        pid, how = _reap(-1)
+        pid, how = _reap(-1, group=not layers.namespaces)
         if pid in pids:
             ended[pid] = how
-    link.send([ended[pid] for pid in pids])
-    return lasting is not None and bool(ended[lasting.pid]["lives"])
+    link.send(b"".join([_ENDED.pack(*ended[pid]) for pid in pids]), [])
+    return lasting is not None and ended[lasting.pid][3]
 
 
 def main() -> None:
@@ -530,7 +561,7 @@ def main() -> None:
             importlib.import_module(name)
         layers.prepare()
     except Exception as error:
-        link.send({"error": f"{type(error).__name__}: {error}"})
+        link.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode(), [])
         return
     os.dup2(layers.null, 0)
     for name in [name for name in sys.modules if name.split(".")[0] == "hornbook"]:
@@ -543,7 +574,7 @@ def main() -> None:
     fillers = _fill_holes()
     gc.freeze()
     gc.disable()
-    link.send(layers.describe())
+    link.send(json.dumps(layers.describe()).encode(), [])
     lasting: _Lasting | None = None
     assert fillers  # kept for as long as programs are run
     while (request := link.receive()) is not None:

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -38,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const CANDIDATE_GRACE: Duration = Duration::from_millis(250);
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 const FRAME_LIMIT: usize = 1 << 20;
+/// Bytes of the secret that a verdict begins with.
+const TOKEN: usize = 32;
 
 /// One program: what the worker's children read. The worker never does.
 #[derive(Debug, Clone)]
@@ -258,6 +260,10 @@ impl Pool {
     }
 }
 
+/// Cores that programs may use. Asking takes files of the kernel's: once is enough.
+static CORES: LazyLock<u32> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32));
+
 /// Nothing that holds the lock can panic half-way through a change.
 fn lock(idle: &Mutex<Vec<Lane>>) -> MutexGuard<'_, Vec<Lane>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -361,21 +367,52 @@ struct Hello {
     error: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// What the worker says once a program's processes run: `_STARTED` there.
 struct Started {
-    token: String,
+    token: Vec<u8>,
     pids: Vec<i32>,
     /// CPU seconds that each had used before.
     before: Vec<f64>,
 }
 
-#[derive(Deserialize, Clone, Copy)]
+impl Started {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let (token, rest) = body.split_at_checked(TOKEN)?;
+        let (processes, []) = rest.as_chunks::<12>() else { return None };
+        Some(Self {
+            token: token.to_vec(),
+            pids: processes.iter().map(|p| i32::from_ne_bytes(part(p, 0))).collect(),
+            before: processes.iter().map(|p| f64::from_ne_bytes(part(p, 4))).collect(),
+        })
+    }
+}
+
+/// How one process ended: `_ENDED` in the worker.
+#[derive(Clone, Copy)]
 struct Ended {
     code: i32,
     cpu_s: f64,
     rss_kb: u64,
     /// Whether it lives on, for the next program's tests.
     lives: bool,
+}
+
+impl Ended {
+    fn parse(body: &[u8]) -> Option<Vec<Self>> {
+        let (processes, []) = body.as_chunks::<21>() else { return None };
+        let read = |process: &[u8; 21]| Self {
+            code: i32::from_ne_bytes(part(process, 0)),
+            cpu_s: f64::from_ne_bytes(part(process, 4)),
+            rss_kb: u64::from_ne_bytes(part(process, 12)),
+            lives: process[20] != 0,
+        };
+        Some(processes.iter().map(read).collect())
+    }
+}
+
+/// `N` bytes of a fixed-size message.
+fn part<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
+    message[at..at + N].try_into().expect("within the message")
 }
 
 impl Worker {
@@ -477,7 +514,7 @@ impl Worker {
         self.send(if job.lasting { b'T' } else { b'!' }, &fds)?;
         drop(fds); // ours: the ends of the pipes must show
         let (body, pidfds) = self.receive(start + SLACK, stop)?;
-        let started: Started = serde_json::from_slice(&body).map_err(|_| Lost::Died)?;
+        let started = Started::parse(&body).ok_or(Lost::Died)?;
         for pipe in [out.as_fd(), report.as_fd()] {
             rustix::io::ioctl_fionbio(pipe, true).map_err(io::Error::from)?;
         }
@@ -493,9 +530,9 @@ impl Worker {
             killed_all: false,
             killed_at: start,
         };
-        let ended = self.watch(&mut watch, started.token.len(), start, limits, stop)?;
+        let ended = self.watch(&mut watch, start, limits, stop)?;
         self.spent = watch.killed_all && ended.iter().any(|end| end.lives);
-        watch.drain(started.token.len());
+        watch.drain();
         Ok(watch.outcome(&started.token, &ended, limits, start.elapsed()))
     }
 
@@ -513,12 +550,11 @@ impl Worker {
     fn watch(
         &mut self,
         watch: &mut Watch,
-        token: usize,
         start: Instant,
         limits: Limits,
         stop: &PipeReader,
     ) -> Result<Vec<Ended>, Lost> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let cores = *CORES;
         let mut deadline = start + limits.wall;
         let mut decided = false;
         let (mut out_open, mut report_open) = (true, true);
@@ -577,8 +613,8 @@ impl Worker {
                     watch.kill(false);
                 }
             }
-            (out_open, report_open) = watch.drain(token);
-            if watch.verdict.len() >= token + 2 && !decided {
+            (out_open, report_open) = watch.drain();
+            if watch.verdict.len() >= TOKEN + 2 && !decided {
                 // Where tests run apart the candidate may go now; it flushes and does.
                 let grace = if watch.processes.len() > 1 { CANDIDATE_GRACE } else { GRACE };
                 decided = true;
@@ -586,7 +622,7 @@ impl Worker {
             }
             if answered {
                 let (body, _) = self.receive(Instant::now() + SLACK, stop)?;
-                return serde_json::from_slice(&body).map_err(|_| Lost::Died);
+                return Ended::parse(&body).ok_or(Lost::Died);
             }
         }
     }
@@ -618,14 +654,14 @@ impl Watch {
     }
 
     /// Takes what is in the pipes; whether each is still open.
-    fn drain(&mut self, token: usize) -> (bool, bool) {
+    fn drain(&mut self) -> (bool, bool) {
         let Self { out, report, kept, verdict, total, .. } = self;
         let out = drain(out, total, kept, OUTPUT_KEPT);
-        (out, drain(report, total, verdict, token + 3))
+        (out, drain(report, total, verdict, TOKEN + 3))
     }
 
-    fn outcome(mut self, token: &str, ended: &[Ended], limits: Limits, wall: Duration) -> Outcome {
-        let said = self.verdict.strip_prefix(token.as_bytes());
+    fn outcome(mut self, token: &[u8], ended: &[Ended], limits: Limits, wall: Duration) -> Outcome {
+        let said = self.verdict.strip_prefix(token);
         let (kind, proof) = match said {
             Some([kind, proof]) => (*kind, *proof == b'1'),
             _ => (0, false),
