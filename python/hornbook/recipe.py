@@ -125,6 +125,12 @@ class DecontaminateConfig:
     is the guarantee, and this finds whole copies."""
     ast_threshold: float | None = None
     """Against public benchmarks: also remove functions whose syntax trees match at this rate."""
+    embedder: Literal["none", "hash"] = "none"
+    """Against public benchmarks: also compare embeddings, by hashed tokens."""
+    embedding_threshold: float = 0.16
+    """Largest L2 distance of embeddings, scaled to unit length, that counts as similar."""
+    combine: Literal["or", "and"] = "or"
+    """Whether syntax tree or embedding is enough, or both must be similar to one problem."""
 
 
 @dataclass(frozen=True, kw_only=True)

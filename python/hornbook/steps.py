@@ -248,6 +248,9 @@ def _decontaminate(label: str, name: str, source: str) -> Work:
             benchmarks=against,
             ngram=config.heldout_ngram if heldout else config.ngram,
             ast_threshold=None if heldout else config.ast_threshold,
+            embedder=None if heldout or config.embedder == "none" else config.embedder,
+            embedding_threshold=config.embedding_threshold,
+            combine=config.combine,
         )
 
     return work

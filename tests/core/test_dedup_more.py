@@ -1,5 +1,6 @@
 """Dedup beyond one corpus in memory: exact join, references, index, limits, spans, pieces."""
 
+import ast
 import json
 import random
 import re
@@ -94,6 +95,56 @@ def test_the_join_misses_nothing(tmp_path: Path, threshold: float, memory_mb: in
         }
         edges = {(a, b) for a, b, _ in lines(out, "edges")}
         assert edges == truth
+
+
+@pytest.fixture(scope="module")
+def functions() -> list[str]:
+    """Functions of the standard library, which holds many that resemble each other."""
+    folder = Path(json.__file__).parents[1]
+    names = ("asyncio", "multiprocessing", "unittest", "xml/dom", "xml/sax", "tkinter")
+    paths = [path for name in names for path in sorted((folder / name).glob("*.py"))]
+    found: list[str] = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        rows = text.splitlines(keepends=True)
+        found += [
+            "".join(rows[node.lineno - 1 : node.end_lineno])
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef) and text.isascii()
+        ]
+    return found[:1500]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.85])
+def test_real_functions_against_brute_force(
+    tmp_path: Path, functions: list[str], threshold: float
+) -> None:
+    texts = list(dict.fromkeys(functions))
+    source = save(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    hb.dedup(
+        source, tmp_path / "join", method="exact-join", threshold=threshold, ngram=3,
+        keep="first", components=True,
+    )  # fmt: skip
+    sets = [grams(text, 3) for text in texts]
+    truth = {
+        (a, b)
+        for a in range(len(texts))
+        for b in range(a + 1, len(texts))
+        if min(len(sets[a]), len(sets[b])) >= threshold * max(len(sets[a]), len(sets[b]))
+        and jaccard(sets[a], sets[b]) >= threshold
+    }
+    assert len(truth) > 4
+    assert {(a, b) for a, b, _ in lines(tmp_path / "join", "edges")} == truth
+    removed = {row["removed_row"] for row in lines(tmp_path / "join")}
+    assert removed == set(greedy(texts, threshold, 3, list(range(len(texts)))))
+    if threshold < 0.7:
+        return  # the default bands are for 0.7
+    hb.dedup(source, tmp_path / "bands", threshold=threshold, ngram=3, keep="first")
+    banded = lines(tmp_path / "bands")
+    assert all(
+        jaccard(sets[row["removed_row"]], sets[row["kept_row"]]) >= threshold for row in banded
+    )
+    assert len({row["removed_row"] for row in banded} & removed) >= 0.99 * len(removed)
 
 
 def test_memory_never_changes_a_byte(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hornbook import steps
 from hornbook.errors import ConfigError, HornbookError, InputError
 from hornbook.pipeline import run, select_steps
 from hornbook.recipe import PRESETS, Recipe, from_dict, load
@@ -126,6 +127,35 @@ def test_stages_can_be_left_out():
     skip = "skip=['dedup', 'decontaminate', 'study', 'report']"
     names = [step.name for step in plan(load("demo", [skip]))]
     assert not any(n.startswith(("dedup", "decontaminate", "study", "report")) for n in names)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ([], 2),
+        (["embedder=hash"], 1),
+        (["embedder=hash", "embedding_threshold=0"], 2),
+        (["embedder=hash", "ast_threshold=0.95"], 1),
+        (["embedder=hash", "ast_threshold=0.95", "combine=and"], 2),
+        (["embedder=hash", "ast_threshold=0.3", "combine=and"], 1),
+    ],
+)
+def test_decontamination_by_embedding(tmp_path, settings, kept):
+    """A solution in another order of lines: near by its words, far by its tree and 13-grams."""
+    lines = [f"    total{i} = values[{i}] * {i + 3} - offset{i}" for i in range(6)]
+    lines += [f"    most{i} = max(total{i}, least{i}(values))" for i in range(6)]
+    head, end = "def weigh(values):", "    return total0 + total5"
+    problem = {"task_id": "T/0", "prompt": f"{head}\n", "entry_point": "weigh", "test": "pass"}
+    problem["canonical_solution"] = "\n".join([*lines, end]) + "\n"
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+    texts = ["\n".join([head, *lines[::-1], end]), "print('hello')\n"]
+    (tmp_path / "pool").mkdir()
+    rows = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)]
+    (tmp_path / "pool" / "rows.jsonl").write_text("".join(rows))
+    wanted = [f"benchmarks=['{tmp_path / 'problems.jsonl'}']", "embedding_threshold=0.4", *settings]
+    recipe = load("demo", [f"decontaminate.{setting}" for setting in wanted])
+    report = steps._decontaminate("public", "raw", "pool")(recipe, tmp_path)
+    assert report["counts"]["kept"] == kept
 
 
 def test_raw_code_must_be_named_before_anything_runs(tmp_path):
