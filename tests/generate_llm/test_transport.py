@@ -84,7 +84,13 @@ class Wire:
                 connection = self.context.wrap_socket(connection, server_side=True)
             reader = connection.makefile("rb")
             turn = 0
-            while head := b"".join(iter(reader.readline, b"\r\n")):
+            while True:
+                lines = []
+                while (line := reader.readline()) != b"\r\n":
+                    if not line:
+                        return  # the client has gone
+                    lines.append(line)
+                head = b"".join(lines)
                 self.heads.append(head)
                 size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 self.bodies.append(reader.read(size))
@@ -95,7 +101,7 @@ class Wire:
                         return
                     connection.sendall(piece)
                 turn += 1
-        except (OSError, IndexError):
+        except OSError:
             pass
         finally:
             connection.close()
