@@ -4,7 +4,8 @@ List of str in, numpy out. Peers: gigatoken, splintr-rs, fastokens, HF tokenizer
 release candidate, from a folder of its own: `pip install --no-deps --target DIR
 tokenizers==1.0.0rc3`), tiktoken (GPT-2 only). Every measurement is a fresh process with one
 tokenizer; engines take turns, `--rounds` times. "Cold" is the first pass of a new tokenizer (making
-it is not counted), "warm" a second pass over the same text. CPU seconds are those of the process
+it is not counted), "warm" the fourth over the same text: where threads keep what each has seen, one
+pass shows a thread half of it. CPU seconds are those of the process
 and all its threads. Ids are compared with HF 0.23's on `--megabytes-slow` before anything is
 printed; an engine that differs is named and left out of the ratios.
 
@@ -156,7 +157,7 @@ def work(name: str, vocabulary: Path, corpus: Path, threads: int, check: bool) -
     encode = engine(name, vocabulary, threads)
     resident = peak_mb(reset=True)
     times = {}
-    for phase in ("cold", "warm"):
+    for phase in ("cold", "second", "third", "warm"):
         wall, cpu = time.perf_counter(), time.process_time()
         result = encode(texts)
         times[f"{phase}_cpu"] = time.process_time() - cpu

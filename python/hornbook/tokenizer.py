@@ -4,7 +4,7 @@ Takes any `tokenizer.json` of byte-level BPE with GPT-2's pre-tokenizer (GPT-2, 
 gives the same ids as HF on any text, trains the same merges as HF's trainer. GPT-2's and CodeGen's
 vocabularies are built in. A tokenizer is immutable, picklable and safe to share between threads;
 output does not depend on the thread count; a forked child may go on using it. Each thread that
-encodes keeps up to 26 MiB of pieces it has seen; a batch costs its texts and its ids.
+encodes keeps up to 27 MiB of pieces it has seen; a batch costs its texts and its ids.
 
     hornbook.Tokenizer.codegen().encode("def f(x):\\n    return x")
 """

@@ -1,7 +1,10 @@
-//! Turns GPT-2's merge list into a table of id pairs: 50,000 times `u16 left, u16 right`, 200 kB.
+//! Makes the tokenizer's two tables: GPT-2's merge list as id pairs (50,000 times `u16 left, u16
+//! right`, 200 kB), and the classes of Unicode 16's characters (28 kB).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+
+use regex_syntax::hir::{Class, HirKind};
 
 /// GPT-2's order of the 256 bytes: those with a visible Latin-1 character first.
 fn byte_order() -> Vec<u8> {
@@ -11,8 +14,33 @@ fn byte_order() -> Vec<u8> {
     order
 }
 
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+/// The class of every character (1 letter, 2 number, 3 white space, 0 none of them) in two levels: for
+/// each 256 characters the number of their page, then the pages, each distinct one once.
+fn classes() -> Vec<u8> {
+    let mut flat = vec![0; 0x11_0000];
+    for (pattern, class) in [(r"\p{L}", 1), (r"\p{N}", 2), (r"\s", 3)] {
+        let hir = regex_syntax::parse(pattern).expect("a valid class");
+        let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
+            unreachable!("a Unicode class")
+        };
+        for range in ranges.iter() {
+            flat[range.start() as usize..=range.end() as usize].fill(class);
+        }
+    }
+    let mut pages: Vec<&[u8]> = Vec::new();
+    let mut table = Vec::new();
+    for page in flat.chunks_exact(256) {
+        let known = pages.iter().position(|known| *known == page).unwrap_or_else(|| {
+            pages.push(page);
+            pages.len() - 1
+        });
+        table.push(u8::try_from(known).expect("well under 256 distinct pages"));
+    }
+    table.extend(pages.concat());
+    table
+}
+
+fn merges() -> Vec<u8> {
     let visible = 188;
     let mut ids: HashMap<String, u16> = HashMap::new();
     for (id, byte) in byte_order().into_iter().enumerate() {
@@ -29,6 +57,13 @@ fn main() {
         ids.insert(format!("{left}{right}"), id);
     }
     assert_eq!(table.len(), 200_000, "GPT-2 has 50,000 merges");
+    table
+}
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
-    std::fs::write(out.join("gpt2_merges.bin"), table).expect("the build folder is writable");
+    for (name, table) in [("gpt2_merges.bin", merges()), ("classes.bin", classes())] {
+        std::fs::write(out.join(name), table).expect("the build folder is writable");
+    }
 }

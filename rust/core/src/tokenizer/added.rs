@@ -1,5 +1,7 @@
 //! Added tokens: strings that become one token wherever they stand, before anything else is split.
 
+use memchr::memmem::Finder;
+
 use super::Special;
 
 /// A token that is matched as text, such as `<|endoftext|>` or a run of spaces.
@@ -45,6 +47,9 @@ struct Node {
 pub struct Trie {
     /// The bytes that tokens start with.
     starts: Vec<u8>,
+    /// What all tokens start with, if that is more than a byte: it is much rarer in text. Boxed, since
+    /// it holds vectors of 32 bytes, for which Python's allocator has no place.
+    prefix: Option<Box<Finder<'static>>>,
     nodes: Vec<Node>,
     only_special: bool,
 }
@@ -52,8 +57,12 @@ pub struct Trie {
 impl Trie {
     /// A trie over the tokens for which `wanted` holds.
     pub fn new(tokens: &[Added], wanted: impl Fn(&Added) -> bool) -> Self {
-        let mut trie =
-            Self { starts: Vec::new(), nodes: vec![Node::default()], only_special: true };
+        let mut trie = Self {
+            starts: Vec::new(),
+            prefix: None,
+            nodes: vec![Node::default()],
+            only_special: true,
+        };
         for (index, token) in tokens.iter().enumerate().filter(|(_, token)| wanted(token)) {
             trie.starts.push(token.content.as_bytes()[0]);
             trie.only_special &= token.special;
@@ -70,6 +79,14 @@ impl Trie {
         }
         trie.starts.sort_unstable();
         trie.starts.dedup();
+        let wanted =
+            tokens.iter().filter(|token| wanted(token)).map(|token| token.content.as_bytes());
+        let prefix = wanted.reduce(|a, b| {
+            let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+            &a[..same]
+        });
+        let prefix = prefix.filter(|prefix| prefix.len() > 1);
+        trie.prefix = prefix.map(|prefix| Box::new(Finder::new(prefix).into_owned()));
         trie
     }
 
@@ -86,6 +103,9 @@ impl Trie {
     /// Where the next token may start.
     #[inline]
     fn candidate(&self, text: &[u8]) -> Option<usize> {
+        if let Some(prefix) = &self.prefix {
+            return prefix.find(text);
+        }
         match *self.starts {
             [] => None,
             [a] => memchr::memchr(a, text),

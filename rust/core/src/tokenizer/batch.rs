@@ -7,10 +7,12 @@ use rayon::prelude::*;
 use super::{Id, Special, Tokenizer, parallel, simd};
 use crate::Result;
 
-/// Bytes of text that one thread takes at a time.
+/// Bytes of text that one thread takes at a time, at least and at most; in between, an eighth of its
+/// share.
 const CHUNK_BYTES: usize = 256 << 10;
+const MOST_CHUNK_BYTES: usize = 8 << 20;
 /// From here on the system's work on small pages would cost more than large pages waste.
-const LARGE_BYTES: usize = 8 << 20;
+const LARGE_BYTES: usize = 4 << 20;
 
 /// A stretch of one text.
 struct Part {
@@ -52,16 +54,18 @@ pub fn encode<T: Id, S: AsRef<str> + Sync>(
         return Ok(encode(&parts));
     }
     let parts = parts(tokenizer, texts);
-    let chunks = chunks_of(&parts, |part| part.range.len());
+    let share = bytes / (8 * parallel::run(threads, rayon::current_num_threads)?);
+    let most = share.clamp(CHUNK_BYTES, MOST_CHUNK_BYTES);
+    let chunks = chunks_of(&parts, most, |part| part.range.len());
     let encoded: Vec<(Vec<T>, Vec<i64>)> = parallel::run(threads, || {
         chunks.into_par_iter().map(|range| encode(&parts[range])).collect()
     })?;
     let count = encoded.iter().map(|(ids, _)| ids.len()).sum();
-    let mut all = Vec::with_capacity(count);
+    // The system's zeros: each thread is the first to write its part.
+    let mut all = vec![T::of(0); count];
     if count > LARGE_BYTES {
         simd::advise_large_pages(&mut all);
     }
-    all.resize(count, T::of(0));
     let mut ends = Vec::with_capacity(texts.len());
     let mut copies = Vec::with_capacity(encoded.len());
     let (mut rest, mut start) = (all.as_mut_slice(), 0);
@@ -108,15 +112,16 @@ fn cut(text: &[u8], from: usize) -> Option<usize> {
 
 /// Neighbouring texts of about [`CHUNK_BYTES`] together.
 pub fn chunks<S: AsRef<str>>(texts: &[S]) -> Vec<Range<usize>> {
-    chunks_of(texts, |text| text.as_ref().len())
+    chunks_of(texts, CHUNK_BYTES, |text| text.as_ref().len())
 }
 
-fn chunks_of<P>(items: &[P], size: impl Fn(&P) -> usize) -> Vec<Range<usize>> {
+/// Neighbouring items of about so many bytes together.
+fn chunks_of<P>(items: &[P], most: usize, size: impl Fn(&P) -> usize) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, item) in items.iter().enumerate() {
         bytes += size(item);
-        if bytes >= CHUNK_BYTES || i + 1 == items.len() {
+        if bytes >= most || i + 1 == items.len() {
             chunks.push(start..i + 1);
             (start, bytes) = (i + 1, 0);
         }

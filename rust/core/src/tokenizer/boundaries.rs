@@ -8,14 +8,39 @@
 
 use std::ops::Range;
 
-use super::classes::{Classes, LETTER, NUMBER, OTHER, SPACE};
-use super::simd::{self, BLOCK, Kernel, Level, Masks};
+use super::classes::{LETTER, NUMBER, OTHER, SPACE, class_at};
+use super::simd::{self, BLOCK, Level, ListingKernel, Masks};
 
 /// Pieces that are found at a time.
 pub const WINDOW: usize = 192;
 
-/// Room for a window: the last block may go past it, and one end is added.
-pub type Starts = [usize; WINDOW + BLOCK + 1];
+/// Room for a window: the last block may go past it, and the text's end is added.
+pub type Ends = [u16; MOST_PIECES];
+
+/// Most pieces of a window.
+pub const MOST_PIECES: usize = WINDOW + BLOCK + 1;
+
+/// Bytes of text that a window may span, so that places in it fit 16 bits.
+const SPAN: usize = (1 << 16) - 2 * BLOCK;
+
+/// Pieces that stand side by side.
+#[derive(Debug, Clone, Copy)]
+pub struct Window<'a> {
+    /// Where the first of them starts.
+    pub start: usize,
+    /// What `ends` is counted from.
+    pub base: usize,
+    /// Where each of them ends.
+    pub ends: &'a [u16],
+}
+
+impl Window<'_> {
+    /// The place of one piece.
+    pub fn piece(&self, index: usize) -> Range<usize> {
+        let end = |index: usize| self.base + usize::from(self.ends[index]);
+        index.checked_sub(1).map_or(self.start, end)..end(index)
+    }
+}
 
 /// The longest run of spaces and of tabs that is a token; every run from two on is. None: 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,9 +80,12 @@ pub struct Boundaries<'a> {
     runs: Runs,
     level: Level,
     before: Before,
-    classes: &'static Classes,
-    /// Where pieces start, in order; the first may be left from the window before.
-    starts: &'a mut Starts,
+    /// Where the last piece starts whose end is not found yet.
+    open: Option<usize>,
+    /// Where the window's search began.
+    base: usize,
+    /// Where pieces start, counted from there: each but the text's first is another's end.
+    ends: &'a mut Ends,
     count: usize,
 }
 
@@ -68,7 +96,7 @@ impl<'a> Boundaries<'a> {
         runs: Runs,
         text: &'a str,
         Range { start, end }: Range<usize>,
-        starts: &'a mut Starts,
+        ends: &'a mut Ends,
     ) -> Self {
         assert!(text.is_char_boundary(start) && text.is_char_boundary(end) && start <= end);
         Self {
@@ -78,31 +106,37 @@ impl<'a> Boundaries<'a> {
             runs,
             level,
             before: Before::default(),
-            classes: Classes::get(),
-            starts,
+            open: None,
+            base: start,
+            ends,
             count: 0,
         }
     }
 
-    /// Where the next pieces start, and where the last of them ends; `None` after the last piece.
+    /// The next pieces; `None` after the last.
     #[inline]
-    pub fn window(&mut self) -> Option<&[usize]> {
-        // The last start found so far opens the next window: its end was not known.
-        if self.count > 0 {
-            self.starts[0] = self.starts[self.count - 1];
-            self.count = 1;
-        }
-        if self.at < self.end {
-            simd::run(self.level, &mut *self);
-            if self.at < self.end {
-                return Some(&self.starts[..self.count]);
+    pub fn window(&mut self) -> Option<Window<'_>> {
+        let (from, start) = loop {
+            if self.at == self.end {
+                return None;
             }
-        } else if self.count == 0 || self.starts[0] == self.end {
-            return None;
-        }
-        self.starts[self.count] = self.end;
-        self.count += 1;
-        Some(&self.starts[..self.count])
+            // The start of the text ends no piece.
+            let from = usize::from(self.open.is_none());
+            let start = self.open.unwrap_or(self.at);
+            (self.base, self.count) = (self.at, 0);
+            simd::run_listing(self.level, &mut *self);
+            if self.at == self.end {
+                self.ends[self.count] = (self.end - self.base) as u16;
+                self.count += 1;
+            }
+            if self.count > from {
+                break (from, start);
+            }
+            self.open = Some(start);
+        };
+        let ends = &self.ends[from..self.count];
+        self.open = ends.last().map(|&end| self.base + usize::from(end));
+        Some(Window { start, base: self.base, ends })
     }
 
     /// Gives characters beyond ASCII their class on all of their bytes.
@@ -112,7 +146,7 @@ impl<'a> Boundaries<'a> {
         let mut left = masks.high & up_to(length);
         while left != 0 {
             let i = left.trailing_zeros() as usize;
-            let (class, width) = self.classes.at(self.text, self.at + i);
+            let (class, width) = class_at(self.text, self.at + i);
             let bits = up_to(width) << i;
             match class {
                 LETTER => masks.letter |= bits,
@@ -127,7 +161,8 @@ impl<'a> Boundaries<'a> {
     }
 
     /// Takes out of `run` each character that is left over when a run is cut into its longest
-    /// token: such a one stands alone, and the text after it may take it along.
+    /// token: such a one stands alone, and the text after it may take it along. Where fewer
+    /// characters than the longest token has come right after one of their kind, there is none.
     #[cold]
     fn leftovers(
         run: u64,
@@ -182,13 +217,17 @@ fn up_to(count: usize) -> u64 {
     u64::MAX >> (BLOCK - count)
 }
 
-impl Kernel for Boundaries<'_> {
+impl ListingKernel for Boundaries<'_> {
     // It must become part of the function that is compiled for the wider instructions.
     #[allow(clippy::inline_always)]
     #[inline(always)]
-    fn run(&mut self, masks_of: impl Fn(&[u8; BLOCK]) -> Masks) {
+    fn run(
+        &mut self,
+        masks_of: impl Fn(&[u8; BLOCK]) -> Masks,
+        list: impl Fn(u64, u16, &mut [u16; BLOCK]),
+    ) {
         let mut before = self.before;
-        while self.at < self.end && self.count <= WINDOW {
+        while self.at < self.end && self.count <= WINDOW && self.at - self.base <= SPAN {
             let at = self.at;
             let mut length = BLOCK.min(self.end - at);
             let mut masks = if let Some(block) = self.text[at..].first_chunk::<BLOCK>() {
@@ -219,7 +258,7 @@ impl Kernel for Boundaries<'_> {
                 (next_space, next_tab) = (next == b' ', next == b'\t');
                 next_white = next_space
                     || (b'\t'..=b'\r').contains(&next)
-                    || next >= 0x80 && self.classes.at(self.text, at + length).0 == SPACE;
+                    || next >= 0x80 && class_at(self.text, at + length).0 == SPACE;
             }
             let top = length - 1;
             let shifted = |mask: u64, next: bool| mask >> 1 | u64::from(next) << top;
@@ -228,7 +267,7 @@ impl Kernel for Boundaries<'_> {
             if self.runs.spaces > 0 {
                 let neighbours = space << 1 | u64::from(before.spaces > 0);
                 space_run = space & (neighbours | shifted(space, next_space));
-                if space.count_ones() as usize + before.spaces > self.runs.spaces {
+                if (space & neighbours).count_ones() as usize + before.spaces >= self.runs.spaces {
                     let longest = self.runs.spaces;
                     space_run = Self::leftovers(
                         space_run,
@@ -243,7 +282,7 @@ impl Kernel for Boundaries<'_> {
             if self.runs.tabs > 0 && tab != 0 {
                 let neighbours = tab << 1 | u64::from(before.tabs > 0);
                 tab_run = tab & (neighbours | shifted(tab, next_tab));
-                if tab.count_ones() as usize + before.tabs > self.runs.tabs {
+                if (tab & neighbours).count_ones() as usize + before.tabs >= self.runs.tabs {
                     let longest = self.runs.tabs;
                     tab_run = Self::leftovers(tab_run, tab, longest, before.tabs, length, next_tab);
                 }
@@ -298,14 +337,9 @@ impl Kernel for Boundaries<'_> {
                 make: (make >> length) as u64,
                 unmake: (unmake >> length) as u64,
             };
-            let mut left = starts;
-            let mut count = self.count;
-            while left != 0 {
-                self.starts[count] = at + left.trailing_zeros() as usize;
-                left &= left - 1;
-                count += 1;
-            }
-            self.count = count;
+            let room = self.ends[self.count..].first_chunk_mut().expect("room for a block");
+            list(starts, (at - self.base) as u16, room);
+            self.count += starts.count_ones() as usize;
             self.at = at + length;
         }
         self.before = before;

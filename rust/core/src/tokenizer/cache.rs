@@ -1,15 +1,25 @@
 //! Pieces of text that were seen before, and their ids: bounded, one for each worker.
 
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::simd;
 
 /// Longest piece of the table of short pieces, in bytes.
 pub const SHORT_BYTES: usize = 15;
 /// 2^18 buckets of 64 bytes: 16 MiB.
 const BUCKET_BITS: u32 = 18;
-/// Longest piece of the table of long pieces.
-const LONG_BYTES: usize = 256;
-/// 2^17 places of 16 bytes: 2 MiB.
+/// Longest indentation with a key of its own, and most ids of a piece whose ids but the first are alike.
+const INDENT_BYTES: usize = 256;
+/// Longest piece of the table of long pieces. A text without spaces (Chinese, a run of one character,
+/// hexadecimal letters) can be one piece, and merging takes far longer than comparing.
+const LONG_BYTES: usize = 1 << 20;
+/// 2^17 places of 20 bytes: 2.5 MiB.
 const PLACE_BITS: u32 = 17;
+const PLACES: usize = (1 << PLACE_BITS) - 1;
+/// Places that are looked at for one piece; a text can be made so that all its pieces meet in one.
+const MOST_STEPS: usize = 16;
 /// Places that are used before all long pieces are dropped.
 const MOST_LONG: usize = 3 << (PLACE_BITS - 2);
 /// Bytes and ids of long pieces that are kept before all are dropped: 3 MiB and 4 MiB.
@@ -29,7 +39,7 @@ impl Packed {
     pub fn new<const WIDE: bool>(ids: &[u32]) -> Option<Self> {
         let width = if WIDE { 2 } else { 1 };
         let repeats =
-            || !WIDE && ids.len() <= LONG_BYTES && ids[1..].iter().all(|&id| id == ids[1]);
+            || !WIDE && ids.len() <= INDENT_BYTES && ids[1..].iter().all(|&id| id == ids[1]);
         if ids.len() * width >= LANES && !repeats() {
             return None;
         }
@@ -81,8 +91,12 @@ pub fn is_short(key: u128) -> bool {
 fn long_key(piece: &[u8]) -> u128 {
     let (first, rest) = (piece[0], &piece[1..]);
     let blank = || rest.chunks(8).all(|part| part.iter().fold(0, |bits, b| bits | (b ^ b' ')) == 0);
-    let indent = matches!(first, b'\n' | b' ') && rest.starts_with(b"    ") && blank();
-    if indent { INDENT | (rest.len() as u128) << 8 | u128::from(first) } else { LONG }
+    let may_indent = matches!(first, b'\n' | b' ') && rest.starts_with(b"    ");
+    if may_indent && piece.len() <= INDENT_BYTES && blank() {
+        INDENT | (rest.len() as u128) << 8 | u128::from(first)
+    } else {
+        LONG
+    }
 }
 
 /// A short piece as one number: its bytes, and its length in the highest byte. Never 0; for longer
@@ -142,8 +156,8 @@ struct Long {
     bytes: u32,
     ids: u32,
     /// 0: nothing is kept here.
-    length: u16,
-    count: u16,
+    length: u32,
+    count: u32,
 }
 
 /// Each short piece has one bucket of two places; long pieces are kept until there are too many.
@@ -158,7 +172,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache: 16 MiB, and up to 9 MiB more where there are long pieces.
+    /// An empty cache: 16 MiB, and up to 10 MiB more where there are long pieces.
     pub fn new() -> Self {
         let mut short = Vec::with_capacity(1 << BUCKET_BITS);
         simd::advise_large_pages(&mut short);
@@ -183,8 +197,8 @@ impl Cache {
     pub fn short(&self, bucket: u32, key: u128) -> Option<&Packed> {
         let Bucket { keys, ids } = &self.short[bucket as usize];
         // Chosen without a branch, which could not be foreseen.
-        let place = usize::from(keys[1] == key);
-        (keys[place] == key).then_some(&ids[place])
+        let [first, second] = keys.map(|known| known == key);
+        (first | second).then_some(&ids[usize::from(second)])
     }
 
     /// Keeps a short piece.
@@ -204,50 +218,69 @@ impl Cache {
     /// The hash of a piece of eight bytes or more, if it is not too long to be kept.
     #[inline]
     pub fn hash(piece: &[u8]) -> Option<u64> {
-        if piece.len() < 8 || piece.len() > LONG_BYTES {
-            return None;
+        match piece.len() {
+            0..8 => None,
+            8..=INDENT_BYTES => {
+                let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
+                let whole = piece
+                    .chunks_exact(8)
+                    .fold(piece.len() as u64, |hash, chunk| fold(hash, word(chunk)));
+                Some(fold(whole, word(&piece[piece.len() - 8..])))
+            }
+            length if length <= LONG_BYTES => Some(xxh3_64(piece)),
+            _ => None,
         }
-        let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
-        let whole =
-            piece.chunks_exact(8).fold(piece.len() as u64, |hash, chunk| fold(hash, word(chunk)));
-        Some(fold(whole, word(&piece[piece.len() - 8..])))
     }
 
-    /// The ids of a long piece, or the place where they may be kept.
+    /// Where the ids of a long piece are ([`Self::ids`]), or the place where they may be kept.
     #[inline]
-    pub fn long(&self, hash: u64, piece: &[u8]) -> Result<&[u32], usize> {
-        let mut place = hash as usize & ((1 << PLACE_BITS) - 1);
-        while let Some(&Long { tag, bytes, ids, length, count }) = self.long.get(place) {
-            if length == 0 {
+    pub fn long(&self, hash: u64, piece: &[u8]) -> Result<Range<usize>, usize> {
+        let home = hash as usize & PLACES;
+        for step in 0..MOST_STEPS {
+            let place = (home + step) & PLACES;
+            let Some(&Long { tag, bytes, ids, length, count }) = self.long.get(place) else {
                 break;
+            };
+            if length == 0 {
+                return Err(place);
             }
-            let known = || &self.bytes[bytes as usize..][..usize::from(length)] == piece;
+            let known = || &self.bytes[bytes as usize..][..length as usize] == piece;
             if tag == (hash >> 32) as u32 && known() {
-                return Ok(&self.ids[ids as usize..][..usize::from(count)]);
+                return Ok(ids as usize..(ids + count) as usize);
             }
-            place = (place + 1) & ((1 << PLACE_BITS) - 1);
         }
-        Err(place)
+        Err(home)
+    }
+
+    /// The ids that stand where [`Self::long`] said.
+    #[inline]
+    pub fn ids(&self, range: Range<usize>) -> &[u32] {
+        &self.ids[range]
     }
 
     /// Keeps a long piece at the place that [`Self::long`] gave.
-    pub fn keep_long(&mut self, hash: u64, place: usize, piece: &[u8], ids: &[u32]) {
+    pub fn keep_long(&mut self, hash: u64, mut place: usize, piece: &[u8], ids: &[u32]) {
         let full = self.used == MOST_LONG
             || self.bytes.len() + piece.len() > MOST_BYTES
             || self.ids.len() + ids.len() > MOST_IDS;
         if full || self.long.is_empty() {
+            place = hash as usize & PLACES;
             self.long.clear();
             self.long.resize(1 << PLACE_BITS, Long::default());
             self.bytes.clear();
             self.ids.clear();
             self.used = 0;
+            // All at once: a vector that grows by itself takes up to twice what it needs. Pages that
+            // nothing was written to cost nothing.
+            self.bytes.reserve_exact(MOST_BYTES);
+            self.ids.reserve_exact(MOST_IDS);
         }
         self.long[place] = Long {
             tag: (hash >> 32) as u32,
             bytes: self.bytes.len() as u32,
             ids: self.ids.len() as u32,
-            length: piece.len() as u16,
-            count: ids.len() as u16,
+            length: piece.len() as u32,
+            count: ids.len() as u32,
         };
         self.used += 1;
         self.bytes.extend_from_slice(piece);
@@ -261,7 +294,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Cache, LONG_BYTES, Packed, SHORT_BYTES, is_short, key};
+    use super::{Cache, INDENT_BYTES, LONG_BYTES, PLACE_BITS, Packed, SHORT_BYTES, is_short, key};
 
     #[test]
     fn a_key_depends_on_the_piece_alone() {
@@ -279,7 +312,7 @@ mod tests {
     #[test]
     fn indentations_have_keys_of_their_own() {
         let mut known = std::collections::HashSet::new();
-        for length in SHORT_BYTES + 1..300 {
+        for length in SHORT_BYTES + 1..=INDENT_BYTES {
             for first in [b'\n', b' '] {
                 let mut piece = vec![b' '; length];
                 piece[0] = first;
@@ -330,17 +363,46 @@ mod tests {
                     known.insert(piece, id);
                 } else if let Some(hash) = Cache::hash(bytes) {
                     match cache.long(hash, bytes) {
-                        Ok(ids) => prop_assert_eq!(ids.first(), known.get(piece)),
+                        Ok(at) => prop_assert_eq!(cache.ids(at).first(), known.get(piece)),
                         Err(place) => {
                             prop_assert!(!known.contains_key(piece));
                             cache.keep_long(hash, place, bytes, &[id]);
                             known.insert(piece, id);
                         }
                     }
-                } else {
-                    prop_assert!(bytes.len() > LONG_BYTES);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn long_pieces_of_every_length_are_bounded() {
+        let mut cache = Cache::new();
+        for (id, length) in (0..).zip([256, 257, 300_000, LONG_BYTES, LONG_BYTES - 1, LONG_BYTES]) {
+            let (piece, ids) = (vec![b'a' + id as u8; length], vec![id; length]);
+            let hash = Cache::hash(&piece).unwrap();
+            let place = cache.long(hash, &piece).unwrap_err();
+            cache.keep_long(hash, place, &piece, &ids);
+            let at = cache.long(hash, &piece).unwrap();
+            assert_eq!(cache.ids(at), ids);
+            assert!(
+                cache.bytes.capacity() == super::MOST_BYTES
+                    && cache.ids.capacity() == super::MOST_IDS
+            );
+        }
+        assert!(Cache::hash(&vec![b'a'; LONG_BYTES + 1]).is_none());
+    }
+
+    #[test]
+    fn pieces_that_meet_in_one_place_are_looked_for_a_few_steps() {
+        let mut cache = Cache::new();
+        for id in 0..100_u32 {
+            let (hash, piece) = (7 | u64::from(id) << 32, id.to_le_bytes().repeat(4));
+            let place = cache.long(hash, &piece).unwrap_err();
+            assert!((7..7 + super::MOST_STEPS).contains(&place), "of {} places", 1 << PLACE_BITS);
+            cache.keep_long(hash, place, &piece, &[id]);
+            let at = cache.long(hash, &piece).unwrap();
+            assert_eq!(cache.ids(at), [id]);
         }
     }
 }

@@ -7,18 +7,21 @@ use std::ops::Range;
 use std::sync::{Mutex, TryLockError};
 
 use super::backtrack::Backtrack;
-use super::boundaries::{Boundaries, Runs, Starts, WINDOW};
+use super::boundaries::{Boundaries, Ends, MOST_PIECES, Runs, Window};
 use super::bpe::{Merges, SCAN_BYTES};
 use super::cache::{self, Cache, LANES, Packed, SHORT_BYTES};
-use super::simd::{BLOCK, Level};
+use super::simd::Level;
 use super::{Id, MAX_U16_VOCAB};
+
+/// Ids that a worker keeps room for between two texts: 1 MiB.
+const MOST_ROOM: usize = 1 << 18;
 
 /// A cache and room to work in; each thread that encodes takes one and gives it back.
 pub struct Worker {
     cache: Cache,
-    starts: Starts,
-    keys: [u128; WINDOW + BLOCK],
-    buckets: [u32; WINDOW + BLOCK],
+    ends: Ends,
+    keys: [u128; MOST_PIECES],
+    buckets: [u32; MOST_PIECES],
     ids: Vec<u32>,
 }
 
@@ -76,6 +79,9 @@ impl Encoder {
                 new.seeds.push((cache::key(word, 0, word.len()), packed));
             }
         }
+        // The first text should not wait for it.
+        let first = new.worker();
+        new.idle(|idle| idle.push(first));
         new
     }
 
@@ -100,22 +106,25 @@ impl Encoder {
 
     /// Runs `work` with a worker that no other thread uses.
     pub fn with_worker<R>(&self, work: impl FnOnce(&mut Worker) -> R) -> R {
-        let mut worker = self.idle(Vec::pop).flatten().unwrap_or_else(|| {
-            let mut cache = Cache::new();
-            for &(key, packed) in &self.seeds {
-                cache.keep_short(Cache::bucket(key), key, packed);
-            }
-            Box::new(Worker {
-                cache,
-                starts: [0; WINDOW + BLOCK + 1],
-                keys: [0; WINDOW + BLOCK],
-                buckets: [0; WINDOW + BLOCK],
-                ids: Vec::new(),
-            })
-        });
+        let mut worker = self.idle(Vec::pop).flatten().unwrap_or_else(|| self.worker());
         let result = work(&mut worker);
         self.idle(|idle| idle.push(worker));
         result
+    }
+
+    /// A new worker, which knows the words of the vocabulary.
+    fn worker(&self) -> Box<Worker> {
+        let mut cache = Cache::new();
+        for &(key, packed) in &self.seeds {
+            cache.keep_short(Cache::bucket(key), key, packed);
+        }
+        Box::new(Worker {
+            cache,
+            ends: [0; MOST_PIECES],
+            keys: [0; MOST_PIECES],
+            buckets: [0; MOST_PIECES],
+            ids: Vec::new(),
+        })
     }
 
     /// The idle workers. The lock is only ever held for an instant; where it cannot be had for long,
@@ -153,13 +162,13 @@ impl Encoder {
         range: Range<usize>,
         out: &mut Vec<T>,
     ) {
-        let Worker { cache, starts, keys, buckets, ids } = worker;
-        let mut boundaries = Boundaries::new(self.level, self.runs, text, range, starts);
+        let Worker { cache, ends, keys, buckets, ids } = worker;
+        let mut boundaries = Boundaries::new(self.level, self.runs, text, range, ends);
         let text = text.as_bytes();
         let mut at = out.len();
-        while let Some(bounds) = boundaries.window() {
-            let count = bounds.len() - 1;
-            request(cache, text, bounds, &mut keys[..count], &mut buckets[..count]);
+        while let Some(window) = boundaries.window() {
+            let count = window.ends.len();
+            request(cache, text, window, &mut keys[..count], &mut buckets[..count]);
             // Each piece writes all its lanes, and the next overwrites those that are too many.
             out.resize(at + count * LANES + LANES, T::of(0));
             let (keys, buckets) = (&keys[..count], &buckets[..count]);
@@ -172,11 +181,11 @@ impl Encoder {
                     break;
                 }
                 if let Some(packed) = cache.short(buckets[done], keys[done]) {
-                    let room = packed.count() + (count - done) * LANES + LANES;
+                    let room = packed.count() + (count - done) * LANES + 2 * LANES;
                     out.resize(at + room, T::of(0));
                     continue;
                 }
-                let piece = &text[bounds[done]..bounds[done + 1]];
+                let piece = &text[window.piece(done)];
                 let new = self.other(piece, (buckets[done], keys[done]), cache, ids);
                 done += 1;
                 let room = new.len() + (count - done) * LANES + LANES;
@@ -190,6 +199,9 @@ impl Encoder {
             }
         }
         out.truncate(at);
+        // A huge piece leaves no huge worker behind.
+        ids.clear();
+        ids.shrink_to(MOST_ROOM);
     }
 
     /// The ids of a piece that is not among the short ones: short pieces of too many ids for their
@@ -202,14 +214,12 @@ impl Encoder {
         cache: &'a mut Cache,
         ids: &'a mut Vec<u32>,
     ) -> &'a [u32] {
-        let hash = Cache::hash(piece);
-        let place = match hash.map(|hash| cache.long(hash, piece)) {
-            Some(Ok(known)) => {
-                ids.clear();
-                ids.extend_from_slice(known);
-                return ids;
-            }
-            other => hash.zip(other.and_then(Result::err)),
+        // A run takes less time to cut than to compare.
+        let hash = if self.is_run(piece) { None } else { Cache::hash(piece) };
+        let place = match hash.map(|hash| (hash, cache.long(hash, piece))) {
+            Some((_, Ok(known))) => return cache.ids(known),
+            Some((hash, Err(place))) => Some((hash, place)),
+            None => None,
         };
         self.learn(piece, short, place, cache, ids);
         ids
@@ -236,30 +246,40 @@ impl Encoder {
         }
     }
 
+    /// Whether a piece is a run of spaces or tabs whose pieces are tokens.
+    fn is_run(&self, piece: &[u8]) -> bool {
+        match piece {
+            [b' ', b' ', ..] => self.runs.spaces > 0,
+            [b'\t', b'\t', ..] => self.runs.tabs > 0,
+            _ => false,
+        }
+    }
+
     /// Appends the ids of a piece.
     fn merge(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        match piece {
-            [b' ', b' ', ..] if self.runs.spaces > 0 => run(&self.space_ids, piece.len(), ids),
-            [b'\t', b'\t', ..] if self.runs.tabs > 0 => run(&self.tab_ids, piece.len(), ids),
-            _ => {
-                let long = piece.len() > SCAN_BYTES;
-                let found = self.backtrack.as_ref().filter(|_| long);
-                match found.and_then(|backtrack| backtrack.encode(&self.merges, piece)) {
-                    Some(found) => ids.extend(found),
-                    None => self.merges.encode(piece, |id| ids.push(id)),
-                }
-            }
+        if self.is_run(piece) {
+            run(if piece[0] == b' ' { &self.space_ids } else { &self.tab_ids }, piece.len(), ids);
+            return;
+        }
+        let long = piece.len() > SCAN_BYTES;
+        let found = self.backtrack.as_ref().filter(|_| long);
+        match found.and_then(|backtrack| backtrack.encode(&self.merges, piece)) {
+            Some(found) => ids.extend(found),
+            None => self.merges.encode(piece, |id| ids.push(id)),
         }
     }
 }
 
-/// Keys and buckets of the pieces between some bounds, and asks the processor to load the buckets.
+/// Keys and buckets of the pieces of a window, and asks the processor to load the buckets.
 #[inline(never)]
-fn request(cache: &Cache, text: &[u8], bounds: &[usize], keys: &mut [u128], buckets: &mut [u32]) {
-    for ((pair, key), bucket) in bounds.windows(2).zip(keys).zip(buckets) {
-        *key = cache::key(text, pair[0], pair[1]);
+fn request(cache: &Cache, text: &[u8], window: Window, keys: &mut [u128], buckets: &mut [u32]) {
+    let mut start = window.start;
+    for ((&end, key), bucket) in window.ends.iter().zip(keys).zip(buckets) {
+        let end = window.base + usize::from(end);
+        *key = cache::key(text, start, end);
         *bucket = Cache::bucket(*key);
         cache.prefetch(*bucket);
+        start = end;
     }
 }
 
@@ -285,13 +305,14 @@ fn emit<T: Id, const WIDE: bool>(
         let count = packed.count();
         if count >= LANES {
             let rest = (keys.len() - i) * LANES;
-            let (used, free) = out[at..].split_at_mut_checked(count).unwrap_or_default();
-            if used.is_empty() || free.len() < rest {
+            let more = &mut out[at + LANES - 1..];
+            if more.len() < count + rest {
                 return (i, at);
             }
-            let [first, second, ..] = packed.narrow().map(|id| T::of(u32::from(id)));
-            used.fill(second);
-            used[0] = first;
+            let second = T::of(u32::from(packed.narrow()[1]));
+            for lanes in more.chunks_exact_mut(LANES).take(count / LANES) {
+                lanes.fill(second);
+            }
         }
         at += count;
     }

@@ -3,7 +3,7 @@
 //! Text is cut at added tokens ([`added`]) and into pieces ([`boundaries`], 64 bytes at a time by
 //! [`simd`]); a piece's ids come from the worker's [`cache`], or are merged by rank ([`bpe`], long
 //! pieces by [`backtrack`]). No regular expression, no recursion; time is linear in the text. A worker
-//! keeps at most 26 MiB. The definition stands beside all this: [`split`], one character at a time,
+//! keeps at most 27 MiB. The definition stands beside all this: [`split`], one character at a time,
 //! and [`Tokenizer::encode_by_definition`].
 
 mod added;
@@ -383,6 +383,31 @@ mod tests {
             let text = unit.repeat(200_000);
             let encoded = ids(&codegen, &text);
             assert_eq!(codegen.decode(&encoded), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn long_pieces_are_the_same_the_second_time() {
+        let (gpt2, codegen) = (Tokenizer::gpt2(), Tokenizer::codegen());
+        for tokenizer in [&gpt2, &codegen] {
+            for unit in ["a", "ab", " ", "\t", "\n", " \t", "漢", "🙂", "^"] {
+                let most = (1 << 20) / unit.len();
+                let far = (1 << 16) / unit.len();
+                for count in
+                    [200, 255 / unit.len(), 256 / unit.len(), far - 7, 2 * far, most, most + 1]
+                {
+                    let text =
+                        format!("def f{}x = 1 + {}y", unit.repeat(count), unit.repeat(count / 2));
+                    let first = ids(tokenizer, &text);
+                    assert_eq!(ids(tokenizer, &text), first);
+                    assert_eq!(tokenizer.decode(&first), text.as_bytes());
+                    if count <= 2 * far {
+                        let mut expected = Vec::<u32>::new();
+                        tokenizer.encode_by_definition(&text, Special::Token, &mut expected);
+                        assert_eq!(first, expected);
+                    }
+                }
+            }
         }
     }
 

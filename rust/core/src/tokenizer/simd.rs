@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::LazyLock;
+
 /// Bytes of text in a block.
 pub const BLOCK: usize = 64;
 
@@ -54,7 +56,9 @@ impl Level {
 
     /// The fastest level of this processor.
     pub fn best() -> Self {
-        Self::available().pop().unwrap_or(Self::Scalar)
+        static BEST: LazyLock<Level> =
+            LazyLock::new(|| Level::available().pop().unwrap_or(Level::Scalar));
+        *BEST
     }
 
     /// Its name in lower case.
@@ -204,14 +208,15 @@ pub fn prefetch<T>(items: &[T], index: usize) {
     let _ = (items, index);
 }
 
-/// Asks the system to keep what will fill a vector in large pages; a hint only.
+/// Asks the system to keep a vector's room in large pages; a hint only, and of use for what is not
+/// written yet.
 pub fn advise_large_pages<T>(items: &mut Vec<T>) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;
-        let range = items.spare_capacity_mut().as_mut_ptr_range();
-        let start = (range.start as usize).next_multiple_of(PAGE);
-        let end = range.end as usize / PAGE * PAGE;
+        let first = items.as_mut_ptr() as usize;
+        let start = first.next_multiple_of(PAGE);
+        let end = (first + items.capacity() * size_of::<T>()) / PAGE * PAGE;
         if start < end {
             // SAFETY: whole pages inside one allocation of ours; the advice changes no content.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };

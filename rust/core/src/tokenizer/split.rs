@@ -2,24 +2,23 @@
 //!
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-use super::classes::{Classes, SPACE};
+use super::classes::{SPACE, class_at};
 
 /// The pieces of a text, each as its byte range; together they are the text.
 pub struct Pieces<'a> {
     text: &'a [u8],
     at: usize,
-    classes: &'static Classes,
 }
 
 impl<'a> Pieces<'a> {
     /// Pieces of a text (a whole text, or what stands between two added tokens).
     pub fn new(text: &'a str) -> Self {
-        Self { text: text.as_bytes(), at: 0, classes: Classes::get() }
+        Self { text: text.as_bytes(), at: 0 }
     }
 
     fn run_end(&self, mut at: usize, class: u8) -> usize {
         while at < self.text.len() {
-            let (found, width) = self.classes.at(self.text, at);
+            let (found, width) = class_at(self.text, at);
             if found != class {
                 break;
             }
@@ -31,7 +30,7 @@ impl<'a> Pieces<'a> {
     fn space_end(&self, start: usize, width: usize) -> usize {
         let (mut last, mut end) = (start, start + width);
         while end < self.text.len() {
-            let (class, width) = self.classes.at(self.text, end);
+            let (class, width) = class_at(self.text, end);
             if class != SPACE {
                 // `\s+(?!\S)` gives its last character back, unless it is the only one.
                 return if last == start { end } else { last };
@@ -64,12 +63,12 @@ impl Iterator for Pieces<'_> {
             self.at = start + 1 + length;
             return Some((start, self.at));
         }
-        let (class, width) = self.classes.at(self.text, start);
+        let (class, width) = class_at(self.text, start);
         let next = start + width;
         self.at = if class != SPACE {
             self.run_end(next, class)
         } else if first == b' ' && next < self.text.len() {
-            match self.classes.at(self.text, next) {
+            match class_at(self.text, next) {
                 (SPACE, _) => self.space_end(start, width),
                 (class, width) => self.run_end(next + width, class),
             }
