@@ -122,7 +122,7 @@ fn finished() -> Error {
 #[pyclass]
 struct Writer {
     schema: SchemaRef,
-    writer: Mutex<Option<PartWriter>>,
+    writer: Mutex<Option<Box<PartWriter>>>,
 }
 
 #[pymethods]
@@ -148,7 +148,7 @@ impl Writer {
             })
             .collect();
         let schema = Arc::new(Schema::new(fields.py()?));
-        let writer = PartWriter::create(&folder, schema.clone()).py()?;
+        let writer = Box::new(PartWriter::create(&folder, schema.clone()).py()?);
         Ok(Self { schema, writer: Mutex::new(Some(writer)) })
     }
 
@@ -206,6 +206,11 @@ fn hash_file(py: Python<'_>, path: PathBuf) -> PyResult<String> {
 fn hash_bytes(data: &[u8]) -> String {
     corpus::hash_bytes(data)
 }
+
+const _: () = {
+    crate::fits_python::<Reader>();
+    crate::fits_python::<Writer>();
+};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Reader>()?;

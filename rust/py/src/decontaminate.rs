@@ -407,6 +407,12 @@ fn syntax_symbols(
     (found.symbols, functions)
 }
 
+const _: () = {
+    crate::fits_python::<NgramSet>();
+    crate::fits_python::<SyntaxIndex>();
+    crate::fits_python::<PreparedFunctions>();
+};
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NGRAM_TOKEN_RULE", words::TOKEN_RULE)?;
     module.add_class::<NgramSet>()?;

@@ -49,7 +49,7 @@ fn poisoned() -> Error {
 /// Encodes documents into token files, batch by batch.
 #[pyclass(frozen)]
 struct DocumentPacker {
-    inner: Mutex<pack::Documents>,
+    inner: Mutex<Box<pack::Documents>>,
     tokenizer: Py<Tokenizer>,
 }
 
@@ -75,7 +75,7 @@ impl DocumentPacker {
             let form = (width, part_bytes);
             pack::Documents::open(&corpus, inputs.len(), &out, core, form, threads)
         };
-        let inner = Mutex::new(py.detach(open).py()?);
+        let inner = Mutex::new(Box::new(py.detach(open).py()?));
         Ok(Self { inner, tokenizer })
     }
 
@@ -104,7 +104,7 @@ impl DocumentPacker {
 /// Writes documents that are tokens already.
 #[pyclass(frozen)]
 struct TokenPacker {
-    inner: Mutex<Writer>,
+    inner: Mutex<Box<Writer>>,
 }
 
 #[pymethods]
@@ -130,7 +130,7 @@ impl TokenPacker {
             };
             Writer::create(&out, options)
         };
-        Ok(Self { inner: Mutex::new(py.detach(open).py()?) })
+        Ok(Self { inner: Mutex::new(Box::new(py.detach(open).py()?)) })
     }
 
     /// `(documents, tokens)` of parts that an earlier run finished.
@@ -306,6 +306,12 @@ impl PackedFiles {
         py.detach(|| self.inner.fill(first, count, fields, threads)).py()
     }
 }
+
+const _: () = {
+    crate::fits_python::<DocumentPacker>();
+    crate::fits_python::<TokenPacker>();
+    crate::fits_python::<PackedFiles>();
+};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DocumentPacker>()?;

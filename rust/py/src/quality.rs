@@ -309,6 +309,11 @@ fn signature(py: Python<'_>, text: &str) -> PyResult<String> {
     py.detach(|| diversity::signature(text)).py()
 }
 
+const _: () = {
+    crate::fits_python::<Forest>();
+    crate::fits_python::<Units>();
+};
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("RATIO_NAMES", features::RATIO_NAMES.to_vec())?;
     module.add("DIVERSITY_METRICS", diversity::METRICS.to_vec())?;

@@ -98,6 +98,10 @@ fn sandbox_describe(py: Python<'_>, argv: Vec<String>) -> PyResult<Py<PyBytes>> 
     Ok(PyBytes::new(py, &hello).unbind())
 }
 
+const _: () = {
+    crate::fits_python::<SandboxPool>();
+};
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<SandboxPool>()?;
     module.add_function(wrap_pyfunction!(sandbox_describe, module)?)

@@ -218,6 +218,11 @@ impl Trainer {
     }
 }
 
+const _: () = {
+    crate::fits_python::<Tokenizer>();
+    crate::fits_python::<Trainer>();
+};
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Tokenizer>()?;
     module.add_class::<Trainer>()
