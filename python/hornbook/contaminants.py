@@ -250,11 +250,16 @@ def _docstring(prompt: str, solution: str, entry_point: str | None) -> str:
                 continue
     if tree is None:
         return ""
+    for node in tree.body:  # nearly always there, and found without a walk through everything
+        if isinstance(node, ast.FunctionDef) and node.name == entry_point:
+            found = ast.get_docstring(node, clean=False)
+            if found:
+                return found
     defined = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     entry = [node for node in defined if node.name == entry_point]
     nodes: list[ast.FunctionDef | ast.Module] = [*(entry or defined), tree]
-    found = [ast.get_docstring(node, clean=False) for node in nodes]
-    return next((text for text in found if text), "")
+    texts = [ast.get_docstring(node, clean=False) for node in nodes]
+    return next((text for text in texts if text), "")
 
 
 def _tested_function(code: str, tests: Sequence[Any]) -> str | None:

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::ngrams::{GramSet, Hit};
 use super::run::{Evidence, Tick, line};
 use crate::corpus::{self, Corpus, MAX_ROW_BYTES, Reject};
+use crate::tokenizer::simd::{self, Kernel, Level, Masks};
 use crate::{Error, Result};
 
 /// What a scan found.
@@ -286,36 +287,56 @@ fn plain_row(line: &str) -> Option<(&str, Option<&str>)> {
 
 /// Where the JSON string that begins at `start` ends; none if it does not, or holds what it must not.
 fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    let mut escaped = 0;
-    while at < bytes.len() {
-        let mut tail = [b' '; 64];
-        let block = bytes[at..].first_chunk::<64>().unwrap_or_else(|| {
-            tail[..bytes.len() - at].copy_from_slice(&bytes[at..]);
-            &tail
-        });
-        let mut left = super::scan::json_marks(block) & !escaped;
-        escaped = 0;
-        while left != 0 {
-            let place = left.trailing_zeros() as usize;
-            left &= left - 1;
-            match block[place] {
-                b'"' => return Some(at + place),
-                b'\\' => {
-                    let next = bytes.get(at + place + 1)?;
-                    if !b"\"\\/bfnrt".contains(next) {
-                        return None;
+    let mut kernel = StringEnd { bytes, at: start, end: None };
+    simd::run(Level::best(), &mut kernel);
+    kernel.end
+}
+
+struct StringEnd<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    end: Option<usize>,
+}
+
+impl Kernel for StringEnd<'_> {
+    // It must become part of the function that is compiled for the wider instructions.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn run(&mut self, masks: impl Fn(&[u8; simd::BLOCK]) -> Masks) {
+        let Self { bytes, mut at, .. } = *self;
+        let mut escaped = 0;
+        while at < bytes.len() {
+            let mut tail = [b' '; simd::BLOCK];
+            let block = bytes[at..].first_chunk().unwrap_or_else(|| {
+                tail[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+                &tail
+            });
+            let found = masks(block);
+            let mut left = (found.double | found.backslash | found.control) & !escaped;
+            escaped = 0;
+            while left != 0 {
+                let place = left.trailing_zeros() as usize;
+                left &= left - 1;
+                match block[place] {
+                    b'"' => {
+                        self.end = Some(at + place);
+                        return;
                     }
-                    let bit = 1u128 << (place + 1);
-                    left &= !(bit as u64);
-                    escaped = (bit >> 64) as u64;
+                    b'\\' => {
+                        let next = bytes.get(at + place + 1);
+                        if !next.is_some_and(|next| b"\"\\/bfnrt".contains(next)) {
+                            return;
+                        }
+                        let bit = 1u128 << (place + 1);
+                        left &= !(bit as u64);
+                        escaped = (bit >> 64) as u64;
+                    }
+                    _ => return,
                 }
-                _ => return None,
             }
+            at += simd::BLOCK;
         }
-        at += 64;
     }
-    None
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! travel; a document goes for a collision with a probability of 2^-128.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::scan::{Rolling, for_each_json_word, for_each_word};
 use crate::dedup::words;
+use crate::tokenizer::simd::Level;
 
 /// Words that are looked up first; texts with fewer words than this (and than n) cannot be found.
 pub const PREFIX: usize = 8;
@@ -67,6 +69,7 @@ pub struct GramSet {
     first: FxHashMap<u64, u32>,
     filter: Vec<u64>,
     shift: u32,
+    level: Level,
 }
 
 impl GramSet {
@@ -107,7 +110,7 @@ impl GramSet {
             let bit = gram.key >> shift;
             filter[(bit / 64) as usize] |= 1 << (bit % 64);
         }
-        Self { n: rule.n, grams, first, filter, shift }
+        Self { n: rule.n, grams, first, filter, shift, level: Level::best() }
     }
 
     /// The n-grams, by key.
@@ -135,7 +138,7 @@ impl GramSet {
     pub fn may_be_in_json(&self, json: &str) -> bool {
         let mut rolling = Rolling::new(prefix(self.n));
         let mut found = false;
-        let whole = for_each_json_word(json, |start, _, hash| {
+        let whole = for_each_json_word(json, self.level, |start, _, hash| {
             if let Some((key, _)) = rolling.push(hash, start)
                 && self.may_hold(key)
             {
@@ -149,7 +152,7 @@ impl GramSet {
     pub fn scan(&self, text: &str) -> Vec<Hit> {
         let mut rolling = Rolling::new(prefix(self.n));
         let mut candidates = Vec::new();
-        for_each_word(text, |start, _, hash| {
+        for_each_word(text, self.level, |start, _, hash| {
             if let Some((key, start)) = rolling.push(hash, start)
                 && self.may_hold(key)
             {
@@ -201,29 +204,50 @@ pub fn prefix(n: usize) -> usize {
 
 /// The n-grams of a text, without owners.
 fn grams_of(text: &str, rule: &Rule) -> Vec<Gram> {
-    let mut all: Vec<(usize, String)> = Vec::new();
-    words::for_each_word(text, |span, word| all.push((span.start, word.to_owned())));
+    // The words with single spaces between, and of each its place there and a number of its own if it
+    // has two letters or more.
+    let mut joined = String::with_capacity(text.len());
+    let mut all: Vec<(Range<usize>, Option<u32>)> = Vec::new();
+    let mut numbers: FxHashMap<String, u32> = FxHashMap::default();
+    words::for_each_word(text, |_, word| {
+        if !joined.is_empty() {
+            joined.push(' ');
+        }
+        let start = joined.len();
+        joined.push_str(word);
+        let letters = word.chars().filter(|c| c.is_alphabetic()).count();
+        let number = (letters > 1).then(|| {
+            let next = numbers.len() as u32;
+            // Looked up first, so that only a new word is copied.
+            numbers
+                .get(word)
+                .copied()
+                .unwrap_or_else(|| *numbers.entry(word.to_owned()).or_insert(next))
+        });
+        all.push((start..joined.len(), number));
+    });
     let short = rule.short && (prefix(rule.n)..rule.n).contains(&all.len());
     let n = if short { all.len() } else { rule.n };
     let mut keys = Vec::with_capacity(all.len());
     let mut rolling = Rolling::new(prefix(rule.n));
-    for_each_word(text, |start, _, hash| keys.extend(rolling.push(hash, start)));
-    let counts = |gram: &[(usize, String)]| rule.trivial || !is_trivial(gram);
+    for_each_word(text, Level::best(), |start, _, hash| keys.extend(rolling.push(hash, start)));
+    let mut seen = Vec::with_capacity(n);
+    let mut counts = |gram: &[(Range<usize>, Option<u32>)]| {
+        rule.trivial || {
+            seen.clear();
+            seen.extend(gram.iter().filter_map(|(_, number)| *number));
+            seen.sort_unstable();
+            seen.dedup();
+            // A third of the words are distinct ones with two letters or more.
+            seen.len() * 3 >= gram.len()
+        }
+    };
     (all.windows(n).zip(keys).filter(|(gram, _)| counts(gram)))
         .map(|(gram, (key, _))| {
-            let words: Vec<&str> = gram.iter().map(|(_, word)| word.as_str()).collect();
-            let check = xxh3_128(words.join(" ").as_bytes());
+            let check = xxh3_128(&joined.as_bytes()[gram[0].0.start..gram[n - 1].0.end]);
             Gram { key, check, words: n as u32, owners: vec![] }
         })
         .collect()
-}
-
-/// Whether fewer than a third of the words are distinct ones with two letters or more.
-fn is_trivial(gram: &[(usize, String)]) -> bool {
-    let is_word = |word: &str| word.chars().filter(|c| c.is_alphabetic()).count() > 1;
-    let words: FxHashSet<&str> =
-        gram.iter().map(|(_, word)| word.as_str()).filter(|word| is_word(word)).collect();
-    words.len() * 3 < gram.len()
 }
 
 /// The hash of the `count` words from `start` on, and where the last one ends; none if there are fewer.
@@ -277,7 +301,7 @@ const SHOWN: usize = 400;
 /// What evidence shows of a hit.
 pub fn show(text: &str, hit: &Hit) -> Shown {
     let mut words = 0;
-    for_each_word(&text[hit.start..hit.end], |_, _, _| words += 1);
+    for_each_word(&text[hit.start..hit.end], Level::best(), |_, _, _| words += 1);
     let mut from = hit.start.saturating_sub(AROUND);
     while !text.is_char_boundary(from) {
         from -= 1;

@@ -1,8 +1,11 @@
 //! The words of a text and a hash of each, 64 bytes at a time.
 //!
 //! The rule is that of [`crate::dedup::words`]; this is the fast way to the same words. Sixty-four bytes
-//! become one mask of word bytes without a branch, the edges of its runs are the words, and a word of up
-//! to sixteen bytes is hashed by two multiplications. About 1 GB a CPU second, memory constant.
+//! become one mask of word bytes without a branch ([`simd`]), the edges of its runs are the words, and a
+//! word of up to sixteen bytes is hashed by two multiplications. More than 1 GB a CPU second, memory
+//! constant.
+
+use crate::tokenizer::simd::{self, BLOCK, Level, ListingKernel, Masks};
 
 /// Odd, and 3 modulo 8, so that differences of its powers keep all but a few bits.
 pub const BASE: u64 = 0x9e37_79b9_7f4a_7c13;
@@ -13,8 +16,8 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// Calls `each(start, end, hash)` for every word of a text, in order.
 #[inline]
-pub fn for_each_word(text: &str, each: impl FnMut(usize, usize, u64)) {
-    walk::<false>(text, each);
+pub fn for_each_word(text: &str, level: Level, each: impl FnMut(usize, usize, u64)) {
+    simd::run_listing(level, &mut Walk::<_, false> { text, each, whole: true });
 }
 
 /// As [`for_each_word`] of what a JSON string stands for, without decoding it; offsets are those of the
@@ -23,15 +26,43 @@ pub fn for_each_word(text: &str, each: impl FnMut(usize, usize, u64)) {
 /// Every other escape stands for something that is not a word, and so does the backslash: all there is
 /// to do is to take the letter after it out of the words.
 #[inline]
-pub fn for_each_json_word(json: &str, each: impl FnMut(usize, usize, u64)) -> bool {
-    walk::<true>(json, each)
+pub fn for_each_json_word(json: &str, level: Level, each: impl FnMut(usize, usize, u64)) -> bool {
+    let mut walk = Walk::<_, true> { text: json, each, whole: true };
+    simd::run_listing(level, &mut walk);
+    walk.whole
 }
 
-#[inline]
-fn walk<const JSON: bool>(text: &str, mut each: impl FnMut(usize, usize, u64)) -> bool {
+struct Walk<'a, F, const JSON: bool> {
+    text: &'a str,
+    each: F,
+    whole: bool,
+}
+
+impl<F: FnMut(usize, usize, u64), const JSON: bool> ListingKernel for Walk<'_, F, JSON> {
+    // It must become part of the function that is compiled for the wider instructions.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn run(
+        &mut self,
+        masks: impl Fn(&[u8; BLOCK]) -> Masks,
+        list: impl Fn(u64, u16, &mut [u16; BLOCK]),
+    ) {
+        self.whole = walk::<JSON>(self.text, masks, list, &mut self.each);
+    }
+}
+
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn walk<const JSON: bool>(
+    text: &str,
+    masks: impl Fn(&[u8; BLOCK]) -> Masks,
+    list: impl Fn(u64, u16, &mut [u16; BLOCK]),
+    each: &mut impl FnMut(usize, usize, u64),
+) -> bool {
     let bytes = text.as_bytes();
     // Where words start and end, in turn; after a block at most the start of the word that is open.
-    let mut edges = [0usize; 1 + 64 + 8];
+    let mut edges = [0usize; 8 + BLOCK];
+    let mut places = [0; BLOCK];
     let mut count = 0;
     // Bit 0: whether the byte before this block belongs to a word.
     let mut before = 0;
@@ -45,17 +76,17 @@ fn walk<const JSON: bool>(text: &str, mut each: impl FnMut(usize, usize, u64)) -
             tail[..bytes.len() - base].copy_from_slice(&bytes[base..]);
             &tail
         });
-        let (mut mask, high) = classify(block);
-        mask |= spilled;
+        let found = masks(block);
+        let mut mask = found.letter | found.number | found.underscore | spilled;
         spilled = 0;
-        if high != 0 {
-            let (here, next) = beyond_ascii(text, base, high);
+        if found.high != 0 {
+            let (here, next) = beyond_ascii(text, base, found.high);
             mask |= here;
             spilled = next;
         }
         if JSON {
             // A backslash that is escaped itself escapes nothing.
-            let mut left = backslashes(block) & !escaped;
+            let mut left = found.backslash & !escaped;
             let mut taken = u128::from(escaped);
             while left != 0 {
                 let after = left.trailing_zeros() + 1;
@@ -69,16 +100,16 @@ fn walk<const JSON: bool>(text: &str, mut each: impl FnMut(usize, usize, u64)) -
             mask &= !(taken as u64);
             escaped = (taken >> 64) as u64;
         }
-        let mut left = mask ^ ((mask << 1) | before);
+        let found = mask ^ ((mask << 1) | before);
         before = mask >> 63;
-        let total = count + left.count_ones() as usize;
+        list(found, 0, &mut places);
+        let total = count + found.count_ones() as usize;
         // Eight at a time, too many at the end: cheaper than a branch that is guessed wrong.
-        while count < total {
-            for edge in &mut edges[count..count + 8] {
-                *edge = base + left.trailing_zeros() as usize;
-                left &= left.wrapping_sub(1);
-            }
-            count += 8;
+        let (eights, _) = edges[count..].as_chunks_mut::<8>();
+        for (edges, places) in
+            eights.iter_mut().zip(places.as_chunks().0).take((total - count).div_ceil(8))
+        {
+            *edges = places.map(|place: u16| base + usize::from(place));
         }
         for pair in edges[..total].as_chunks::<2>().0 {
             each(pair[0], pair[1], word_hash(text, pair[0], pair[1]));
@@ -92,58 +123,8 @@ fn walk<const JSON: bool>(text: &str, mut each: impl FnMut(usize, usize, u64)) -
     true
 }
 
-/// Bit masks of a block: ASCII bytes of words, and bytes that are not ASCII.
-fn classify(block: &[u8; 64]) -> (u64, u64) {
-    let mut flags = [0u8; 64];
-    let mut any = 0;
-    for (flag, &byte) in flags.iter_mut().zip(block) {
-        let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-        let digit = byte.wrapping_sub(b'0') < 10;
-        *flag = u8::from(letter) | u8::from(digit) | u8::from(byte == b'_');
-        any |= byte;
-    }
-    let words = pack(&flags);
-    if any < 0x80 {
-        return (words, 0);
-    }
-    for (flag, &byte) in flags.iter_mut().zip(block) {
-        *flag = byte >> 7;
-    }
-    (words, pack(&flags))
-}
-
-fn backslashes(block: &[u8; 64]) -> u64 {
-    let mut flags = [0u8; 64];
-    let mut any = 0;
-    for (flag, &byte) in flags.iter_mut().zip(block) {
-        *flag = u8::from(byte == b'\\');
-        any |= *flag;
-    }
-    if any == 0 { 0 } else { pack(&flags) }
-}
-
-/// Bits of the quotes, backslashes and control characters of a block.
-pub fn json_marks(block: &[u8; 64]) -> u64 {
-    let mut flags = [0u8; 64];
-    let mut any = 0;
-    for (flag, &byte) in flags.iter_mut().zip(block) {
-        *flag = u8::from(byte == b'\\') | u8::from(byte == b'"') | u8::from(byte < b' ');
-        any |= *flag;
-    }
-    if any == 0 { 0 } else { pack(&flags) }
-}
-
-/// Sixty-four bytes of 0 or 1 as bits: one multiplication gathers eight of them in the top byte.
-fn pack(flags: &[u8; 64]) -> u64 {
-    let mut mask = 0;
-    for (place, eight) in flags.as_chunks::<8>().0.iter().enumerate() {
-        let gathered = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        mask |= gathered << (8 * place);
-    }
-    mask
-}
-
 /// Word bits of the alphanumeric characters beyond ASCII that start in a block: in it and in the next.
+#[cold]
 fn beyond_ascii(text: &str, base: usize, mut high: u64) -> (u64, u64) {
     let mut bits = 0u128;
     while high != 0 {
@@ -284,7 +265,12 @@ mod tests {
     fn check(text: &str) {
         let plain = plain(text);
         let mut found = Vec::new();
-        for_each_word(text, |start, end, hash| found.push((start, end, hash)));
+        for_each_word(text, Level::best(), |start, end, hash| found.push((start, end, hash)));
+        for level in Level::available() {
+            let mut same = Vec::new();
+            for_each_word(text, level, |start, end, hash| same.push((start, end, hash)));
+            assert_eq!(same, found, "{}", level.name());
+        }
         let spans: Vec<_> = plain.iter().map(|(start, end, _)| (*start, *end)).collect();
         assert_eq!(found.iter().map(|(s, e, _)| (*s, *e)).collect::<Vec<_>>(), spans, "{text:?}");
         let (mut hashes, mut back) = (HashMap::new(), HashMap::new());
@@ -301,8 +287,9 @@ mod tests {
     fn json_escapes() {
         let words = |json: &str| {
             let mut found = Vec::new();
-            let whole =
-                for_each_json_word(json, |start, end, _| found.push(json[start..end].to_owned()));
+            let whole = for_each_json_word(json, Level::best(), |start, end, _| {
+                found.push(json[start..end].to_owned());
+            });
             whole.then_some(found)
         };
         for pad in 0..70 {
@@ -335,10 +322,14 @@ mod tests {
         #[test]
         fn json_has_the_words_of_what_it_stands_for(text in "[aAu_1é東“ \\\\\"/\n\t.]{0,200}") {
             let json = serde_json::to_string(&text).unwrap();
-            let (mut plain, mut raw) = (Vec::new(), Vec::new());
-            for_each_word(&text, |_, _, hash| plain.push(hash));
-            prop_assert!(for_each_json_word(&json[1..json.len() - 1], |_, _, hash| raw.push(hash)));
-            prop_assert_eq!(plain, raw);
+            let mut plain = Vec::new();
+            for_each_word(&text, Level::best(), |_, _, hash| plain.push(hash));
+            for level in Level::available() {
+                let mut raw = Vec::new();
+                let inside = &json[1..json.len() - 1];
+                prop_assert!(for_each_json_word(inside, level, |_, _, hash| raw.push(hash)));
+                prop_assert_eq!(&plain, &raw);
+            }
         }
 
         #[test]
@@ -353,7 +344,7 @@ mod tests {
             let text = list.join(" ");
             let mut rolling = Rolling::new(n);
             let mut found = Vec::new();
-            for_each_word(&text, |start, _, hash| found.extend(rolling.push(hash, start)));
+            for_each_word(&text, Level::best(), |start, _, hash| found.extend(rolling.push(hash, start)));
             prop_assert_eq!(found.len(), (list.len() + 1).saturating_sub(n));
             let mut seen: HashMap<u64, &[String]> = HashMap::new();
             let mut back: HashMap<&[String], u64> = HashMap::new();
