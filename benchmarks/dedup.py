@@ -245,6 +245,51 @@ def gaoya(source: Path, out: Path, threads: int) -> None:
     write_rows(out, ids, texts, keep)
 
 
+def text_dedup(source: Path, out: Path, threads: int) -> None:
+    """text-dedup's MinHash command with xxh3, and its data set written as Parquet."""
+    import datasets
+    from text_dedup.minhash import main
+
+    found = out / "found"
+    main(
+        ["--path", "json", "--data_files", str(source), "--split", "train", "--column", "text",
+         "--cache_dir", str(out / "cache"), "--output", str(found), "--num_proc", str(threads),
+         "--ngram", str(NGRAM), "--num_perm", str(BANDS * ROWS), "--b", str(BANDS),
+         "--r", str(ROWS), "--hash_func", "xxh3", "--hash_bits", "32"],
+        standalone_mode=False,
+    )  # fmt: skip
+    datasets.load_from_disk(str(found)).to_parquet(out / "part.parquet")
+
+
+def datatrove(source: Path, out: Path, threads: int) -> None:
+    """datatrove's four stages, words by its English tokenizer."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import (
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import ParquetWriter
+
+    config = MinhashConfig(n_grams=NGRAM, num_buckets=BANDS, hashes_per_bucket=ROWS)
+    read = JsonlReader(str(source.parent), glob_pattern=source.name)
+    signed, paired, removed = (str(out / name) for name in ("signatures", "buckets", "remove"))
+    write = ParquetWriter(str(out), output_filename="${rank}.parquet")
+    stages = (
+        ([read, MinhashDedupSignature(signed, config=config)], 1),
+        ([MinhashDedupBuckets(signed, paired, config=config)], BANDS),
+        ([MinhashDedupCluster(paired, removed, config=config)], 1),
+        ([read, MinhashDedupFilter(removed), write], 1),
+    )
+    for number, (stage, tasks) in enumerate(stages):
+        LocalPipelineExecutor(
+            stage, tasks=tasks, workers=threads, logging_dir=str(out / "logs" / str(number))
+        ).run()
+
+
 def polars(source: Path, out: Path, threads: int) -> None:
     """polars: exact copies only."""
     import polars as pl
@@ -259,14 +304,17 @@ def dolma(source: Path, out: Path, threads: int) -> None:
     folder = out / "documents"
     folder.mkdir(parents=True)
     (folder / "in.jsonl").symlink_to(source)
-    subprocess.run(
+    done = subprocess.run(
         [str(Path(sys.executable).parent / "dolma"), "dedupe", "--documents", f"{folder}/*.jsonl",
          "--dedupe.documents.attribute_name", "copy", "--dedupe.documents.key", "$.text",
          "--dedupe.name", "copy", "--bloom_filter.file", f"{out}/bloom",
          "--bloom_filter.estimated_doc_count", "200000",
-         "--bloom_filter.desired_false_positive_rate", "1e-9", "--processes", str(threads)],
-        check=True, capture_output=True,
+         "--bloom_filter.desired_false_positive_rate", "1e-9",
+         "--bloom_filter.read_only", "false", "--processes", str(threads)],
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"dolma: {done.stderr.strip().splitlines()[-1]}")
 
 
 ENGINES: dict[str, tuple[Callable[[Path, Path, int], None], str]] = {
@@ -276,11 +324,14 @@ ENGINES: dict[str, tuple[Callable[[Path, Path, int], None], str]] = {
     "rensa + Python shingles": (rensa, "near"),
     "datasketch": (datasketch, "near"),
     "gaoya": (gaoya, "near"),
+    "text-dedup": (text_dedup, "near"),
+    "datatrove": (datatrove, "near"),
     "hornbook exact": (ours("exact"), "exact"),
     "polars": (polars, "exact"),
     "dolma": (dolma, "exact"),
 }
-PACKAGES = ["hornbook", "daft", "rensa", "datasketch", "gaoya", "polars", "dolma", "pyarrow"]
+PACKAGES = ["hornbook", "daft", "rensa", "datasketch", "gaoya", "text-dedup", "datatrove"]
+PACKAGES += ["polars", "dolma", "pyarrow"]
 
 
 def engine_process(name: str, source: Path, out: Path, threads: int) -> dict[str, float] | str:
