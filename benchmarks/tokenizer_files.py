@@ -1,10 +1,10 @@
-"""How fast do files become packed tokens, and texts a vocabulary, beside HF tokenizers and datatrove?
+"""How fast do files become packed tokens, and texts a vocabulary, beside HF and datatrove?
 
-Files: Python sources as JSON lines and as Parquet into files of 16-bit tokens, each document ended by
-the end token, in order. HF tokenizers: rows read by `json` or pyarrow, `encode_batch_fast` of 1,000
-documents, `numpy.tofile`. datatrove: its reader and `DocumentTokenizer`, not shuffled. Training:
-`BpeTrainer` with ByteLevel. Every measurement is a fresh process on one thread (imports and opening
-the vocabulary are not counted); the tokens, and the merges, are checked to be equal.
+Files: Python sources as JSON lines and as Parquet into files of 16-bit tokens, each document ended
+by the end token, in order. HF tokenizers: rows read by `json` or pyarrow, `encode_batch_fast` of
+1,000 documents, `numpy.tofile`. datatrove: its reader and `DocumentTokenizer`, not shuffled.
+Training: `BpeTrainer` with ByteLevel. Every measurement is a fresh process on one thread (imports
+and opening the vocabulary are not counted); the tokens, and the merges, are checked to be equal.
 
     python benchmarks/tokenizer_files.py --peers /path/to/python
 """
@@ -212,15 +212,15 @@ def main() -> None:
     from data import processor
     from tokenizer import documents
 
-    peers = {engine: options.peers for engine in ("tokenizers", "datatrove")}
+    peers = dict.fromkeys(("tokenizers", "datatrove"), options.peers)
     data: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.only != "train":
             vocabulary = folder / "tokenizer.json"
             hb.Tokenizer.codegen().save(vocabulary)
-            # Peers read the end token in a text as the end of a document; datatrove leaves out empty
-            # ones.
+            # Peers read the end token in a text as the end of a document; datatrove leaves out
+            # empty ones.
             found = documents(options.megabytes, options.packages)
             texts = [text for text in found if text and END_OF_TEXT not in text]
             ids = [str(number) for number in range(len(texts))]
@@ -232,7 +232,9 @@ def main() -> None:
                 # Rates are of the same bytes, those of the JSON lines.
                 job = {"source": str(source), "vocabulary": str(vocabulary), "bytes": str(lines)}
                 title = f"{source.suffix[1:]} to packed tokens"
-                data[title] = series(title, job, {"hornbook": sys.executable, **peers}, options.rounds)
+                data[title] = series(
+                    title, job, {"hornbook": sys.executable, **peers}, options.rounds
+                )
         if options.only != "files":
             for title, (megabytes, size) in TRAININGS.items():
                 corpus = folder / "train.txt"
