@@ -32,8 +32,6 @@ from triton.compiler import ASTSource
 
 from hornbook_kernels.gpu import attention, configs, cross_entropy, rotary
 
-# Spill instructions that pass: none in half precision, a few in fp32, which nothing trains in.
-SPILLS = {"fp16": 0, "bf16": 0, "fp32": 4}
 TABLE = Path(__file__).with_name("compiled.json")
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -135,7 +133,8 @@ def cases(architecture: int, quick: bool) -> Iterator[Case]:
             shapes = [(64, half, main)]
         else:
             shapes = [(64, half, every), (64, torch.float16, both), (64, whole, both)]
-            shapes += [(32, half, both), (96, half, both), (128, half, both), (32, whole, both[1:])]
+            shapes += [(32, half, both), (96, half, both), (128, half, both)]
+            shapes += [(32, whole, both), (96, whole, both), (128, whole, both)]
         for head_dim, dtype, flags in shapes:
             for dropout, documents in flags:
                 yield _attention(kernel, architecture, head_dim, dtype, dropout, documents)
@@ -230,7 +229,7 @@ def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] |
     faults = [
         f"{name}: {row['spills']} spills"
         for name, row in rows.items()
-        if row["spills"] > next(most for kind, most in SPILLS.items() if f" {kind}" in name)
+        if row["spills"]
     ]
     if recorded is not None:
         for name, row in rows.items():

@@ -86,8 +86,6 @@ def unfit(device: torch.device, dtype: torch.dtype, head_dim: int | None = None)
         return f"no kernels for {dtype}"
     if head_dim is not None and head_dim not in HEAD_DIMS:
         return f"head dimension {head_dim} is none of {HEAD_DIMS}"
-    if head_dim is not None and head_dim > 64 and dtype == torch.float32:
-        return "the fp32 kernels stop at head dimension 64"
     name, architecture = card(device)
     return f"no configuration for {name}" if architecture is None else None
 

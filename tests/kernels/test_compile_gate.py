@@ -8,6 +8,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,8 @@ def test_the_table_is_whole_and_free_of_spills(gate: Any) -> None:
         }
         assert set(rows) == names
         for name, row in rows.items():
-            assert row["spills"] <= (4 if " fp32" in name else 0), name
+            assert row["spills"] == 0, name
             assert row["registers"] <= 255
             assert row["shared"] <= (227 if "sm_80" not in name else 163) * 1024
-            assert (row["matrix"] > 0) == ("attention" in name), name
+            plain = "attention" not in name or re.search(r"backward_kv d(96|128) fp32", name)
+            assert (row["matrix"] > 0) == (not plain), name

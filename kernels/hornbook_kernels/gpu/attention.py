@@ -411,7 +411,7 @@ def constants(
         "CAUSAL": causal,
         "DOCUMENTS": documents,
         "DROPOUT": dropout,
-        "PRECISION": "tf32x3",
+        "PRECISION": config.precision,
         "ROWS": config.rows,
         "COLUMNS": config.columns,
         "D": head_dim,

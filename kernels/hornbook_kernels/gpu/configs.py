@@ -22,6 +22,8 @@ class Config:
         warps: Warps of a program.
         stages: Depth of the software pipeline.
         registers: Most registers a thread may have, so that more programs fit; 0 for no cap.
+        precision: How fp32 is multiplied: `"tf32x3"` on tensor cores in three parts, `"ieee"`
+            without them. Half precision takes no notice.
     """
 
     rows: int
@@ -29,6 +31,7 @@ class Config:
     warps: int
     stages: int
     registers: int = 0
+    precision: str = "tf32x3"
 
     def options(self) -> dict[str, int]:
         """What Triton is told at launch. Its default for fused multiply-add changes in 3.10."""
@@ -74,12 +77,16 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
     },
 }
 
-# fp32, every architecture and head dimension to 64; above it dk and dv do not fit in registers.
+# fp32, by padded head dimension: small tiles. The kernel that holds dk and dv has no registers left
+# for the three parts of k and v above 32.
+_PARTS, _EXACT = Config(16, 32, 8, 1), Config(16, 32, 8, 1, precision="ieee")
 _WHOLE = {
-    "forward": Config(16, 64, 4, 1),
-    "backward_q": Config(16, 32, 8, 1),
-    "backward_kv": Config(16, 32, 8, 1),
+    "forward": {32: _PARTS, 64: Config(16, 64, 4, 1), 128: _PARTS},
+    "backward_q": {32: _PARTS, 64: _PARTS, 128: _PARTS},
+    "backward_kv": {32: _PARTS, 64: _EXACT, 128: _EXACT},
 }
+# On this card the 64 columns do fit, and the others spill.
+_WHOLE_100 = Config(16, 64, 8, 1)
 
 
 def attention(
@@ -91,7 +98,7 @@ def attention(
         kernel: `"forward"`, `"backward_q"` or `"backward_kv"`.
         architecture: One of `ARCHITECTURES`.
         head_dim: One of `dispatch.HEAD_DIMS`.
-        dtype: One of `dispatch.DTYPES`. fp32 multiplies in three tf32 parts, in small tiles.
+        dtype: One of `dispatch.DTYPES`. fp32 has small tiles.
         extras: Whether there is dropout or documents.
 
     Returns:
@@ -99,5 +106,7 @@ def attention(
     """
     padded = 128 if head_dim == 96 else head_dim
     if dtype == torch.float32:
-        return _WHOLE[kernel]
+        if (kernel, architecture, padded) == ("backward_kv", 100, 64):
+            return _WHOLE_100
+        return _WHOLE[kernel][padded]
     return _HALF[kernel][architecture, padded][extras]
