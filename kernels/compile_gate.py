@@ -226,11 +226,7 @@ def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] |
     Returns:
         A sentence for each fault.
     """
-    faults = [
-        f"{name}: {row['spills']} spills"
-        for name, row in rows.items()
-        if row["spills"]
-    ]
+    faults = [f"{name}: {row['spills']} spills" for name, row in rows.items() if row["spills"]]
     if recorded is not None:
         for name, row in rows.items():
             known = recorded.get(name)
