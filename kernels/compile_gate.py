@@ -3,15 +3,19 @@
 Compiles each kernel and configuration for sm_80, sm_90 and sm_100 with the assembler inside the
 Triton wheel: no GPU, driver or CUDA toolkit. `compiled.json` holds, for each Triton version,
 registers a thread, spill instructions, bytes of shared memory a program, matrix instructions and
-instructions in all; a spill, or a row that changed, fails.
+instructions in all; a spill, or a row that changed, fails. A row also holds a hash of what it was
+compiled from, so that no kernel or configuration can change without its rows being made again.
 
     python kernels/compile_gate.py            # every kernel for the Triton that is installed
     python kernels/compile_gate.py --quick    # the ones a phi-1 trainer uses, sm_80 and sm_90
-    python kernels/compile_gate.py --update   # write the new rows, on purpose
+    python kernels/compile_gate.py --update   # write rows whose source changed, on purpose
     PYTHONPATH=kernels:/path/to/another/triton python kernels/compile_gate.py
 """
 
 import argparse
+import ast
+import hashlib
+import inspect
 import json
 import os
 import re
@@ -21,7 +25,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,35 @@ class Case:
     types: dict[str, str]
     constants: dict[str, Any]
     options: dict[str, int]
+
+    def source(self) -> str:
+        """A hash of all that the compiler is given, but for its version and the architecture."""
+        given = (self.kernel.__name__, self.types, self.constants, self.options)
+        text = _functions(self.kernel.__module__) + repr(given)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _functions(module: str) -> str:
+    """A module's Triton functions and constants, without comments, docstrings and layout."""
+    loaded = sys.modules[module]
+    parts = [
+        f"{name} = {value.value}"
+        for name, value in sorted(vars(loaded).items())
+        if isinstance(value, triton.language.constexpr)
+    ]
+    for node in ast.parse(inspect.getsource(loaded)).body:
+        if isinstance(node, ast.FunctionDef) and "triton.jit" in map(
+            _decorator, node.decorator_list
+        ):
+            if ast.get_docstring(node) is not None:
+                del node.body[0]
+            parts.append(ast.unparse(node))
+    return "\n".join(parts)
+
+
+def _decorator(node: ast.expr) -> str:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node)
 
 
 # What is not of the inputs' dtype (pointers) or a 32-bit integer.
@@ -147,7 +180,10 @@ def cases(architecture: int, quick: bool) -> Iterator[Case]:
             yield _cross_entropy(dtype, False, True)
 
 
-def compile_case(case: Case, architecture: int) -> dict[str, int]:
+Row = dict[str, int | str]
+
+
+def compile_case(case: Case, architecture: int) -> Row:
     """Compiles and reads what the assembler says.
 
     Args:
@@ -155,8 +191,8 @@ def compile_case(case: Case, architecture: int) -> dict[str, int]:
         architecture: For which card.
 
     Returns:
-        registers a thread, spill instructions, shared bytes a program, matrix instructions, and
-        instructions in all.
+        registers a thread, spill instructions, shared bytes a program, matrix instructions,
+        instructions in all, and the hash of what was compiled.
     """
     names = case.kernel.arg_names
     signature = {name: case.types.get(name, "constexpr") for name in names}
@@ -183,6 +219,7 @@ def compile_case(case: Case, architecture: int) -> dict[str, int]:
         "shared": made.metadata.shared,
         "matrix": len(re.findall(r"\b(?:HGMMA|HMMA|UTCHMMA)\b", sass)),
         "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.M)),
+        "source": case.source(),
     }
 
 
@@ -192,30 +229,41 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _row(job: tuple[int, str], quick: bool) -> dict[str, int]:
+def _row(job: tuple[int, str], quick: bool) -> Row:
     architecture, name = job
     case = next(case for case in cases(architecture, quick) if case.name == name)
     return compile_case(case, architecture)
 
 
-def measure(architectures: list[int], quick: bool, jobs: int) -> dict[str, dict[str, int]]:
-    """Compiles all cases, several at a time.
+def measure(
+    architectures: list[int], quick: bool, jobs: int, known: dict[str, Row]
+) -> dict[str, Row]:
+    """Compiles cases, several at a time.
 
     Args:
         architectures: For which cards.
         quick: Only what a phi-1 trainer uses.
         jobs: Processes.
+        known: Rows that are taken over where nothing that they were compiled from has changed.
 
     Returns:
         Rows by `"sm_90 <case>"`.
     """
-    todo = [(arch, case.name) for arch in architectures for case in cases(arch, quick)]
+    rows, todo = {}, []
+    for arch in architectures:
+        for case in cases(arch, quick):
+            name = f"sm_{arch} {case.name}"
+            if known.get(name, {}).get("source") == case.source():
+                rows[name] = known[name]
+            else:
+                todo.append((arch, case.name))
     with ProcessPoolExecutor(jobs) as pool:
-        rows = list(pool.map(partial(_row, quick=quick), todo))
-    return {f"sm_{arch} {name}": row for (arch, name), row in zip(todo, rows, strict=True)}
+        for (arch, name), row in zip(todo, pool.map(partial(_row, quick=quick), todo), strict=True):
+            rows[f"sm_{arch} {name}"] = row
+    return rows
 
 
-def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] | None) -> list[str]:
+def judge(rows: dict[str, Row], recorded: dict[str, Row] | None) -> list[str]:
     """What is wrong with freshly compiled rows.
 
     Args:
@@ -237,7 +285,7 @@ def judge(rows: dict[str, dict[str, int]], recorded: dict[str, dict[str, int]] |
     return faults
 
 
-def write(table: dict[str, dict[str, dict[str, int]]]) -> None:
+def write(table: dict[str, dict[str, Row]]) -> None:
     """Writes the table, one row a line.
 
     Args:
@@ -264,14 +312,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1))
     options = parser.parse_args()
     architectures = options.arch or list(configs.ARCHITECTURES)[: 2 if options.quick else 3]
-    rows = measure(architectures, options.quick, options.jobs)
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    recorded = table.get(triton.__version__)
+    known = (recorded or {}) if options.update else {}
+    rows = measure(architectures, options.quick, options.jobs, known)
     if options.update:
-        kept = {} if not (options.quick or options.arch) else table.get(triton.__version__, {})
-        table[triton.__version__] = kept | rows
+        kept = known if options.quick or options.arch else {}
+        recorded = table[triton.__version__] = kept | rows
         write(table)
-    faults = judge(rows, table.get(triton.__version__))
-    print(f"Triton {triton.__version__}: {len(rows)} compiled, {len(faults)} faults")
+    faults = judge(rows, recorded)
+    print(f"Triton {triton.__version__}: {len(rows)} rows, {len(faults)} faults")
     print("\n".join(faults), end="\n" if faults else "")
     return 1 if faults else 0
 
