@@ -64,7 +64,7 @@ def check_attention(quick: bool) -> None:
         (torch.bfloat16, torch.float16, torch.float32), (32, 64, 96, 128), (0.0, 0.1), (False, True)
     )
     few = [(torch.bfloat16, dim) for dim in (32, 96, 128)]
-    few += [(torch.float16, DIM), (torch.float32, DIM)]
+    few += [(torch.float16, DIM), (torch.float32, DIM), (torch.float32, 128)]
     for dtype, dim, dropout, documents in cases:
         if dispatch.unfit(torch.device(DEVICE), dtype, dim):
             continue
