@@ -81,8 +81,8 @@ def main(rank: int, meeting: str, folder: Path, names: list[str]) -> None:
     model = Block()
     module = DistributedDataParallel(model, **dict.fromkeys(names, True))
     torch.save(gradients(rank, 2, module, model), folder / f"{rank}.pt")
-    # Gloo's threads keep what they did last, with Python's state if that was in a backward pass,
-    # and need the interpreter to let go of it, which whoever ends them holds (torch 2.13).
+    # Gloo's threads need the interpreter to let go of what a backward pass asked of them; whoever
+    # ends those threads holds it, and was seen to wait for ever (torch 2.13). Barriers come last.
     for _ in range(4):
         dist.barrier()
     dist.destroy_process_group()
