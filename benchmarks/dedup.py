@@ -310,7 +310,7 @@ def dolma(source: Path, out: Path, threads: int) -> None:
          "--dedupe.name", "copy", "--bloom_filter.file", f"{out}/bloom",
          "--bloom_filter.estimated_doc_count", "200000",
          "--bloom_filter.desired_false_positive_rate", "1e-9",
-         "--bloom_filter.read_only", "false", "--processes", str(threads)],
+         "--no-bloom_filter.read_only", "--processes", str(threads)],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
