@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 use rustc_hash::FxHashMap;
 
 use super::perfect::{self, PerfectMap};
+use super::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// Longest piece that is merged by scanning: one bit a byte must fit 64.
 pub const SCAN_BYTES: usize = 64;
@@ -22,10 +23,17 @@ const NONE: u32 = u32::MAX;
 pub struct Merges {
     /// Id of each single byte.
     bytes: [u32; 256],
+    /// Ranks of pairs of bytes: where every piece begins, and few of them are in use, so that these
+    /// stay in a near cache.
+    byte_ranks: Vec<u32>,
     /// From pairs to ranks.
     ranks: PerfectMap,
     /// The id that the merge of each rank makes.
     made: Vec<u32>,
+    /// What to add to a rank for the id that its merge makes, if that is the same for all: then
+    /// nothing needs to be loaded.
+    first_made: Option<u32>,
+    level: Level,
 }
 
 /// A pair of ids as one number.
@@ -42,10 +50,19 @@ impl Merges {
             assert!((left | right | rank as u32) >> ID_BITS == 0, "under 2^21 ids and merges");
             ranks.insert(key(left, right), rank as u32);
         }
+        let first_made = merges.first().map_or(0, |&(_, _, id)| id);
+        let in_order = (first_made..).zip(merges).all(|(id, merge)| merge.2 == id);
+        let byte_rank = |pair: usize| {
+            let pair = key(bytes[pair >> 8], bytes[pair & 255]);
+            ranks.get(&pair).copied().unwrap_or(NONE)
+        };
         Self {
             bytes: *bytes,
+            byte_ranks: (0..1 << 16).map(byte_rank).collect(),
             ranks: PerfectMap::new(&ranks),
             made: merges.iter().map(|&(_, _, id)| id).collect(),
+            first_made: in_order.then_some(first_made),
+            level: Level::best(),
         }
     }
 
@@ -75,54 +92,18 @@ impl Merges {
         }
     }
 
+    /// The id that the merge of a rank makes.
+    #[inline]
+    fn made(&self, rank: u32) -> u32 {
+        self.first_made.map_or_else(|| self.made[rank as usize], |first| first + rank)
+    }
+
     /// For at most [`SCAN_BYTES`] bytes.
-    pub fn encode_by_scan(&self, piece: &[u8], mut out: impl FnMut(u32)) {
-        const PLACE_BITS: u32 = 6;
-        let length = piece.len();
-        let mut ids = [0; SCAN_BYTES];
-        // What merging the symbol here with the next would have as rank, and the place.
-        let mut next = [NONE; SCAN_BYTES];
-        for (id, &byte) in ids.iter_mut().zip(piece) {
-            *id = self.byte(byte);
-        }
-        let rank_at = |left: u32, right: u32, place: usize| match self.rank(left, right) {
-            NONE => NONE,
-            rank => rank << PLACE_BITS | place as u32,
-        };
-        for i in 1..length {
-            next[i - 1] = rank_at(ids[i - 1], ids[i], i - 1);
-        }
-        // The places at which a symbol stands.
-        let mut live = u64::MAX >> (SCAN_BYTES - length.max(1));
-        let scanned = length.next_multiple_of(8);
-        loop {
-            let best = next[..scanned].iter().fold(NONE, |best, &rank| best.min(rank));
-            if best == NONE {
-                break;
-            }
-            let at = (best & (SCAN_BYTES as u32 - 1)) as usize;
-            ids[at] = self.made[(best >> PLACE_BITS) as usize];
-            let after = live & (u64::MAX << at << 1);
-            let right = after.trailing_zeros() as usize;
-            live &= !(1 << right);
-            next[right] = NONE;
-            let after = after & (after - 1);
-            next[at] = NONE;
-            if after != 0 {
-                next[at] = rank_at(ids[at], ids[after.trailing_zeros() as usize], at);
-            }
-            let before = live & ((1 << at) - 1);
-            if before != 0 {
-                let left = 63 - before.leading_zeros() as usize;
-                next[left] = rank_at(ids[left], ids[at], left);
-            }
-        }
-        if length == 0 {
-            return;
-        }
-        while live != 0 {
-            out(ids[live.trailing_zeros() as usize]);
-            live &= live - 1;
+    pub fn encode_by_scan(&self, piece: &[u8], out: impl FnMut(u32)) {
+        if piece.len() <= 16 {
+            simd::run(self.level, &mut Scan::<_, 16> { merges: self, piece, out });
+        } else {
+            simd::run(self.level, &mut Scan::<_, SCAN_BYTES> { merges: self, piece, out });
         }
     }
 
@@ -150,7 +131,7 @@ impl Merges {
             {
                 continue;
             }
-            ids[left] = self.made[rank as usize];
+            ids[left] = self.made(rank);
             ids[right as usize] = NONE;
             let next = after[right as usize];
             after[left] = next;
@@ -169,6 +150,66 @@ impl Merges {
             }
         }
         ids.into_iter().filter(|&id| id != NONE).for_each(out);
+    }
+}
+
+/// Merges a piece of at most `N` bytes, of which there are at most [`SCAN_BYTES`].
+struct Scan<'a, F, const N: usize> {
+    merges: &'a Merges,
+    piece: &'a [u8],
+    out: F,
+}
+
+impl<F: FnMut(u32), const N: usize> Kernel for Scan<'_, F, N> {
+    // It must become part of the function that is compiled for the wider instructions.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn run(&mut self, _: impl Fn(&[u8; BLOCK]) -> Masks) {
+        const PLACE_BITS: u32 = 6;
+        let Self { merges, piece, out } = self;
+        let Some((&last, starts)) = piece.split_last() else { return };
+        let mut ids = [0; N];
+        // What merging the symbol here with the next would have as rank, and the place.
+        let mut next = [NONE; N];
+        let ranked = |rank: u32, place: usize| match rank {
+            NONE => NONE,
+            rank => rank << PLACE_BITS | place as u32,
+        };
+        let rank_at = |left, right, place| ranked(merges.rank(left, right), place);
+        for (i, (&byte, &after)) in starts.iter().zip(&piece[1..]).enumerate() {
+            ids[i] = merges.byte(byte);
+            let pair = usize::from(byte) << 8 | usize::from(after);
+            next[i] = ranked(merges.byte_ranks[pair], i);
+        }
+        ids[starts.len()] = merges.byte(last);
+        // The places at which a symbol stands.
+        let mut live = u64::MAX >> (SCAN_BYTES - piece.len());
+        loop {
+            let best = next.iter().fold(NONE, |best, &rank| best.min(rank));
+            if best == NONE {
+                break;
+            }
+            let at = best as usize % N;
+            ids[at] = merges.made(best >> PLACE_BITS);
+            let after = live & (u64::MAX << at << 1);
+            let right = after.trailing_zeros() as usize % N;
+            live &= !(1 << right);
+            next[right] = NONE;
+            let after = after & (after - 1);
+            next[at] = NONE;
+            if after != 0 {
+                next[at] = rank_at(ids[at], ids[after.trailing_zeros() as usize % N], at);
+            }
+            let before = live & ((1 << at) - 1);
+            if before != 0 {
+                let left = 63 - before.leading_zeros() as usize;
+                next[left] = rank_at(ids[left], ids[at], left);
+            }
+        }
+        while live != 0 {
+            out(ids[live.trailing_zeros() as usize % N]);
+            live &= live - 1;
+        }
     }
 }
 

@@ -74,15 +74,15 @@ impl Packed {
     }
 }
 
-/// Tags of keys in their highest byte, where short pieces have their length: an indentation, and any
-/// other long piece.
+/// Keys of indentations have this in their highest byte, where short pieces have 0xFF.
 const INDENT: u128 = 0xFE << 120;
-const LONG: u128 = 0xFF << 120;
+/// Stands for any other long piece.
+const LONG: u128 = 0xFD << 120;
 
 /// Whether a key stands for one piece alone.
 #[inline]
 pub fn is_short(key: u128) -> bool {
-    key < LONG
+    key != LONG
 }
 
 /// The key of a piece that is longer than short ones: indentations are frequent, and their length
@@ -99,38 +99,44 @@ fn long_key(piece: &[u8]) -> u128 {
     }
 }
 
-/// A short piece as one number: its bytes, and its length in the highest byte. Never 0; for longer
-/// pieces [`LONG`], unless they are indentations.
-#[inline]
+/// A short piece as one number: its bytes, then 0xFF, which no text has. Never 0; for longer pieces
+/// [`LONG`], unless they are indentations.
 pub fn key(text: &[u8], start: usize, end: usize) -> u128 {
-    const MASKS: [[u128; 2]; SHORT_BYTES + 1] = {
-        let mut masks = [[0; 2]; SHORT_BYTES + 1];
-        let mut length = 0;
-        while length <= SHORT_BYTES {
-            masks[length] = [(1 << (8 * length)) - 1, (length as u128) << 120];
-            length += 1;
-        }
-        masks
-    };
     let length = end - start;
     if length > SHORT_BYTES {
         return long_key(&text[start..end]);
     }
-    let [mask, tag] = MASKS[length];
-    let bytes = match text.get(start..start + 16) {
-        Some(window) => u128::from_le_bytes(window.try_into().expect("16 bytes")),
-        None => tail(text, start),
-    };
-    bytes & mask | tag
+    match text.get(start..start + WINDOW) {
+        Some(window) => short_key(window.try_into().expect("16 bytes"), length),
+        None => short_key(&tail(text, start), length),
+    }
 }
 
-/// The last bytes of a text, fewer than 16, as one number.
-#[inline(never)]
-fn tail(text: &[u8], start: usize) -> u128 {
-    let mut bytes = [0; 16];
+/// Bytes that [`short_key`] looks at.
+pub const WINDOW: usize = SHORT_BYTES + 1;
+
+/// The key of a piece of at most [`SHORT_BYTES`], given what stands from its start on; of a longer
+/// one, a number that means nothing.
+#[inline]
+pub fn short_key(window: &[u8; WINDOW], length: usize) -> u128 {
+    const FILLS: [u128; WINDOW] = {
+        let mut fills = [u128::MAX; WINDOW];
+        let mut length = 0;
+        while length < WINDOW {
+            fills[length] <<= 8 * length;
+            length += 1;
+        }
+        fills
+    };
+    u128::from_le_bytes(*window) | FILLS[length % WINDOW]
+}
+
+/// The last bytes of a text, fewer than 16, with zeros behind.
+fn tail(text: &[u8], start: usize) -> [u8; WINDOW] {
+    let mut bytes = [0; WINDOW];
     let rest = &text[start..];
     bytes[..rest.len()].copy_from_slice(rest);
-    u128::from_le_bytes(bytes)
+    bytes
 }
 
 #[inline]
@@ -140,7 +146,8 @@ fn fold(low: u64, high: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Two short pieces, in one line of the processor's cache.
+/// Two short pieces, in one line of the processor's cache. The first is the one that was asked for
+/// last: hardly ever do two of them take turns, so one comparison nearly always does.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Bucket {
@@ -167,6 +174,8 @@ pub struct Cache {
     used: usize,
     bytes: Vec<u8>,
     ids: Vec<u32>,
+    /// Whether pieces that are short, but have too many ids, are among the long ones.
+    short_among_long: bool,
     /// Chooses the place that a new piece takes from an old one.
     turn: u64,
 }
@@ -177,13 +186,22 @@ impl Cache {
         let mut short = Vec::with_capacity(1 << BUCKET_BITS);
         simd::advise_large_pages(&mut short);
         short.resize(1 << BUCKET_BITS, Bucket { keys: [0; 2], ids: [Packed([0; LANES]); 2] });
-        Self { short, long: Vec::new(), used: 0, bytes: Vec::new(), ids: Vec::new(), turn: 1 }
+        Self {
+            short,
+            long: Vec::new(),
+            used: 0,
+            bytes: Vec::new(),
+            ids: Vec::new(),
+            short_among_long: false,
+            turn: 1,
+        }
     }
 
     /// Where the bucket of a key stands.
     #[inline]
     pub fn bucket(key: u128) -> u32 {
-        (fold(key as u64, (key >> 64) as u64) >> (64 - BUCKET_BITS)) as u32
+        let mixed = key as u64 ^ ((key >> 64) as u64).rotate_right(23);
+        (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - BUCKET_BITS)) as u32
     }
 
     /// Starts loading a bucket.
@@ -192,13 +210,24 @@ impl Cache {
         simd::prefetch(&self.short, bucket as usize);
     }
 
-    /// The ids of a short piece.
+    /// The ids of a short piece, if it is the first of its bucket.
     #[inline]
-    pub fn short(&self, bucket: u32, key: u128) -> Option<&Packed> {
+    pub fn first(&self, bucket: u32, key: u128) -> Option<&Packed> {
         let Bucket { keys, ids } = &self.short[bucket as usize];
-        // Chosen without a branch, which could not be foreseen.
-        let [first, second] = keys.map(|known| known == key);
-        (first | second).then_some(&ids[usize::from(second)])
+        (keys[0] == key).then_some(&ids[0])
+    }
+
+    /// The ids of a short piece, which becomes the first of its bucket.
+    pub fn short(&mut self, bucket: u32, key: u128) -> Option<Packed> {
+        let Bucket { keys, ids } = &mut self.short[bucket as usize];
+        if keys[0] != key {
+            if keys[1] != key {
+                return None;
+            }
+            keys.swap(0, 1);
+            ids.swap(0, 1);
+        }
+        Some(ids[0])
     }
 
     /// Keeps a short piece.
@@ -217,7 +246,7 @@ impl Cache {
 
     /// The hash of a piece of eight bytes or more, if it is not too long to be kept.
     #[inline]
-    pub fn hash(piece: &[u8]) -> Option<u64> {
+    fn hash(piece: &[u8]) -> Option<u64> {
         match piece.len() {
             0..8 => None,
             8..=INDENT_BYTES => {
@@ -232,9 +261,18 @@ impl Cache {
         }
     }
 
-    /// Where the ids of a long piece are ([`Self::ids`]), or the place where they may be kept.
+    /// Where the ids of a piece are ([`Self::ids`]) that is not among the short ones.
     #[inline]
-    pub fn long(&self, hash: u64, piece: &[u8]) -> Result<Range<usize>, usize> {
+    pub fn long(&self, piece: &[u8]) -> Option<Range<usize>> {
+        if piece.len() <= SHORT_BYTES && !self.short_among_long {
+            return None;
+        }
+        self.place(Self::hash(piece)?, piece).ok()
+    }
+
+    /// Where the ids of a long piece are, or the place where they may be kept.
+    #[inline]
+    fn place(&self, hash: u64, piece: &[u8]) -> Result<Range<usize>, usize> {
         let home = hash as usize & PLACES;
         for step in 0..MOST_STEPS {
             let place = (home + step) & PLACES;
@@ -258,23 +296,30 @@ impl Cache {
         &self.ids[range]
     }
 
-    /// Keeps a long piece at the place that [`Self::long`] gave.
-    pub fn keep_long(&mut self, hash: u64, mut place: usize, piece: &[u8], ids: &[u32]) {
+    /// Keeps a piece that [`Self::long`] did not find, unless it is too short or too long.
+    pub fn keep_long(&mut self, piece: &[u8], ids: &[u32]) {
+        if let Some(hash) = Self::hash(piece) {
+            self.keep_hashed(hash, piece, ids);
+        }
+    }
+
+    fn keep_hashed(&mut self, hash: u64, piece: &[u8], ids: &[u32]) {
         let full = self.used == MOST_LONG
             || self.bytes.len() + piece.len() > MOST_BYTES
             || self.ids.len() + ids.len() > MOST_IDS;
         if full || self.long.is_empty() {
-            place = hash as usize & PLACES;
             self.long.clear();
             self.long.resize(1 << PLACE_BITS, Long::default());
             self.bytes.clear();
             self.ids.clear();
             self.used = 0;
+            self.short_among_long = false;
             // All at once: a vector that grows by itself takes up to twice what it needs. Pages that
             // nothing was written to cost nothing.
             self.bytes.reserve_exact(MOST_BYTES);
             self.ids.reserve_exact(MOST_IDS);
         }
+        let Err(place) = self.place(hash, piece) else { return };
         self.long[place] = Long {
             tag: (hash >> 32) as u32,
             bytes: self.bytes.len() as u32,
@@ -285,6 +330,7 @@ impl Cache {
         self.used += 1;
         self.bytes.extend_from_slice(piece);
         self.ids.extend_from_slice(ids);
+        self.short_among_long |= piece.len() <= SHORT_BYTES;
     }
 }
 
@@ -303,7 +349,7 @@ mod tests {
             for end in start + 1..=text.len() {
                 let alone = key(&text[start..end], 0, end - start);
                 assert_eq!(key(text, start, end), alone);
-                assert_eq!(alone >> 120 == 0xFF, end - start > SHORT_BYTES);
+                assert_eq!(is_short(alone), end - start <= SHORT_BYTES);
             }
         }
         assert_ne!(key(b"a\0", 0, 2), key(b"a", 0, 1));
@@ -348,10 +394,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_found_is_what_was_kept(
-            pieces in prop::collection::vec("[ab]{1,3}|[abc]{14,18}|a{250,260}", 1..60),
+            pieces in prop::collection::vec("[ab]{1,3}|[ab]{8,9}|[abc]{14,18}|a{250,260}", 1..60),
         ) {
             let mut cache = Cache::new();
-            let mut known = HashMap::new();
+            let (mut known, mut long) = (HashMap::new(), HashMap::new());
             for (id, piece) in pieces.iter().enumerate() {
                 let (bytes, id) = (piece.as_bytes(), id as u32);
                 if bytes.len() <= SHORT_BYTES {
@@ -361,13 +407,15 @@ mod tests {
                     prop_assert_eq!(found, known.get(piece).copied());
                     cache.keep_short(bucket, key, Packed::new::<false>(&[id]).unwrap());
                     known.insert(piece, id);
-                } else if let Some(hash) = Cache::hash(bytes) {
-                    match cache.long(hash, bytes) {
-                        Ok(at) => prop_assert_eq!(cache.ids(at).first(), known.get(piece)),
-                        Err(place) => {
-                            prop_assert!(!known.contains_key(piece));
-                            cache.keep_long(hash, place, bytes, &[id]);
-                            known.insert(piece, id);
+                }
+                if bytes.len() >= 8 {
+                    // What is found here is what was kept first.
+                    match cache.long(bytes) {
+                        Some(at) => prop_assert_eq!(cache.ids(at).first(), long.get(piece)),
+                        None => {
+                            prop_assert!(!long.contains_key(piece));
+                            cache.keep_long(bytes, &[id]);
+                            long.insert(piece, id);
                         }
                     }
                 }
@@ -380,10 +428,9 @@ mod tests {
         let mut cache = Cache::new();
         for (id, length) in (0..).zip([256, 257, 300_000, LONG_BYTES, LONG_BYTES - 1, LONG_BYTES]) {
             let (piece, ids) = (vec![b'a' + id as u8; length], vec![id; length]);
-            let hash = Cache::hash(&piece).unwrap();
-            let place = cache.long(hash, &piece).unwrap_err();
-            cache.keep_long(hash, place, &piece, &ids);
-            let at = cache.long(hash, &piece).unwrap();
+            assert!(cache.long(&piece).is_none());
+            cache.keep_long(&piece, &ids);
+            let at = cache.long(&piece).unwrap();
             assert_eq!(cache.ids(at), ids);
             assert!(
                 cache.bytes.capacity() == super::MOST_BYTES
@@ -398,10 +445,10 @@ mod tests {
         let mut cache = Cache::new();
         for id in 0..100_u32 {
             let (hash, piece) = (7 | u64::from(id) << 32, id.to_le_bytes().repeat(4));
-            let place = cache.long(hash, &piece).unwrap_err();
+            let place = cache.place(hash, &piece).unwrap_err();
             assert!((7..7 + super::MOST_STEPS).contains(&place), "of {} places", 1 << PLACE_BITS);
-            cache.keep_long(hash, place, &piece, &[id]);
-            let at = cache.long(hash, &piece).unwrap();
+            cache.keep_hashed(hash, &piece, &[id]);
+            let at = cache.place(hash, &piece).unwrap();
             assert_eq!(cache.ids(at), [id]);
         }
     }

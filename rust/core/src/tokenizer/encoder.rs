@@ -181,8 +181,11 @@ impl Encoder {
                     break;
                 }
                 if let Some(packed) = cache.short(buckets[done], keys[done]) {
+                    // It is the first of its bucket now; or there was no room for that many ids.
                     let room = packed.count() + (count - done) * LANES + 2 * LANES;
-                    out.resize(at + room, T::of(0));
+                    if out.len() < at + room {
+                        out.resize(at + room, T::of(0));
+                    }
                     continue;
                 }
                 let piece = &text[window.piece(done)];
@@ -215,24 +218,22 @@ impl Encoder {
         ids: &'a mut Vec<u32>,
     ) -> &'a [u32] {
         // A run takes less time to cut than to compare.
-        let hash = if self.is_run(piece) { None } else { Cache::hash(piece) };
-        let place = match hash.map(|hash| (hash, cache.long(hash, piece))) {
-            Some((_, Ok(known))) => return cache.ids(known),
-            Some((hash, Err(place))) => Some((hash, place)),
-            None => None,
-        };
-        self.learn(piece, short, place, cache, ids);
+        if !self.is_run(piece)
+            && let Some(known) = cache.long(piece)
+        {
+            return cache.ids(known);
+        }
+        self.learn(piece, short, cache, ids);
         ids
     }
 
     /// Merges a piece that the cache lacks into `ids`, and keeps it: with the short ones if it is one
-    /// and has few ids, else at its place among the long ones, if it has one.
+    /// and has few ids, else with the long ones.
     #[cold]
     fn learn(
         &self,
         piece: &[u8],
         (bucket, key): (u32, u128),
-        place: Option<(u64, usize)>,
         cache: &mut Cache,
         ids: &mut Vec<u32>,
     ) {
@@ -241,8 +242,8 @@ impl Encoder {
         let packed = if cache::is_short(key) { self.pack(ids) } else { None };
         if let Some(packed) = packed {
             cache.keep_short(bucket, key, packed);
-        } else if let Some((hash, place)) = place {
-            cache.keep_long(hash, place, piece, ids);
+        } else if !self.is_run(piece) {
+            cache.keep_long(piece, ids);
         }
     }
 
@@ -273,18 +274,40 @@ impl Encoder {
 /// Keys and buckets of the pieces of a window, and asks the processor to load the buckets.
 #[inline(never)]
 fn request(cache: &Cache, text: &[u8], window: Window, keys: &mut [u128], buckets: &mut [u32]) {
+    // Pieces behind whose start a whole window of the key's stands.
+    let ends = window.ends;
+    let whole = match text.len().checked_sub(cache::WINDOW) {
+        Some(last) if window.start <= last => {
+            let before = |end: &u16| window.base + usize::from(*end) <= last;
+            let all = ends.last().is_some_and(before);
+            if all { ends.len() } else { ends.partition_point(before) + 1 }
+        }
+        _ => 0,
+    };
+    let (mut long, mut longs) = ([0_u16; MOST_PIECES], 0);
     let mut start = window.start;
-    for ((&end, key), bucket) in window.ends.iter().zip(keys).zip(buckets) {
+    let pieces = ends[..whole].iter().zip(&mut *keys).zip(&mut *buckets);
+    for (i, ((&end, key), bucket)) in (0..).zip(pieces) {
         let end = window.base + usize::from(end);
-        *key = cache::key(text, start, end);
+        let around = text[start..start + cache::WINDOW].try_into().expect("16 bytes");
+        *key = cache::short_key(around, end - start);
         *bucket = Cache::bucket(*key);
         cache.prefetch(*bucket);
+        // Long pieces are few: set aside without a branch, and seen to afterwards.
+        long[longs] = i;
+        longs += usize::from(end - start > SHORT_BYTES);
         start = end;
+    }
+    for i in long[..longs].iter().map(|&i| usize::from(i)).chain(whole..ends.len()) {
+        let Range { start, end } = window.piece(i);
+        keys[i] = cache::key(text, start, end);
+        buckets[i] = Cache::bucket(keys[i]);
+        cache.prefetch(buckets[i]);
     }
 }
 
-/// Writes the ids of short pieces from `at` on, as far as the cache knows them and there is room for
-/// pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of
+/// Writes the ids of short pieces from `at` on, as far as they are first in their buckets and there is
+/// room for pieces of more ids than lanes; how many pieces those are, and where their ids end. A function of
 /// its own, so that nothing else takes its registers.
 #[inline(never)]
 fn emit<T: Id, const WIDE: bool>(
@@ -295,7 +318,7 @@ fn emit<T: Id, const WIDE: bool>(
     mut at: usize,
 ) -> (usize, usize) {
     for (i, (&key, &bucket)) in keys.iter().zip(buckets).enumerate() {
-        let Some(packed) = cache.short(bucket, key) else { return (i, at) };
+        let Some(packed) = cache.first(bucket, key) else { return (i, at) };
         let room: &mut [T; LANES] = out[at..].first_chunk_mut().expect("room for every lane");
         if WIDE {
             *room.first_chunk_mut().expect("half as many") = packed.wide().map(T::of);
