@@ -299,7 +299,8 @@ struct Strings {
 
 impl Strings {
     fn new(bytes: usize) -> Self {
-        let values = Vec::with_capacity(bytes);
+        let mut values = Vec::with_capacity(bytes);
+        simd::advise_large_pages(&mut values);
         Self { values, ends: vec![0], present: NullBufferBuilder::new(0) }
     }
 
