@@ -98,6 +98,7 @@ impl Encoder {
     /// Uses other instructions; for tests and benchmarks.
     pub fn set_level(&mut self, level: Level) {
         self.level = level;
+        self.merges.set_level(level);
     }
 
     fn pack(&self, ids: &[u32]) -> Option<Packed> {
