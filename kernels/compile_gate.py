@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,10 @@ def _types(function: Any, dtype: torch.dtype, constants: dict[str, Any]) -> dict
     }
 
 
+def _named(name: str, flags: dict[str, bool]) -> str:
+    return " ".join([name, *(word for word, on in flags.items() if on)])
+
+
 def _attention(
     kernel: str,
     architecture: int,
@@ -113,38 +118,47 @@ def _attention(
     dtype: torch.dtype,
     dropout: bool,
     documents: bool,
+    *,
+    group: int = 1,
+    causal: bool = True,
+    pulled: bool = False,
 ) -> Case:
     function = getattr(attention, f"{kernel}_kernel")
-    config = configs.attention(kernel, architecture, head_dim, dtype, dropout or documents)
+    extras = dropout or documents or (kernel == "backward_kv" and group > 1)
+    config = configs.attention(kernel, architecture, head_dim, dtype, extras)
     like = torch.empty(1, 1, 32, head_dim, dtype=dtype, device="meta")
-    constants = attention.constants(like, like, documents, dropout, True, config)
-    if kernel == "backward_q":
-        constants["PULLED"] = False
-    types = _types(function, dtype, constants)
-    flags = "".join(
-        f" {word}" for word, on in (("dropout", dropout), ("documents", documents)) if on
+    constants = attention.constants(
+        like, like[:, :, : 32 // group], documents, dropout, causal, config
     )
-    name = f"attention.{kernel} d{head_dim} {NAMES[dtype]}{flags}"
-    return Case(name, function, types, constants, config.options())
+    if kernel == "backward_q":
+        constants["PULLED"] = pulled
+    flags = {"dropout": dropout, "documents": documents, f"group{group}": group > 1,
+             "full": not causal, "lse": pulled}  # fmt: skip
+    name = _named(f"attention.{kernel} d{head_dim} {NAMES[dtype]}", flags)
+    return Case(name, function, _types(function, dtype, constants), constants, config.options())
 
 
-def _rotary(dtype: torch.dtype, interleaved: bool, restart: bool, copy: bool) -> Case:
+def _rotary(
+    dtype: torch.dtype,
+    *,
+    interleaved: bool = False,
+    inverse: bool = False,
+    restart: bool = False,
+    copy: bool = False,
+) -> Case:
     function = rotary.rotary_kernel
-    constants = rotary.constants(64, 16, interleaved, False, restart, copy)
-    words = (("interleaved", interleaved), ("documents", restart), ("copy", copy))
-    flags = "".join(f" {word}" for word, on in words if on)
+    constants = rotary.constants(64, 16, interleaved, inverse, restart, copy)
+    flags = {"interleaved": interleaved, "inverse": inverse, "documents": restart, "copy": copy}
+    name = _named(f"rotary d64 r32 {NAMES[dtype]}", flags)
     types = _types(function, dtype, constants)
-    name = f"rotary d64 r32 {NAMES[dtype]}{flags}"
     return Case(name, function, types, constants, rotary.CONFIG.options())
 
 
 def _cross_entropy(dtype: torch.dtype, loss: bool, gradient: bool) -> Case:
     function, config = cross_entropy.cross_entropy_kernel, cross_entropy.CONFIG
     constants = {"LOSS": loss, "GRADIENT": gradient, "COLUMNS": config.columns}
-    flags = "".join(f" {word}" for word, on in (("loss", loss), ("gradient", gradient)) if on)
-    types = _types(function, dtype, constants)
-    name = f"cross_entropy {NAMES[dtype]}{flags}"
-    return Case(name, function, types, constants, config.options())
+    name = _named(f"cross_entropy {NAMES[dtype]}", {"loss": loss, "gradient": gradient})
+    return Case(name, function, _types(function, dtype, constants), constants, config.options())
 
 
 def cases(architecture: int, quick: bool) -> Iterator[Case]:
@@ -157,27 +171,44 @@ def cases(architecture: int, quick: bool) -> Iterator[Case]:
     Yields:
         One case after another.
     """
-    both = [(False, False), (True, True)]
-    main = both if architecture == 90 else both[1:]
-    every = [*both, (True, False), (False, True)]
+    plain, dropped, cut, both = (False, False), (True, False), (False, True), (True, True)
     half, whole = torch.bfloat16, torch.float32
     for kernel in ("forward", "backward_q", "backward_kv"):
+        make = partial(_attention, kernel, architecture)
         if quick:
-            shapes = [(64, half, main)]
-        else:
-            shapes = [(64, half, every), (64, torch.float16, both), (64, whole, both)]
-            shapes += [(32, half, both), (96, half, both), (128, half, both)]
-            shapes += [(32, whole, both), (96, whole, both), (128, whole, both)]
-        for head_dim, dtype, flags in shapes:
-            for dropout, documents in flags:
-                yield _attention(kernel, architecture, head_dim, dtype, dropout, documents)
-    yield _rotary(half, False, False, False)
+            for flags in [plain, both] if architecture == 90 else [both]:
+                yield make(64, half, *flags)
+            continue
+        # Whatever holds most registers is compiled with every option, the rest with none and all.
+        for dtype, head_dim in product((half, whole), (32, 64, 96, 128)):
+            every = head_dim == 64 or (kernel == "backward_kv" and head_dim == 128)
+            for flags in [plain, dropped, cut, both] if every else [plain, both]:
+                yield make(head_dim, dtype, *flags)
+        for flags in (plain, both):
+            yield make(64, torch.float16, *flags)
+        for dtype, head_dim in ((half, 64), (half, 128), (whole, 64)):
+            yield make(head_dim, dtype, *both, group=4)
+            if kernel == "backward_kv":
+                yield make(head_dim, dtype, *plain, group=4)
+                yield make(head_dim, dtype, *dropped, causal=False)
+            if kernel == "backward_q":
+                yield make(head_dim, dtype, *both, pulled=True)
+        for flags in (plain, dropped)[: 1 if kernel == "backward_kv" else 2]:
+            yield make(64, half, *flags, causal=False)
+    yield _rotary(half)
     yield _cross_entropy(half, True, True)
     if not quick:
+        yield _rotary(half, inverse=True)
+        yield _rotary(half, restart=True)
+        yield _rotary(half, inverse=True, copy=True)
         for dtype in (half, whole):
-            yield _rotary(dtype, True, True, True)
+            yield _rotary(dtype, interleaved=True, restart=True, copy=True)
+        for dtype in (half, torch.float16, whole):
             yield _cross_entropy(dtype, True, False)
             yield _cross_entropy(dtype, False, True)
+        for dtype in (torch.float16, whole):
+            yield _rotary(dtype)
+            yield _cross_entropy(dtype, True, True)
 
 
 Row = dict[str, int | str]

@@ -156,7 +156,7 @@ def forward_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, starts_ptr, seed_ptr,
     """One tile of queries of one head: out and log-sum-exp."""
     tile, head = _place(tiles, heads, section)
     batch = tl.cast(head // HEADS, tl.int64)
-    inner = head % HEADS
+    inner = tl.cast(head % HEADS, tl.int64)
     start = tile * ROWS
     row = start + tl.arange(0, ROWS)
     k_base = k_ptr + batch * kb + inner // GROUP * kh
@@ -234,7 +234,7 @@ def backward_q_kernel(q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, lse_ptr, dlse_ptr,
     """One tile of queries: dq, and delta = sum(dout * out) - dlse, which the other kernel reads."""
     tile, head = _place(tiles, heads, section)
     batch = tl.cast(head // HEADS, tl.int64)
-    inner = head % HEADS
+    inner = tl.cast(head % HEADS, tl.int64)
     start = tile * ROWS
     row = start + tl.arange(0, ROWS)
     k_base = k_ptr + batch * kb + inner // GROUP * kh
@@ -280,22 +280,42 @@ def backward_q_kernel(q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, lse_ptr, dlse_ptr,
 
 
 @triton.jit
-def _pull_kv(dk, dv, k, v, q_base, g_base, q_stride, g_stride, lse_base, delta_base, lo, hi,
-             start, column, ends, t, s, seed, head, threshold, factor, rescale,
+def _pull_kv(dk, dv, k, v, q_base, g_base, qt, qh, gt, gh, lse_base, delta_base, lo, hi, start,
+             column, ends, t, s, seed, head, threshold, factor, rescale, GROUP: tl.constexpr,
              CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, DROPOUT: tl.constexpr,
              MASKED: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
              COLUMNS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):  # fmt: skip
-    """The gradients of a tile of keys and values from queries [lo, hi); tiles are key x query."""
-    for first in range(lo, hi, ROWS):
+    """The gradients of a tile of keys and values from queries [lo, hi) of each of GROUP heads from
+    `head` on; tiles are key x query.
+    """
+    # One loop over heads and rows: within a loop over heads the three ranges' loops would each
+    # leave what does not change in registers, and spill.
+    span = tl.cdiv(hi - lo, ROWS) * ROWS
+    end = hi
+    if GROUP > 1:
+        end = lo + GROUP * span
+    for at in range(lo, end, ROWS):
+        first = at
+        query = head
+        q_from, g_from, lse_from, delta_from = q_base, g_base, lse_base, delta_base
+        if GROUP > 1:
+            member = (at - lo) // span
+            first = at - member * span
+            query = head + member
+            far = tl.cast(member, tl.int64)
+            q_from += far * qh
+            g_from += far * gh
+            lse_from += far * t
+            delta_from += far * t
         row = first + tl.arange(0, ROWS)
-        q = _tile(q_base, first, q_stride, t, ROWS, D, DP, MASKED)
-        dout = _tile(g_base, first, g_stride, t, ROWS, D, DP, MASKED)
+        q = _tile(q_from, first, qt, t, ROWS, D, DP, MASKED)
+        dout = _tile(g_from, first, gt, t, ROWS, D, DP, MASKED)
         if MASKED:
-            lse = tl.load(lse_base + row, mask=row < t, other=0.0)
-            delta = tl.load(delta_base + row, mask=row < t, other=0.0)
+            lse = tl.load(lse_from + row, mask=row < t, other=0.0)
+            delta = tl.load(delta_from + row, mask=row < t, other=0.0)
         else:
-            lse = tl.load(lse_base + row)
-            delta = tl.load(delta_base + row)
+            lse = tl.load(lse_from + row)
+            delta = tl.load(delta_from + row)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)
         weights = tl.exp2(scores * factor - (lse * _LOG2E)[None, :])
         if MASKED:
@@ -307,7 +327,7 @@ def _pull_kv(dk, dv, k, v, q_base, g_base, q_stride, g_stride, lse_base, delta_b
             weights = tl.where(seen, weights, 0.0)
         pull = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
         if DROPOUT:
-            kept = tl.trans(_kept(seed, row, start, head, threshold, ROWS, COLUMNS))
+            kept = tl.trans(_kept(seed, row, start, query, threshold, ROWS, COLUMNS))
             passed = tl.where(kept, weights, 0.0)
             pull = tl.where(kept, pull * rescale, 0.0)
         else:
@@ -331,7 +351,7 @@ def backward_kv_kernel(q_ptr, k_ptr, v_ptr, dout_ptr, lse_ptr, delta_ptr, dk_ptr
     tile, shared = _place(tiles, heads, section)
     tile = tiles - 1 - tile  # with causality the first keys have the most queries
     batch = tl.cast(shared // (HEADS // GROUP), tl.int64)
-    inner = shared % (HEADS // GROUP)
+    inner = tl.cast(shared % (HEADS // GROUP), tl.int64)
     start = tile * COLUMNS
     column = start + tl.arange(0, COLUMNS)
     k = _tile(k_ptr + batch * kb + inner * kh, start, kt, s, COLUMNS, D, DP, True)
@@ -358,29 +378,28 @@ def backward_kv_kernel(q_ptr, k_ptr, v_ptr, dout_ptr, lse_ptr, delta_ptr, dk_ptr
     factor = scale * _LOG2E
     dk = tl.zeros((COLUMNS, DP), tl.float32)
     dv = tl.zeros((COLUMNS, DP), tl.float32)
-    for member in range(GROUP):
-        query = inner * GROUP + member
-        head = tl.cast(batch, tl.int32) * HEADS + query
-        q_base = q_ptr + batch * qb + query * qh
-        g_base = dout_ptr + batch * gb + query * gh
-        lse_base = lse_ptr + tl.cast(head, tl.int64) * t
-        delta_base = delta_ptr + tl.cast(head, tl.int64) * t
-        if CAUSAL:
-            dk, dv = _pull_kv(
-                dk, dv, k, v, q_base, g_base, qt, gt, lse_base, delta_base, lo, diagonal, start,
-                column, ends, t, s, seed, head, threshold, factor, rescale, CAUSAL, DOCUMENTS,
-                DROPOUT, True, PRECISION, ROWS, COLUMNS, D, DP,
-            )  # fmt: skip
+    query = inner * GROUP
+    head = tl.cast(batch * HEADS + query, tl.int32)
+    q_base = q_ptr + batch * qb + query * qh
+    g_base = dout_ptr + batch * gb + query * gh
+    lse_base = lse_ptr + tl.cast(head, tl.int64) * t
+    delta_base = delta_ptr + tl.cast(head, tl.int64) * t
+    if CAUSAL:
         dk, dv = _pull_kv(
-            dk, dv, k, v, q_base, g_base, qt, gt, lse_base, delta_base, diagonal, full, start,
-            column, ends, t, s, seed, head, threshold, factor, rescale, CAUSAL, DOCUMENTS,
-            DROPOUT, False, PRECISION, ROWS, COLUMNS, D, DP,
+            dk, dv, k, v, q_base, g_base, qt, qh, gt, gh, lse_base, delta_base, lo, diagonal,
+            start, column, ends, t, s, seed, head, threshold, factor, rescale, GROUP, CAUSAL,
+            DOCUMENTS, DROPOUT, True, PRECISION, ROWS, COLUMNS, D, DP,
         )  # fmt: skip
-        dk, dv = _pull_kv(
-            dk, dv, k, v, q_base, g_base, qt, gt, lse_base, delta_base, full, hi, start,
-            column, ends, t, s, seed, head, threshold, factor, rescale, CAUSAL, DOCUMENTS,
-            DROPOUT, True, PRECISION, ROWS, COLUMNS, D, DP,
-        )  # fmt: skip
+    dk, dv = _pull_kv(
+        dk, dv, k, v, q_base, g_base, qt, qh, gt, gh, lse_base, delta_base, diagonal, full, start,
+        column, ends, t, s, seed, head, threshold, factor, rescale, GROUP, CAUSAL, DOCUMENTS,
+        DROPOUT, False, PRECISION, ROWS, COLUMNS, D, DP,
+    )  # fmt: skip
+    dk, dv = _pull_kv(
+        dk, dv, k, v, q_base, g_base, qt, qh, gt, gh, lse_base, delta_base, full, hi, start,
+        column, ends, t, s, seed, head, threshold, factor, rescale, GROUP, CAUSAL, DOCUMENTS,
+        DROPOUT, True, PRECISION, ROWS, COLUMNS, D, DP,
+    )  # fmt: skip
     if DROPOUT:
         dv = dv * rescale
     _store(dk_ptr + batch * db + inner * dh, start, dt, s, dk * scale, COLUMNS, D, DP)
@@ -513,7 +532,7 @@ def backward(
     dq, dk, dv = grads
     config_q = config_q or configs.attention("backward_q", architecture, head_dim, q.dtype, extras)
     config_kv = config_kv or configs.attention(
-        "backward_kv", architecture, head_dim, q.dtype, extras
+        "backward_kv", architecture, head_dim, q.dtype, extras or heads != shared
     )
     delta = torch.empty_like(lse)
     rescale = LEVELS / (LEVELS - threshold)

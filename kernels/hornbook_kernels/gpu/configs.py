@@ -40,7 +40,8 @@ class Config:
 
 
 # kernel -> (architecture, padded head dimension) -> tile, in half precision: without dropout and
-# documents, then with either. Their bits and bounds need registers, hence the second one.
+# documents, then with either. Their bits and bounds need registers, hence the second one; so do the
+# heads that share keys, where their gradient is summed.
 _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
     "forward": {
         (80, 32): (Config(128, 64, 4, 3), Config(128, 64, 8, 3)),
@@ -99,7 +100,8 @@ def attention(
         architecture: One of `ARCHITECTURES`.
         head_dim: One of `dispatch.HEAD_DIMS`.
         dtype: One of `dispatch.DTYPES`. fp32 has small tiles.
-        extras: Whether there is dropout or documents.
+        extras: Whether there is dropout or documents, or for `"backward_kv"` more than one head of
+            queries to a head of keys.
 
     Returns:
         The configuration.

@@ -30,8 +30,10 @@ def rotary_kernel(x_ptr, out_ptr, cos_ptr, sin_ptr, starts_ptr, xb, xt, xp, xh, 
     head = tl.program_id(1) * COLUMNS + pair % COLUMNS
     inside = (token < t) & (head < copied)
     token64 = token.to(tl.int64)
-    x = x_ptr + batch * xb + token64 * xt + head // heads * xp + head % heads * xh
-    out = out_ptr + batch * ob + token64 * ot + head // heads * op + head % heads * oh
+    part = (head // heads).to(tl.int64)
+    inner = (head % heads).to(tl.int64)
+    x = x_ptr + batch * xb + token64 * xt + part * xp + inner * xh
+    out = out_ptr + batch * ob + token64 * ot + part * op + inner * oh
     angle = tl.arange(0, HALF_P)
     rotated = (inside & (head < turned))[:, None] & (angle < HALF)[None, :]
     position = token64

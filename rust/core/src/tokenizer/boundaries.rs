@@ -72,6 +72,15 @@ struct Before {
     unmake: u64,
 }
 
+/// Classes of a block's characters beyond ASCII.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wide {
+    letter: u64,
+    number: u64,
+    white: u64,
+    other: u64,
+}
+
 /// Finds the pieces of a stretch of text, a window at a time.
 pub struct Boundaries<'a> {
     text: &'a [u8],
@@ -139,25 +148,26 @@ impl<'a> Boundaries<'a> {
         Some(Window { start, base: self.base, ends })
     }
 
-    /// Gives characters beyond ASCII their class on all of their bytes.
+    /// The classes of characters beyond ASCII, whose bytes `high` tells, on all of their bytes. Takes
+    /// and gives bits alone: a kernel that hands over its masks has to make all there are.
     #[cold]
-    fn widen(&self, masks: &mut Masks, length: usize) -> u64 {
-        let mut other = 0;
-        let mut left = masks.high & up_to(length);
+    fn wide(&self, high: u64) -> Wide {
+        let mut wide = Wide::default();
+        let mut left = high;
         while left != 0 {
             let i = left.trailing_zeros() as usize;
             let (class, width) = class_at(self.text, self.at + i);
             let bits = up_to(width) << i;
             match class {
-                LETTER => masks.letter |= bits,
-                NUMBER => masks.number |= bits,
-                SPACE => masks.line |= bits,
-                OTHER => other |= bits,
+                LETTER => wide.letter |= bits,
+                NUMBER => wide.number |= bits,
+                SPACE => wide.white |= bits,
+                OTHER => wide.other |= bits,
                 _ => unreachable!("four classes"),
             }
             left &= !bits;
         }
-        other
+        wide
     }
 
     /// Takes out of `run` each character that is left over when a run is cut into its longest
@@ -230,27 +240,28 @@ impl ListingKernel for Boundaries<'_> {
         while self.at < self.end && self.count <= WINDOW && self.at - self.base <= SPAN {
             let at = self.at;
             let mut length = BLOCK.min(self.end - at);
-            let mut masks = if let Some(block) = self.text[at..].first_chunk::<BLOCK>() {
+            let masks = if let Some(block) = self.text[at..].first_chunk::<BLOCK>() {
                 masks_of(block)
             } else {
                 let mut padded = [0; BLOCK];
                 padded[..length].copy_from_slice(&self.text[at..self.end]);
                 masks_of(&padded)
             };
-            let mut other_high = 0;
+            let mut wide = Wide::default();
             if masks.high & up_to(length) != 0 {
                 // A character is never cut: what follows of it belongs to the next block.
                 while at + length < self.end && self.text[at + length] & 0xC0 == 0x80 {
                     length -= 1;
                 }
-                other_high = self.widen(&mut masks, length);
+                wide = self.wide(masks.high & up_to(length));
             }
             let valid = up_to(length);
             let high = masks.high & valid;
-            let (letter, number) = (masks.letter & valid, masks.number & valid);
+            let letter = masks.letter & valid | wide.letter;
+            let number = masks.number & valid | wide.number;
             let (space, tab) = (masks.space & valid, masks.tab & valid);
-            let white = space | tab | masks.line & valid;
-            let other = valid & !(letter | number | white | high) | other_high & valid;
+            let white = space | tab | masks.line & valid | wide.white;
+            let other = valid & !(letter | number | white | high) | wide.other;
 
             let (mut next_white, mut next_space, mut next_tab) = (true, false, false);
             if at + length < self.end {
