@@ -327,15 +327,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
         )
 
 
-def _working_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to multiply in: autocast's, where it is on."""
-    kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        low: torch.dtype = torch.get_autocast_dtype(kind)
-        return low
-    return x.dtype
-
-
 def attention(
     q: Tensor,
     k: Tensor | None = None,
@@ -381,7 +372,7 @@ def attention(
     packed = k is None and v is None and q.dim() == 5 and q.shape[2] == 3
     if (k is None or v is None) and not packed:
         raise ValueError("give q, k and v, or one packed tensor [B, T, 3, H, D]")
-    low = _working_dtype(q)
+    low = dispatch.working_dtype(q)
     q, k, v = (None if x is None else x.to(low) for x in (q, k, v))  # type: ignore[assignment]
     qkv = q
     if packed:
@@ -404,6 +395,9 @@ def attention(
         q.dtype,
         q.shape[1],
         q.shape[-1],
+        packed=packed,
+        grouped=q.shape[2] != k.shape[2],
+        causal=causal,
         mask=mask is not None,
         documents=documents,
         dropout=level > 0,
@@ -440,7 +434,9 @@ def attention(
 
 def explain(
     q: Tensor,
+    k: Tensor | None = None,
     *,
+    causal: bool = True,
     mask: bool = False,
     documents: bool = False,
     dropout_p: float = 0.0,
@@ -452,6 +448,8 @@ def explain(
 
     Args:
         q: `[B, T, H, D]` or packed `[B, T, 3, H, D]`.
+        k: `[B, S, G, D]`, for heads in groups; as many heads as `q` has unless given.
+        causal: As given to `attention`.
         mask: Whether an explicit mask is given.
         documents: Whether document boundaries are given.
         dropout_p: Share of attention weights dropped.
@@ -464,9 +462,12 @@ def explain(
     """
     return dispatch.choose(
         q.device,
-        _working_dtype(q),
+        dispatch.working_dtype(q),
         q.shape[1],
         q.shape[-1],
+        packed=q.dim() == 5,
+        grouped=k is not None and k.shape[2] != q.shape[2],
+        causal=causal,
         mask=mask,
         documents=documents,
         dropout=dropout_p > 0.0,

@@ -184,7 +184,9 @@ def _linear(
     shift = None if bias is None else bias.to(low)
     for start in range(0, hidden.shape[0], chunk):
         part = slice(start, start + chunk)
-        x, label, factor = hidden[part].to(low), labels[part], factors[part]
+        label, factor = labels[part], factors[part]
+        # A token without loss may hold anything: zero times infinity would reach the head.
+        x = hidden[part].to(low).masked_fill((factor == 0.0)[:, None], 0.0)
         logits = torch.mm(x, head.t()) if shift is None else torch.addmm(shift, x, head.t())
         if fused:
             from hornbook_kernels.gpu import cross_entropy as gpu
@@ -303,9 +305,6 @@ def linear_cross_entropy(
             f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels "
             f"{tuple(labels.shape)} do not fit"
         )
-    kind, low = hidden.device.type, hidden.dtype
-    if low != torch.float64 and torch.is_autocast_enabled(kind):
-        low = torch.get_autocast_dtype(kind)
     safe, factors = _factors(labels, weights, ignore_index, _wide(hidden))
     learns = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     total: Tensor = _linear(
@@ -314,7 +313,7 @@ def linear_cross_entropy(
         bias,
         safe,
         factors,
-        low,
+        dispatch.working_dtype(hidden),
         chunk,
         z_loss,
         learns and torch.is_grad_enabled(),

@@ -2,6 +2,7 @@
 
 `impl="auto"` takes ours only where `measured.json` says that it is at least as fast on that card at
 that shape, or where torch has nothing that computes the same (keyed dropout, the log-sum-exp).
+A measurement speaks for lengths up to twice or half its own, and for nothing else that differs.
 
     python -c "import torch, hornbook_kernels as hk; print(hk.explain(torch.ones(1, 8, 3, 2, 64)))"
 """
@@ -80,6 +81,8 @@ def unfit(device: torch.device, dtype: torch.dtype, head_dim: int | None = None)
         return None
     if device.type != "cuda":
         return f"no kernels for {device.type}"
+    if torch.version.hip:
+        return "no kernels for ROCm"
     if not _HAS_TRITON:
         return "Triton is not installed"
     if dtype not in DTYPES:
@@ -88,6 +91,21 @@ def unfit(device: torch.device, dtype: torch.dtype, head_dim: int | None = None)
         return f"head dimension {head_dim} is none of {HEAD_DIMS}"
     name, architecture = card(device)
     return f"no configuration for {name}" if architecture is None else None
+
+
+def working_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype to multiply in: autocast's, where it is on.
+
+    Args:
+        x: An input.
+
+    Returns:
+        The dtype; fp64 stays.
+    """
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    low: torch.dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+    return x.dtype if x.dtype == torch.float64 else low
 
 
 def unproven(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -99,28 +117,30 @@ def unproven(device: torch.device, dtype: torch.dtype) -> str | None:
 
     Returns:
         The reason; None where our kernels run: on a card whose checks and timings are on record,
-        or wherever they can if the variable HORNBOOK_KERNELS is `triton`.
+        or wherever they can if the variable HORNBOOK_KERNELS is `triton`; nowhere if it is
+        `reference`.
     """
-    reason = unfit(device, dtype)
-    if reason or os.environ.get(OVERRIDE) == "triton":
+    reason, asked = unfit(device, dtype), os.environ.get(OVERRIDE)
+    if reason or asked == "triton":
         return reason
+    if asked == "reference":
+        return "the plain form is asked for"
     name, _ = card(device)
     return None if name in _RECORD["cards"] else f"not yet checked on {name}"
 
 
 def _measured(
-    device: torch.device,
-    dtype: torch.dtype,
-    length: int,
-    head_dim: int,
-    dropout: bool,
-    documents: bool,
+    device: torch.device, dtype: torch.dtype, length: int, **shape: int | bool
 ) -> tuple[float, str] | None:
     """Our speed over torch's at the nearest length on record, and where that was."""
     name, _ = card(device)
-    shape = {"card": name, "dtype": str(dtype).removeprefix("torch."), "head_dim": head_dim,
-             "dropout": dropout, "documents": documents}  # fmt: skip
-    rows = [row for row in _MEASURED if all(row[key] == value for key, value in shape.items())]
+    wanted = {"card": name, "dtype": str(dtype).removeprefix("torch."), **shape}
+    rows = [
+        row
+        for row in _MEASURED
+        if all(row[key] == value for key, value in wanted.items())
+        and length <= 2 * row["length"] <= 4 * length
+    ]
     if not rows:
         return None
     nearest = min(rows, key=lambda row: abs(row["length"] - length))
@@ -133,6 +153,9 @@ def choose(
     length: int,
     head_dim: int,
     *,
+    packed: bool = False,
+    grouped: bool = False,
+    causal: bool = True,
     mask: bool = False,
     documents: bool = False,
     dropout: bool = False,
@@ -147,6 +170,9 @@ def choose(
         dtype: Of q, k and v.
         length: T.
         head_dim: D.
+        packed: Whether q, k and v are one tensor.
+        grouped: Whether heads of `q` share heads of `k`.
+        causal: Whether a query sees no later keys.
         mask: Whether there is an explicit mask.
         documents: Whether there are document boundaries.
         dropout: Whether weights are dropped.
@@ -177,7 +203,11 @@ def choose(
         return Choice("reference", no_ours) if no_ours else Choice("triton", no_torch)
     if no_ours or device.type == "cpu":
         return Choice("sdpa", no_ours or "a CPU: torch's is the fused one")
-    found = _measured(device, dtype, length, head_dim, dropout, documents)
+    found = _measured(
+        device, dtype, length, head_dim=head_dim, packed=packed, grouped=grouped, causal=causal,
+        dropout=dropout, documents=documents,
+    )  # fmt: skip
     if found is None:
-        return Choice("sdpa", f"no measurement on {card(device)[0]}: see benchmarks/kernels.py")
+        no_row = f"no measurement of such a shape on {card(device)[0]}: see benchmarks/kernels.py"
+        return Choice("sdpa", no_row)
     return Choice("triton" if found[0] >= 1.0 else "sdpa", found[1])

@@ -12,6 +12,8 @@ from torch import Tensor
 
 def _ids(cu_seqlens: Sequence[Any], length: int) -> Tensor:
     """`[B, T]` int32 on the CPU: the number of each token's document within its row."""
+    if any(isinstance(row, int) or getattr(row, "ndim", 1) != 1 for row in cu_seqlens):
+        raise ValueError("cu_seqlens must hold a list of boundaries for each row: [[0, 3, 5]]")
     starts = torch.zeros(len(cu_seqlens), length, dtype=torch.int32)
     for row, bounds in enumerate(cu_seqlens):
         ends = [int(end) for end in bounds]
@@ -44,7 +46,8 @@ def document_bounds(
         last.
 
     Raises:
-        ValueError: If a row's boundaries do not start at 0, descend, or pass `length`.
+        ValueError: If there is no list for each row, or one does not start at 0, descends, or
+            passes `length`.
     """
     if (cu_seqlens is None) == (ids is None) or (cu_seqlens is not None and length is None):
         raise ValueError("give cu_seqlens and length, or ids [B, T]")
@@ -85,7 +88,8 @@ def document_mask(
         `[B, 1, T, T]`.
 
     Raises:
-        ValueError: If a row's boundaries do not start at 0, descend, or pass `length`.
+        ValueError: If there is no list for each row, or one does not start at 0, descends, or
+            passes `length`.
     """
     ids = _ids(cu_seqlens, length).to(device)
     seen = (ids[:, :, None] == ids[:, None, :]).tril_()[:, None]

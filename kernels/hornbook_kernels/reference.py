@@ -67,24 +67,81 @@ def attention(
         return torch.einsum("bhts,bshd->bthd", weights, v).to(q.dtype), lse
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> Tensor:
-    """Rotates the first R dimensions of every head: pair i is dimensions i and i + R / 2.
+def apply_rotary(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    bounds: Tensor | None = None,
+    layout: str = "half",
+    inverse: bool = False,
+) -> Tensor:
+    """Rotates the first R dimensions of every head.
 
     Args:
         x: `[B, T, H, D]`.
         cos: `[T, R / 2]` or `[B, T, R / 2]`.
         sin: As `cos`.
+        bounds: From `document_bounds`: positions then start again with every document.
+        layout: Pair i is dimensions i and i + R / 2 (`"half"`), or 2 i and 2 i + 1
+            (`"interleaved"`).
         inverse: Rotate back.
 
     Returns:
         As `x`.
     """
     half = cos.shape[-1]
+    if bounds is not None:
+        position = torch.arange(x.shape[1], device=x.device) - bounds[0]
+        row = torch.arange(x.shape[0], device=x.device)[:, None]
+        cos, sin = (table.expand(len(x), -1, -1)[row, position] for table in (cos, sin))
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     if inverse:
         sin = -sin
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1).to(x.dtype)
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    if layout == "interleaved":
+        a, b = turned.unflatten(-1, (half, 2)).unbind(-1)
+        pairs = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    else:
+        a, b = turned.chunk(2, -1)
+        pairs = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((pairs, rest), -1).to(x.dtype)
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Cross-entropy with fp32 logits.
+
+    Args:
+        logits: `[..., V]`.
+        labels: `[...]` int64; `ignore_index` has no loss, whatever its logits.
+        weights: `[...]` factor on each token's loss.
+        ignore_index: The label without loss.
+        reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of weights.
+        z_loss: Factor on the squared log-sum-exp, added to each token's loss.
+
+    Returns:
+        A scalar (`[...]` for `"none"`) in fp32 (fp64 for fp64 inputs).
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    counts = (labels != ignore_index).to(wide.dtype)
+    if weights is not None:
+        counts = counts * weights
+    # Filled before anything is computed: a mask after it would still have the gradient of NaN.
+    wide = wide.masked_fill((counts == 0.0)[..., None], 0.0)
+    picked = wide.gather(-1, labels.masked_fill(labels == ignore_index, 0)[..., None])[..., 0]
+    lse = wide.logsumexp(-1)
+    losses = (lse - picked + z_loss * lse.square()) * counts
+    if reduction == "none":
+        return losses
+    return losses.sum() / counts.sum() if reduction == "mean" else losses.sum()
 
 
 def linear_cross_entropy(
@@ -96,26 +153,24 @@ def linear_cross_entropy(
     weights: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of `hidden @ weight.T + bias`, the logits held whole in fp32.
 
     Args:
-        hidden: `[N, C]`.
+        hidden: `[..., C]`.
         weight: `[V, C]`.
         bias: `[V]` or None.
-        labels: `[N]` int64; `ignore_index` has no loss.
-        weights: `[N]` factor on each token's loss.
-        ignore_index: The label without loss.
-        reduction: `"sum"`, or `"mean"`: the sum divided by the sum of weights.
+        labels: As for `cross_entropy`, like what follows.
+        weights: See `labels`.
+        ignore_index: See `labels`.
+        reduction: `"sum"` or `"mean"`.
+        z_loss: See `labels`.
 
     Returns:
         A scalar in fp32 (fp64 for fp64 inputs).
     """
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = F.linear(hidden, weight, bias).to(wide)
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    counts = (labels != ignore_index).to(wide)
-    if weights is not None:
-        counts = counts * weights
-    total = (losses * counts).sum()
-    return total / counts.sum() if reduction == "mean" else total
+    return cross_entropy(
+        F.linear(hidden, weight, bias), labels, weights=weights, ignore_index=ignore_index,
+        reduction=reduction, z_loss=z_loss,
+    )  # fmt: skip

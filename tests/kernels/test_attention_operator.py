@@ -200,18 +200,30 @@ def test_dispatch_on_a_card_follows_the_measurements(monkeypatch: pytest.MonkeyP
     odd = (*q[:3], 80)
     monkeypatch.setattr(dispatch, "card", lambda device: ("Card", 90))
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
-    assert "no measurement on Card" in dispatch.choose(*q).reason
+    assert "on Card" in dispatch.choose(*q).reason
     assert dispatch.choose(*q).impl == "sdpa"
     assert dispatch.choose(*q, lse=True).impl == "triton"
     assert dispatch.choose(*odd, lse=True).impl == "reference"
-    row = {"card": "Card", "dtype": "bfloat16", "head_dim": 64, "dropout": False,
-           "documents": True}  # fmt: skip
+    row = {"card": "Card", "dtype": "bfloat16", "head_dim": 64, "packed": False, "grouped": False,
+           "causal": True, "dropout": False, "documents": True}  # fmt: skip
     rows = [row | {"length": 1024, "ratio": 1.3}, row | {"length": 8192, "ratio": 0.9}]
     monkeypatch.setattr(dispatch, "_MEASURED", rows)
     assert dispatch.choose(*q, documents=True).impl == "triton"
+    for other in ("packed", "grouped"):
+        assert dispatch.choose(*q, documents=True, **{other: True}).impl == "sdpa"
+    assert dispatch.choose(*q, documents=True, causal=False).impl == "sdpa"
     assert dispatch.choose(*q).impl == "sdpa"
-    rows[0]["length"] = 9999
+    far = (*q[:2], 2049, 64)
+    assert "no measurement" in dispatch.choose(*far, documents=True).reason
+    near = (*q[:2], 512, 64)
+    assert dispatch.choose(*near, documents=True).impl == "triton"
+    rows[0]["length"] = 4000
+    assert dispatch.choose(*q, documents=True).impl == "triton"
+    rows[1]["length"] = 2000
     assert dispatch.choose(*q, documents=True).impl == "sdpa"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "ROCm" in dispatch.choose(*q).reason
+    monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     with pytest.raises(ValueError, match="not installed"):
         dispatch.choose(*q, impl="triton")

@@ -34,10 +34,12 @@ class Block(nn.Module):
         qkv = F.linear(F.embedding(tokens, self.embedding), self.qkv)
         cos, sin = hk.rotary_tables(length, DIM // 2)
         qkv = hk.apply_rotary(qkv.view(rows, length, 3, HEADS, DIM), cos, sin)
+        qkv = hk.apply_rotary_(qkv * 1, cos, sin, layout="interleaved")
         bounds = hk.document_bounds([[0, 13, length]] * rows, length)
         out = hk.attention(qkv, bounds=bounds, dropout_p=0.1, seed=seed, impl="triton")
         flat = out.reshape(rows * length, -1)
-        return hk.linear_cross_entropy(flat, self.head, None, labels.flatten())
+        loss = hk.linear_cross_entropy(flat, self.head, None, labels.flatten())
+        return loss + hk.cross_entropy(F.linear(flat, self.head), labels.flatten())
 
 
 def batch() -> tuple[Tensor, Tensor]:

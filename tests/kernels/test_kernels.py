@@ -1,6 +1,7 @@
 """Each function against its plain form: values and gradients, odd sizes, and finite differences."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,14 @@ def test_wrong_boundaries_are_refused(bounds: list[int]) -> None:
         hk.document_mask([bounds], 4)
 
 
+@pytest.mark.parametrize("flat", [[0, 2, 4], torch.tensor([0, 2, 4]), torch.arange(3).numpy()])
+def test_boundaries_without_rows_are_refused(flat: Any) -> None:
+    with pytest.raises(ValueError, match="for each row"):
+        hk.attention(rand(1, 4, 3, 2, 4), cu_seqlens=flat)
+    rows = torch.tensor([[0, 2, 4]])
+    assert torch.equal(hk.document_bounds(rows, 4), hk.document_bounds([[0, 2, 4]], 4))
+
+
 def test_attention_dropout_is_keyed_and_unbiased() -> None:
     qkv = rand(1, 40, 3, 4, 8).detach()
     once = hk.attention(qkv, dropout_p=0.25, seed=5)
@@ -108,6 +117,37 @@ def test_rotary_positions_by_row_and_half_precision() -> None:
         hk.apply_rotary(x, cos, sin)
 
 
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_rotary_with_documents(layout: str, inverse: bool, by_row: bool) -> None:
+    cos, sin = (t.double() for t in hk.rotary_tables(9, 6))
+    if by_row:
+        cos, sin = (torch.stack((t, t.flip(0))) for t in (cos, sin))
+    x = rand(2, 9, 3, 8)
+    options: dict[str, Any] = {"layout": layout, "inverse": inverse}
+    for bounds in (None, hk.document_bounds([[0, 3, 3, 7, 9], [0, 9]], 9)):
+        for turn in (hk.apply_rotary, hk.apply_rotary_):
+            plain = hk.reference.apply_rotary(x, cos, sin, bounds=bounds, **options)
+            same(turn(x * 1, cos, sin, bounds=bounds, **options), plain, [x])
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.02])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(reduction: str, z_loss: float, weighted: bool) -> None:
+    logits = rand(7, 11)
+    labels = torch.tensor([3, -100, 0, 10, 2, -100, 0])
+    weights = torch.arange(7.0, dtype=torch.float64) if weighted else None
+    options: dict[str, Any] = {"weights": weights, "reduction": reduction, "z_loss": z_loss}
+    plain = hk.reference.cross_entropy(logits, labels, **options)
+    same(hk.cross_entropy(logits * 1, labels, **options), plain, [logits])
+    # The plain form is torch's own, where that has such options.
+    if z_loss == 0.0 and not weighted:
+        torch.testing.assert_close(plain, F.cross_entropy(logits, labels, reduction=reduction))
+    assert torch.autograd.gradcheck(lambda x: hk.cross_entropy(x, labels, **options), logits)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 20),
@@ -115,9 +155,10 @@ def test_rotary_positions_by_row_and_half_precision() -> None:
     st.booleans(),
     st.booleans(),
     st.sampled_from(["sum", "mean"]),
+    st.sampled_from([0.0, 0.02]),
 )
 def test_linear_cross_entropy(
-    count: int, chunk: int, biased: bool, weighted: bool, reduction: str
+    count: int, chunk: int, biased: bool, weighted: bool, reduction: str, z_loss: float
 ) -> None:
     hidden, weight, bias = rand(count, 5), rand(13, 5, seed=1), rand(13, seed=2)
     generator = torch.Generator().manual_seed(count)
@@ -125,8 +166,9 @@ def test_linear_cross_entropy(
     labels[1::3] = -100
     weights = torch.rand(count, generator=generator, dtype=torch.float64) if weighted else None
     arguments = (hidden, weight, bias if biased else None, labels)
-    fast = hk.linear_cross_entropy(*arguments, weights=weights, reduction=reduction, chunk=chunk)
-    plain = hk.reference.linear_cross_entropy(*arguments, weights=weights, reduction=reduction)
+    options: dict[str, Any] = {"weights": weights, "reduction": reduction, "z_loss": z_loss}
+    fast = hk.linear_cross_entropy(*arguments, chunk=chunk, **options)
+    plain = hk.reference.linear_cross_entropy(*arguments, **options)
     same(fast, plain, [hidden, weight, bias] if biased else [hidden, weight])
 
 

@@ -122,6 +122,30 @@ def test_rows_without_loss_may_hold_anything() -> None:
     assert torch.equal(ours.grad[1], torch.zeros(5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.02])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_hidden_states_without_loss_may_be_anything(bad: float, z_loss: float) -> None:
+    hidden, weight, bias = rand(6, 4), rand(5, 4, seed=1), rand(5, seed=2)
+    labels = torch.tensor([3, -100, 0, 2, -100, 1])
+    weights = torch.tensor([1.0, 1.0, 0.0, 2.0, 1.0, 1.0])
+    hidden[1], hidden[2] = bad, -bad
+    kept = torch.tensor([0, 3, 4, 5])
+    made = []
+    for rows, function in ((slice(None), hk), (slice(None), hk.reference), (kept, hk)):
+        parts = [part.clone().requires_grad_(True) for part in (hidden[rows], weight, bias)]
+        loss = function.linear_cross_entropy(
+            *parts, labels[rows], weights=weights[rows], z_loss=z_loss
+        )
+        loss.backward()
+        grads = [part.grad for part in parts if part.grad is not None]
+        if rows != slice(None):
+            grads[0] = torch.zeros_like(hidden).index_copy(0, kept, grads[0])
+        made.append((loss.detach(), *grads))
+    torch.testing.assert_close(made[0], made[2])
+    # Autograd multiplies what is not finite by zero: of the plain form only the loss is compared.
+    torch.testing.assert_close(made[1][0], made[2][0])
+
+
 @pytest.mark.parametrize("chunk", [2, 7])
 def test_linear_cross_entropy_with_z_loss(chunk: int) -> None:
     labels = torch.tensor([3, -100, 0, 2, 2, 1, 0])
@@ -182,23 +206,70 @@ def test_fake_shapes() -> None:
     assert made[0].dtype == torch.float32
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compile_without_graph_breaks() -> None:
-    cos, sin = hk.rotary_tables(9, 4)
-    labels = torch.tensor([[3, -100, 0, 2, 2, 1, 0, 1, 1]])
+def test_meta_shapes_and_gradients() -> None:
+    """Every function, forward and backward, on tensors that hold nothing."""
+    x = torch.empty(2, 9, 3, 4, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    cos, sin = hk.rotary_tables(9, 32, device="meta")
+    bounds = torch.empty(2, 2, 9, device="meta", dtype=torch.int32)
+    labels = torch.empty(2, 9, device="meta", dtype=torch.int64)
+    weight = torch.empty(11, 256, device="meta", requires_grad=True)
+    turned = hk.apply_rotary_(hk.apply_rotary(x, cos, sin, bounds=bounds) * 1, cos, sin)
+    assert (turned.shape, turned.dtype, turned.is_contiguous()) == (x.shape, x.dtype, True)
+    hidden = hk.attention(turned, bounds=bounds).flatten(2).float()
+    one = hk.linear_cross_entropy(hidden, weight, None, labels, z_loss=0.1)
+    each = hk.cross_entropy(hidden @ weight.t(), labels, reduction="none")
+    assert (one.shape, each.shape, each.dtype) == ((), (2, 9), torch.float32)
+    (one + each.sum()).backward()
+    assert x.grad is not None
+    assert weight.grad is not None
+    assert (x.grad.shape, weight.grad.shape) == (x.shape, weight.shape)
 
-    def step(x: Tensor, weight: Tensor) -> Tensor:
-        turned = hk.apply_rotary_(hk.apply_rotary(x * 1, cos, sin) * 1, cos, sin)
-        hidden = turned.flatten(2)
+
+class Loss(torch.nn.Module):
+    """Both rotary functions and both losses."""
+
+    def forward(self, x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        cos, sin = hk.rotary_tables(x.shape[1], 4)
+        hidden = hk.apply_rotary_(hk.apply_rotary(x, cos, sin) * 1, cos, sin).flatten(2)
         loss = hk.linear_cross_entropy(hidden, weight, None, labels, chunk=4)
         return loss + hk.cross_entropy(hidden @ weight.t(), labels)
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+
+def loss_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    x = rand(1, 9, 2, 8, dtype=torch.float32).requires_grad_(True)
+    weight = rand(5, 16, seed=1, dtype=torch.float32).requires_grad_(True)
+    return x, weight, torch.tensor([[3, -100, 0, 2, 2, 1, 0, 1, 1]])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_export() -> None:
+    inputs = tuple(part.detach() for part in loss_inputs())
+    exported = torch.export.export(Loss(), inputs)
+    torch.testing.assert_close(exported.module()(*inputs), Loss()(*inputs))
+
+
+def test_checkpointing() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    grads = []
+    for wrapped in (False, True):
+        x, weight, labels = loss_inputs()
+        block = Loss()
+        call = (x, weight, labels)
+        loss = checkpoint(block, *call, use_reentrant=False) if wrapped else block(*call)
+        loss.backward()
+        grads.append((x.grad, weight.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compile_without_graph_breaks() -> None:
+    block = Loss()
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     results = []
-    for run in (compiled, step):
-        x = rand(1, 9, 2, 8, dtype=torch.float32).requires_grad_(True)
-        weight = rand(5, 16, seed=1, dtype=torch.float32).requires_grad_(True)
-        loss = run(x, weight)
+    for run in (compiled, block):
+        x, weight, labels = loss_inputs()
+        loss = run(x, weight, labels)
         loss.backward()
         results.append((loss.detach(), x.grad, weight.grad))
     torch.testing.assert_close(*results)
