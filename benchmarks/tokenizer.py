@@ -40,6 +40,7 @@ ENGINES = (
     "tiktoken",
 )
 SLOW = ("tokenizers", "tiktoken")
+SCALING_SECONDS = 3
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -172,6 +173,56 @@ def work(name: str, vocabulary: Path, corpus: Path, threads: int, check: bool) -
     print(json.dumps(line))
 
 
+def repeat(name: str, vocabulary: Path, corpus: Path, threads: int, start: float) -> None:
+    """Encodes again and again for some seconds from `start` on; prints the seconds a pass takes."""
+    texts = corpus.read_bytes().decode().split("\0")
+    encode = engine(name, vocabulary, threads)
+    for _ in range(4):
+        encode(texts)
+    if time.time() > start:
+        raise SystemExit("not ready in time to work beside the other: give a later start")
+    time.sleep(start - time.time())
+    begun, passes = time.perf_counter(), 0
+    while time.perf_counter() - begun < SCALING_SECONDS:
+        encode(texts)
+        passes += 1
+    print((time.perf_counter() - begun) / passes)
+
+
+def scaling(job: dict[str, Any], megabytes: float, rounds: int) -> dict[str, Any]:
+    """How much faster two threads are than one, and what this machine has to give: two processes
+    side by side, which share nothing."""
+
+    def run(threads: list[int]) -> float:
+        start = time.time() + 5 + megabytes / 40
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        commands = [
+            {**job, "name": "hornbook", "threads": count, "start": start} for count in threads
+        ]
+        running = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--work", json.dumps(command)],
+                env=environment, stdout=subprocess.PIPE, text=True,
+            )
+            for command in commands
+        ]  # fmt: skip
+        passes = [float(process.communicate()[0]) for process in running]
+        return megabytes * sum(1 / seconds for seconds in passes)
+
+    rows: dict[str, list[float]] = {"one thread": [], "two threads": [], "two processes": []}
+    for _ in range(rounds):
+        for row, threads in zip(rows.values(), ([1], [2], [1, 1]), strict=True):
+            row.append(round(run(threads), 1))
+    one, two, processes = (median(row) for row in rows.values())
+    print(f"  two threads over one: {two / one:.2f}; two processes: {processes / one:.2f}")
+    return {
+        "megabytes": megabytes,
+        "wall_mb_per_second": rows,
+        "two_threads_over_one": round(two / one, 2),
+        "two_processes_over_one": round(processes / one, 2),
+    }
+
+
 def peak_mb(reset: bool = False) -> float:
     """Peak resident memory in MB since the last reset; 0 where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
@@ -262,7 +313,7 @@ def main() -> None:
     )
     parser.add_argument("--tokenizers-1", type=Path, help="folder of HF tokenizers 1.0")
     parser.add_argument("--engines", nargs="*", default=list(ENGINES))
-    parser.add_argument("--series", nargs="*", default=["all", "large", "pathological"])
+    parser.add_argument("--series", nargs="*", default=["all", "large", "scaling", "pathological"])
     parser.add_argument("--vocabularies", nargs="*", default=["codegen", "gpt2"])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--timeout", type=float, default=120)
@@ -270,9 +321,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         job = json.loads(options.work)
-        work(
-            job["name"], Path(job["vocabulary"]), Path(job["corpus"]), job["threads"], job["check"]
-        )
+        paths = Path(job["vocabulary"]), Path(job["corpus"])
+        if "start" in job:
+            repeat(job["name"], *paths, job["threads"], job["start"])
+        else:
+            work(job["name"], *paths, job["threads"], job["check"])
         return
 
     import hornbook as hb
@@ -312,6 +365,11 @@ def main() -> None:
                     megabytes = corpora[size].stat().st_size / 1e6
                     rows = series(title, options, chosen, job, megabytes, options.rounds)
                     data[f"{title}, {threads} threads"] = {"megabytes": megabytes, "engines": rows}
+            if "scaling" in options.series:
+                job["corpus"] = str(corpora[options.megabytes])
+                megabytes = corpora[options.megabytes].stat().st_size / 1e6
+                print(f"\n{vocabulary}, scaling ({megabytes:.1f} MB, warm)")
+                data[f"{vocabulary}, scaling"] = scaling(job, megabytes, options.rounds)
             if "pathological" in options.series:
                 for title, texts in pathological().items():
                     corpus = Path(folder) / "pathological.txt"
