@@ -3,12 +3,15 @@
 Every number is of one run: calls in turn, order reversed every round, medians of events.
 """
 
-import dataclasses
+import importlib.util
+import inspect
 import itertools
 import json
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ DEVICE = "cuda" if GPU else "cpu"
 BATCH, HEADS, DIM = 8, 32, 64
 VOCABULARY, WIDTH = 51_200, 2048
 SEED = 1234
+# Rounding differs between implementations; a mask that is not the same shows far above this.
+NEAR = 0.03
 BACKENDS = {
     "sdpa flash": SDPBackend.FLASH_ATTENTION,
     "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -49,6 +54,26 @@ def rand(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(shape, device=DEVICE, dtype=torch.float32).to(dtype)
 
 
+def error(made: Tensor, exact: Tensor) -> float:
+    wide = torch.promote_types(exact.dtype, torch.float32)
+    return float((made.to(wide) - exact.to(wide)).norm() / exact.to(wide).norm())
+
+
+def worst(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The largest error of several; infinite if any is not finite, where `max` may pass over it."""
+    errors = [error(made, exact) for made, exact in pairs]
+    return max(errors) if all(map(math.isfinite, errors)) else math.inf
+
+
+def failed(name: str, failure: Exception, must: Collection[str]) -> None:
+    """Reports what did not run: a fault if it is ours, one peer fewer if it is not."""
+    text = f"{type(failure).__name__}: {str(failure)[:160]}"
+    if name in must:
+        check(f"{name} runs", False, text)
+    else:
+        skip(name, text)
+
+
 def cuts(length: int, count: int = 8) -> list[list[int]]:
     """Rows of `count` documents of uneven lengths, the same for every row but shifted."""
     base = [round(length * (i / count) ** 1.2) for i in range(count + 1)]
@@ -58,8 +83,52 @@ def cuts(length: int, count: int = 8) -> list[list[int]]:
     ]
 
 
-def measure(calls: dict[str, Callable[[], Any]], rounds: int = 15) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turn; calls that fail are reported and left out.
+@dataclass(frozen=True)
+class Peer:
+    """One implementation: what it computes, and what its gradient is taken of."""
+
+    call: Callable[[], Tensor]
+    leaves: tuple[Tensor, ...]
+
+    def whole(self, dout: Tensor | None) -> tuple[Tensor, ...]:
+        """Output and gradients; those of a packed leaf one by one."""
+        out = self.call()
+        grads = torch.autograd.grad(out, self.leaves, dout)
+        packed = len(grads) == 1 and grads[0].dim() == 5
+        return (out.detach(), *(grads[0].unbind(2) if packed else grads))
+
+
+OURS = ("ours", "ours packed")
+
+
+def agreeing(peers: dict[str, Peer], dout: Tensor | None, limit: float = NEAR) -> dict[str, Peer]:
+    """Those that run and whose output and gradients are those of the first; the others are
+    reported, and not timed.
+    """
+    kept: dict[str, Peer] = {}
+    exact: tuple[Tensor, ...] = ()
+    for name, peer in peers.items():
+        try:
+            made = peer.whole(dout)
+        except Exception as failure:  # a peer that does not run here must not end the others
+            failed(name, failure, OURS)
+            continue
+        exact = exact or made
+        away = worst(zip(made, exact, strict=True))
+        if away <= limit:
+            kept[name] = peer
+        elif name in OURS:
+            check(f"{name} computes what ours does", False, away)
+        else:
+            skip(name, f"WRONG: its output or a gradient is {away:.2g} away from ours")
+    return kept
+
+
+def measure(
+    calls: dict[str, Callable[[], Any]], rounds: int = 15, must: Collection[str] = OURS
+) -> dict[str, float]:
+    """Median milliseconds of each call, taken in turn; calls that fail are reported and left out,
+    and those that must not are faults.
 
     A round queues each call several times between two events, so that the card is never waiting
     for Python; the order turns round every time.
@@ -75,9 +144,9 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int = 15) -> dict[str, 
                 call()
             torch.cuda.synchronize()
             ready[name] = max(3, min(100, round(0.02 / ((time.perf_counter() - start) / 3))))
-        except Exception as failure:  # a peer that does not run here must not end the others
+        except Exception as failure:
             torch.cuda.synchronize()
-            skip(name, f"{type(failure).__name__}: {str(failure)[:160]}")
+            failed(name, failure, must)
     samples: dict[str, list[float]] = {name: [] for name in ready}
     for turn in range(rounds):
         for name in list(ready)[:: 1 if turn % 2 else -1]:
@@ -93,118 +162,128 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int = 15) -> dict[str, 
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
-def row(what: str, times: dict[str, float], ours: str = "ours", **more: Any) -> None:
+def row(what: str, times: dict[str, float], **more: Any) -> None:
     report["times"].append({"what": what, "ms": times, **more})
     text = "  ".join(f"{name} {ms:.3f}" for name, ms in times.items())
     print(f"time     {what}: {text} ms", flush=True)
-    if ours in times:
-        for name, ms in times.items():
-            if name != ours:
-                report["ratios"].append({"what": what, "peer": name, "ratio": ms / times[ours]})
-        peers = [ms for name, ms in times.items() if name != ours]
-        if peers:
-            print(f"ratio    {what}: {min(peers) / times[ours]:.2f}x of the best peer", flush=True)
+    peers = {name: ms for name, ms in times.items() if name not in OURS}
+    for ours in OURS:
+        if ours not in times or not peers:
+            continue
+        for name, ms in peers.items():
+            ratio = {"what": what, "ours": ours, "peer": name, "ratio": ms / times[ours]}
+            report["ratios"].append(ratio)
+        best = min(peers.values()) / times[ours]
+        print(f"ratio    {what}: {ours} {best:.2f}x of the best peer", flush=True)
 
 
-def attention_calls(
-    length: int, dropout: float, documents: bool
-) -> tuple[dict[str, Callable[[], Tensor]], dict[str, Tensor], Tensor]:
-    """Forward calls by name, the leaf of each, and the output's gradient in `[B, T, H, D]`."""
-    shape = (BATCH, length, HEADS, DIM)
-    qkv = rand(BATCH, length, 3, HEADS, DIM).requires_grad_(True)
-    bounds = hk.document_bounds(cuts(length), length, device=DEVICE) if documents else None
-    seed = torch.tensor(SEED, device=DEVICE)
-    calls: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: hk.attention(
-            qkv, bounds=bounds, dropout_p=dropout, seed=seed if dropout else None, impl="triton"
-        )
-    }
-    leaves = {"ours": qkv}
-    mask = visible(bounds) if bounds is not None else None
+def backend_call(
+    backend: SDPBackend, parts: Callable[[], Any], dropout: float, mask: Tensor | None
+) -> Callable[[], Tensor]:
+    """torch's attention by one backend, of what `parts` gives as `[B, T, H, D]` each."""
 
-    def sdpa(leaf: Tensor, backend: SDPBackend) -> Tensor:
-        q, k, v = (part.transpose(1, 2) for part in leaf.unbind(0))
+    def call() -> Tensor:
+        q, k, v = (part.transpose(1, 2) for part in parts())
         with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
             ).transpose(1, 2)
 
+    return call
+
+
+def attention_peers(
+    length: int, dropout: float, documents: bool
+) -> tuple[dict[str, Peer], dict[str, Peer]]:
+    """Everything that computes this: from q, k and v apart, and from one packed tensor.
+
+    A packed tensor costs torch's functions a pass that puts three gradients into one.
+    """
+    leaves = tuple(rand(BATCH, length, HEADS, DIM).requires_grad_(True) for _ in range(3))
+    qkv = torch.stack([leaf.detach() for leaf in leaves], 2).requires_grad_(True)
+    bounds = hk.document_bounds(cuts(length), length, device=DEVICE) if documents else None
+    mask = visible(bounds) if bounds is not None else None
+    ours = partial(
+        hk.attention, bounds=bounds, dropout_p=dropout, impl="triton",
+        seed=torch.tensor(SEED, device=DEVICE) if dropout else None,
+    )  # fmt: skip
+    together = Peer(partial(ours, qkv), (qkv,))
+    apart = {"ours": Peer(partial(ours, *leaves), leaves), "ours packed": together}
+    packed = {"ours packed": together}
     for name, backend in BACKENDS.items():
-        if documents and backend != SDPBackend.EFFICIENT_ATTENTION:
-            continue  # flash takes no mask; cuDNN's backward pass gives NaN with one (torch 2.11)
-        leaves[name] = rand(3, *shape).requires_grad_(True)
-        calls[name] = partial(sdpa, leaves[name], backend)
+        if documents and backend == SDPBackend.FLASH_ATTENTION:
+            continue  # it takes no mask
+        call = backend_call(backend, lambda: leaves, dropout, mask)
+        apart[name] = Peer(call, leaves)
+        call = backend_call(backend, lambda: qkv.unbind(2), dropout, mask)
+        packed[f"{name} packed"] = Peer(call, (qkv,))
     if dropout == 0.0:
-        add_flex(calls, leaves, length, bounds)
+        apart["flex"] = Peer(flex_call(leaves, bounds), leaves)
         if documents:
-            add_varlen(calls, leaves, length)
-    return calls, leaves, rand(*shape)
+            add_varlen(apart, leaves)
+    return apart, packed
 
 
-def add_flex(
-    calls: dict[str, Callable[[], Tensor]],
-    leaves: dict[str, Tensor],
-    length: int,
-    bounds: Tensor | None,
-) -> None:
+def flex_call(leaves: tuple[Tensor, ...], bounds: Tensor | None) -> Callable[[], Tensor]:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (i >= j) if bounds is None else (i >= j) & (j >= bounds[0, b, i])
 
+    length = leaves[0].shape[1]
     rows = None if bounds is None else BATCH
     blocks = create_block_mask(seen, rows, None, length, length, device=DEVICE)
-    compiled = torch.compile(flex_attention)
-    leaf = leaves["flex"] = rand(3, BATCH, length, HEADS, DIM).requires_grad_(True)
-    calls["flex"] = lambda: compiled(
-        *(part.transpose(1, 2) for part in leaf.unbind(0)), block_mask=blocks
+    # Each length anew: after a few of them the compiler would go over to one code for all.
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda: compiled(
+        *(leaf.transpose(1, 2) for leaf in leaves), block_mask=blocks
     ).transpose(1, 2)
 
 
-def add_varlen(
-    calls: dict[str, Callable[[], Tensor]], leaves: dict[str, Tensor], length: int
-) -> None:
+def add_varlen(peers: dict[str, Peer], leaves: tuple[Tensor, ...]) -> None:
     try:
-        import inspect
-
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         skip("varlen flash", "this torch has no torch.nn.attention.varlen")
         return
-    ends = [row * length + end for row, cut in enumerate(cuts(length)) for end in cut[:-1]]
+    length = leaves[0].shape[1]
+    ends = [line * length + end for line, cut in enumerate(cuts(length)) for end in cut[:-1]]
     starts = torch.tensor([*ends, BATCH * length], device=DEVICE, dtype=torch.int32)
     longest = int((starts[1:] - starts[:-1]).max())
     names = inspect.signature(varlen_attn).parameters
     causal = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
-    leaf = leaves["varlen flash"] = rand(3, BATCH, length, HEADS, DIM).requires_grad_(True)
 
     def call() -> Tensor:
-        q, k, v = (part.flatten(0, 1) for part in leaf.unbind(0))
+        q, k, v = (leaf.flatten(0, 1) for leaf in leaves)
         made = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
         return made.unflatten(0, (BATCH, length))
 
-    calls["varlen flash"] = call
+    peers["varlen flash"] = Peer(call, leaves)
 
 
 def time_attention(lengths: list[int]) -> None:
     """Forward, and forward + backward, beside every peer that computes the same."""
     for length, dropout, documents in itertools.product(lengths, (0.0, 0.1), (False, True)):
-        calls, leaves, dout = attention_calls(length, dropout, documents)
+        apart, packed = attention_peers(length, dropout, documents)
+        dout = rand(BATCH, length, HEADS, DIM)
+        # Peers drop other weights: outputs then differ by sqrt(2 p), unrelated ones by sqrt(2).
+        limit = NEAR + 1.5 * (2 * dropout) ** 0.5
         what = f"attention S={length} dropout={dropout} documents={documents}"
         flops = 2 * BATCH * HEADS * length * length * DIM
+        case = {"length": length, "dropout": dropout, "documents": documents}
+        apart = agreeing(apart, dout, limit)
         with torch.no_grad():
-            forward = measure(calls)
+            forward = measure({name: peer.call for name, peer in apart.items()})
         row(f"{what} forward", forward, flops=flops)
-
-        def both(name: str, calls: Any = calls, leaves: Any = leaves, dout: Tensor = dout) -> None:
-            torch.autograd.grad(calls[name](), leaves[name], dout)
-
-        whole = measure({name: partial(both, name) for name in forward})
-        row(f"{what} forward+backward", whole, flops=3.5 * flops, dropout=dropout,
-            documents=documents, length=length)  # fmt: skip
+        whole = measure({name: partial(apart[name].whole, dout) for name in forward})
+        row(f"{what} forward+backward", whole, flops=3.5 * flops, packed=False, **case)
         backward = {name: whole[name] - forward[name] for name in whole}
         row(f"{what} backward", backward, flops=2.5 * flops)
-        del calls, leaves, dout
+        packed = agreeing(packed, dout, limit)
+        times = measure({name: partial(peer.whole, dout) for name, peer in packed.items()})
+        row(f"{what} packed, forward+backward", times, flops=3.5 * flops, packed=True, **case)
+        del apart, packed, dout
         torch.cuda.empty_cache()
 
 
@@ -212,28 +291,61 @@ def time_block(length: int) -> None:
     """Packed qkv to rotary to attention, forward + backward, beside compiled rotary and SDPA."""
     cos, sin = hk.rotary_tables(length, 32, device=DEVICE)
     dout = rand(BATCH, length, HEADS, DIM)
-
-    def ours(leaf: Tensor) -> None:
-        out = hk.attention(hk.apply_rotary(leaf, cos, sin), impl="triton")
-        torch.autograd.grad(out, leaf, dout)
-
-    def peer(backend: SDPBackend, leaf: Tensor) -> None:
-        q, k, v = turn(leaf)
-        with sdpa_kernel(backend):
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        torch.autograd.grad(out.transpose(1, 2), leaf, dout)
-
-    @torch.compile
-    def turn(leaf: Tensor) -> list[Tensor]:
-        q, k, v = leaf.unbind(2)
-        q, k = (reference.apply_rotary(part, cos, sin) for part in (q, k))
-        return [part.transpose(1, 2) for part in (q, k, v)]
-
     leaf = rand(BATCH, length, 3, HEADS, DIM).requires_grad_(True)
-    calls = {"ours": partial(ours, leaf)}
+
+    @torch.compile(dynamic=False)
+    def turn() -> list[Tensor]:
+        q, k, v = leaf.unbind(2)
+        return [*(reference.apply_rotary(part, cos, sin) for part in (q, k)), v]
+
+    peers = {
+        "ours": Peer(lambda: hk.attention(hk.apply_rotary(leaf, cos, sin), impl="triton"), (leaf,))
+    }
     for name, backend in BACKENDS.items():
-        calls[f"compiled rotary, {name}"] = partial(peer, backend, leaf)
-    row(f"qkv, rotary, attention S={length} forward+backward", measure(calls))
+        call = backend_call(backend, turn, 0.0, None)
+        peers[f"compiled rotary, {name}"] = Peer(call, (leaf,))
+    peers = agreeing(peers, dout)
+    times = measure({name: partial(peer.whole, dout) for name, peer in peers.items()})
+    row(f"qkv, rotary, attention S={length} forward+backward", times)
+
+
+def time_tutorial(path: Path, length: int) -> None:
+    """A user's copy of Triton's 06-fused-attention.py: causal, plain, fp16, which it is made for.
+
+    Importing it runs it: the file is as trusted as this one.
+    """
+    name = "Triton's tutorial kernel"
+    leaves = tuple(
+        rand(BATCH, HEADS, length, DIM, dtype=torch.float16).requires_grad_(True) for _ in range(3)
+    )
+    dout = rand(BATCH, HEADS, length, DIM, dtype=torch.float16)
+
+    def ours() -> Tensor:
+        out = hk.attention(*(leaf.transpose(1, 2) for leaf in leaves), impl="triton")
+        return out.transpose(1, 2)  # type: ignore[no-any-return]
+
+    try:
+        spec = importlib.util.spec_from_file_location("tutorial", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        names = inspect.signature(module._attention.forward).parameters
+    except Exception as failure:
+        failed(name, failure, ())
+        return
+    # Warp specialisation ends the compiler on cards before sm_100.
+    rest = (True, DIM**-0.5, *([False] if "warp_specialize" in names else []))
+    peers = {
+        "ours": Peer(ours, leaves),
+        name: Peer(lambda: module.attention(*leaves, *rest), leaves),
+    }
+    peers = agreeing(peers, dout)
+    what = f"attention fp16 S={length} beside the tutorial"
+    with torch.no_grad():
+        row(f"{what} forward", measure({key: peer.call for key, peer in peers.items()}))
+    whole = measure({key: partial(peer.whole, dout) for key, peer in peers.items()})
+    row(f"{what} forward+backward", whole)
 
 
 def time_memory() -> None:
@@ -259,119 +371,79 @@ def time_memory() -> None:
     logits = rand(rows, VOCABULARY)
     labels = torch.randint(VOCABULARY, (rows,), device=DEVICE)
     factors, losses, lse = (torch.ones(rows, device=DEVICE) for _ in range(3))
-    measured = measure({
+    calls = {
         "rotary in place": rotate,
         "cross_entropy forward": lambda: cross_entropy.run(
             logits, labels, factors, losses, lse, 0.0, False),
         "cross_entropy gradient": lambda: cross_entropy.run(
             logits, labels, factors, None, lse, 0.0, True),
-    })  # fmt: skip
+    }  # fmt: skip
     # Bytes that must move: rotated numbers of q and k, read and written; logits read (and written).
     moved = {
         "rotary in place": 2 * 2 * BATCH * length * 2 * HEADS * 32,
         "cross_entropy forward": 2 * rows * VOCABULARY,
         "cross_entropy gradient": 4 * rows * VOCABULARY,
     }
-    for name, ms in measured.items():
+    for name, ms in measure(calls, must=calls).items():
         share = moved[name] / ms * 1e-6 / bandwidth
         row(name, {"ours": ms}, share_of_copy=share)
         print(f"ratio    {name}: {share:.0%} of the copy's bandwidth", flush=True)
 
 
 def time_head() -> None:
-    """`linear_cross_entropy`: time and peak memory over the inputs."""
+    """`linear_cross_entropy`, with a bias as the model has it: time and peak memory over inputs."""
     rows = BATCH * 2048
-    parts = [rand(rows, WIDTH), rand(VOCABULARY, WIDTH) * 0.02]
-    hidden, weight = (part.requires_grad_(True) for part in parts)
+    hidden, weight, bias = leaves = tuple(
+        part.requires_grad_(True)
+        for part in (rand(rows, WIDTH), rand(VOCABULARY, WIDTH) * 0.02, rand(VOCABULARY) * 0.02)
+    )
     labels = torch.randint(VOCABULARY, (rows,), device=DEVICE)
 
     def unfused() -> Tensor:
-        return F.cross_entropy(F.linear(hidden, weight).float(), labels)
+        return F.cross_entropy(F.linear(hidden, weight, bias).float(), labels)
 
-    losses: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: hk.linear_cross_entropy(hidden, weight, None, labels),
+    calls: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: hk.linear_cross_entropy(hidden, weight, bias, labels),
         "unfused": unfused,
-        "compiled unfused": torch.compile(unfused),
+        "compiled unfused": torch.compile(unfused, dynamic=False),
     }
     if hasattr(F, "linear_cross_entropy"):
-        losses["torch"] = lambda: F.linear_cross_entropy(hidden, weight, labels)
+        native = partial(F.linear_cross_entropy, hidden, weight, labels, linear_bias=bias)
+        calls["torch chunked"] = partial(native, options=torch.nn.LinearCrossEntropyOptions())
+        calls["torch unfused"] = native
     else:
         skip("torch's linear_cross_entropy", "needs torch 2.13")
     try:
         from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
-        losses["liger"] = lambda: LigerFusedLinearCrossEntropyFunction.apply(
-            hidden, weight, labels)[0]  # fmt: skip
+        calls["liger"] = lambda: LigerFusedLinearCrossEntropyFunction.apply(
+            hidden, weight, labels, bias)[0]  # fmt: skip
     except ImportError:
         skip("Liger", "liger-kernel is not installed")
-    times = measure(
-        {
-            name: lambda call=call: torch.autograd.grad(call(), (hidden, weight))
-            for name, call in losses.items()
-        },
-        rounds=7,
-    )
+    peers = agreeing({name: Peer(call, leaves) for name, call in calls.items()}, None)
+    times = measure({name: partial(peer.whole, None) for name, peer in peers.items()}, rounds=7)
     peaks = {}
     for name in times:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        grads = torch.autograd.grad(losses[name](), (hidden, weight))
+        made = peers[name].whole(None)
         peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
-        del grads
+        del made
     row("linear_cross_entropy 16384 x 2048 x 51200", times, peak_mib=peaks)
     print(f"memory   { ({name: round(mib) for name, mib in peaks.items()}) } MiB", flush=True)
 
 
-def time_all(lengths: list[int]) -> None:
+def time_all(lengths: list[int], tutorial: Path | None) -> None:
     """Every timing; attention at each of these lengths."""
-    skip("Triton's tutorial kernel", "not part of Triton's wheel")
     time_attention(lengths)
+    if tutorial is None:
+        skip("Triton's tutorial kernel", "no --tutorial PATH: it is not part of Triton's wheel")
+    else:
+        time_tutorial(tutorial, 2048)
     time_block(2048)
     time_memory()
     time_head()
-
-
-def tune() -> None:
-    """Times candidate tiles of the attention kernels; the fastest are rows for the table."""
-    from hornbook_kernels.gpu import attention, configs
-    from hornbook_kernels.gpu.configs import Config
-
-    architecture = dispatch.card(torch.device(DEVICE))[1]
-    assert architecture is not None
-    grid = itertools.product((32, 64, 128), (64, 128), (4, 8), (2, 3, 4), (0, 128, 168))
-    candidates = [Config(*values) for values in grid]
-    q, k, v, dout = (rand(BATCH, 2048, HEADS, DIM) for _ in range(4))
-    seed = torch.tensor(SEED, device=DEVICE)
-    for level in (0, 26):
-        rest: tuple[Any, ...] = (None, seed if level else None, level, True, 0.125)
-        out, lse = attention.forward(q, k, v, *rest, architecture=architecture)
-        grads = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-
-        def backward(known: Any = (out, lse, *rest, grads), **tiles: Any) -> None:
-            attention.backward(dout, None, q, k, v, *known, architecture=architecture, **tiles)
-
-        def forward(rest: Any = rest, **tiles: Any) -> None:
-            attention.forward(q, k, v, *rest, architecture=architecture, **tiles)
-
-        kernels = {"forward": (forward, "config"), "backward_q": (backward, "config_q"),
-                   "backward_kv": (backward, "config_kv")}  # fmt: skip
-        for kernel, (call, argument) in kernels.items():
-            known = configs.attention(kernel, architecture, DIM, torch.bfloat16, level > 0)
-            times = measure(
-                {
-                    str(dataclasses.astuple(tile)): partial(call, **{argument: tile})
-                    for tile in {known, *candidates}
-                    if tile.rows * tile.columns <= 128 * 128 // (1 if kernel == "forward" else 2)
-                },
-                rounds=5,
-            )
-            best = sorted(times.items(), key=lambda item: item[1])[:5]
-            what = f"{kernel} {'dropout' if level else 'plain'}"
-            report["times"].append({"what": f"tune {what}", "ms": dict(best)})
-            print(
-                f"tune     {what}: {best}; the table has {dataclasses.astuple(known)}", flush=True
-            )
 
 
 def record() -> None:
@@ -385,11 +457,13 @@ def record() -> None:
     rows = [known for known in data["attention"] if known["card"] != card]
     for entry in report["times"]:
         peers = [ms for name, ms in entry["ms"].items() if name.startswith("sdpa")]
-        if entry["what"].endswith("forward+backward") and "length" in entry and peers:
+        if "length" in entry and peers:
+            ours = entry["ms"]["ours packed" if entry["packed"] else "ours"]
             rows.append({
                 "card": card, "dtype": "bfloat16", "head_dim": DIM, "length": entry["length"],
+                "packed": entry["packed"], "grouped": False, "causal": True,
                 "dropout": entry["dropout"] > 0, "documents": entry["documents"],
-                "ratio": round(min(peers) / entry["ms"]["ours"], 3),
+                "ratio": round(min(peers) / ours, 3),
             })  # fmt: skip
     lines = ",\n".join(f"    {json.dumps(entry)}" for entry in rows)
     what = json.dumps(data["what"])

@@ -3,23 +3,30 @@
 On a CPU it checks what a CPU can check and says what it skipped. On a GPU it checks every kernel
 against fp64 or fp32, repeats them for equal bits, trains a small model with and without them, times
 them beside their peers in turn, and writes `results/kernels.json` with card, versions and date.
+Exits with 1 if a check failed or one of ours did not run.
 
     PYTHONPATH=kernels python benchmarks/kernels.py           # S = 512 to 8192
     PYTHONPATH=kernels python benchmarks/kernels.py --quick   # S = 2048: under 4 minutes
     PYTHONPATH=kernels python benchmarks/kernels.py --tune    # times tiles; rows for gpu/configs.py
+    PYTHONPATH=kernels python benchmarks/kernels.py --tutorial 06-fused-attention.py
     PYTHONPATH=kernels python benchmarks/kernels.py --record  # and lets impl="auto" use the result
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -35,25 +42,38 @@ from kernel_times import (
     WIDTH,
     check,
     cuts,
+    error,
+    measure,
     rand,
     record,
     report,
     skip,
     time_all,
-    tune,
+    worst,
 )
 from torch import Tensor, nn
 
 import hornbook_kernels as hk
 from hornbook_kernels import dispatch, philox, reference
 from hornbook_kernels.documents import visible
+from hornbook_kernels.gpu import configs
+from hornbook_kernels.gpu.configs import Config
 
 RESULTS = Path(__file__).parent / "results"
 LIMITS = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 
 
-def error(made: Tensor, exact: Tensor) -> float:
-    return float((made.double() - exact.double()).norm() / exact.double().norm())
+@contextlib.contextmanager
+def forced(impl: str) -> Iterator[None]:
+    """Every operator runs this, whatever is on record of the card."""
+    before = os.environ.get(dispatch.OVERRIDE)
+    os.environ[dispatch.OVERRIDE] = impl
+    try:
+        yield
+    finally:
+        os.environ.pop(dispatch.OVERRIDE)
+        if before is not None:
+            os.environ[dispatch.OVERRIDE] = before
 
 
 def check_attention(quick: bool) -> None:
@@ -85,10 +105,9 @@ def check_attention(quick: bool) -> None:
             *exact.unbind(2), mask=mask, dropout_p=dropout, seed=SEED
         )
         (expected,) = torch.autograd.grad(plain, exact, dout.float())
-        errors = [error(out, plain), error(grad, expected)]
-        worst = max(errors) if all(map(math.isfinite, errors)) else math.inf
+        away = worst([(out, plain), (grad, expected)])
         name = f"attention {dtype} d{dim} dropout {dropout} documents {documents}"
-        check(name, worst <= LIMITS[dtype], round(worst, 7))
+        check(name, away <= LIMITS[dtype], round(away, 7))
         check(f"{name}: lse", error(lse, plain_lse) < 1e-5)
 
 
@@ -105,10 +124,16 @@ def check_edges() -> None:
         "dropout bits, read through the kernel", torch.equal(out[0, :, 0] > 0, kept[0, 0, :, :64])
     )
     for t in (1, 15, 63, 65, 127, 200, 449):
-        q, k = rand(2, t, 4, DIM, dtype=torch.float16), rand(2, t + 5, 2, DIM, dtype=torch.float16)
-        made = hk.attention(q, k, k, impl="triton")
-        worst = error(made, reference.attention(q.float(), k.float(), k.float())[0])
-        check(f"attention T={t} S={t + 5}, grouped heads", worst < 1e-3, round(worst, 7))
+        parts = [rand(2, t, 4, DIM, dtype=torch.float16)]
+        parts += [rand(2, t + 5, 2, DIM, dtype=torch.float16) for _ in range(2)]
+        parts = [part.requires_grad_(True) for part in parts]
+        wide = [part.detach().float().requires_grad_(True) for part in parts]
+        made, plain = hk.attention(*parts, impl="triton"), reference.attention(*wide)[0]
+        dout = rand(*made.shape, dtype=torch.float16)
+        grads = torch.autograd.grad(made, parts, dout)
+        expected = torch.autograd.grad(plain, wide, dout.float())
+        away = worst([(made, plain), *zip(grads, expected, strict=True)])
+        check(f"attention T={t} S={t + 5}, grouped heads", away < 1e-3, round(away, 7))
     qkv = rand(1, 192, 3, 2, DIM, dtype=torch.float16).requires_grad_(True)
     hk.attention(qkv, impl="triton").backward(rand(1, 192, 2, DIM, dtype=torch.float16) * 2**12)
     assert qkv.grad is not None
@@ -141,23 +166,28 @@ def check_losses() -> None:
         logits = (rand(rows, vocabulary, dtype=dtype) * 4).requires_grad_(True)
         labels = torch.randint(vocabulary, (rows,), device=DEVICE)
         labels[::5] = -100
-        hk.cross_entropy(logits * 1, labels).backward()
+        made = hk.cross_entropy(logits * 1, labels)
+        made.backward()
         exact = logits.detach().double().requires_grad_(True)
-        F.cross_entropy(exact, labels).backward()
-        worst = error(logits.grad, exact.grad)
-        check(f"cross_entropy {dtype}", worst <= LIMITS[dtype], round(worst, 7))
+        plain = F.cross_entropy(exact, labels)
+        plain.backward()
+        away = worst([(logits.grad, exact.grad), (made.detach(), plain.detach())])
+        name = f"cross_entropy {dtype}, loss and gradient"
+        check(name, away <= LIMITS[dtype], round(away, 7))
         del logits, exact
-        parts = [rand(rows, width, dtype=dtype), rand(vocabulary, width, dtype=dtype) * 0.02]
+        shapes = ((rows, width), (vocabulary, width), (vocabulary,))
+        parts = [rand(*shape, dtype=dtype) * (0.02 if i else 1) for i, shape in enumerate(shapes)]
         parts = [part.requires_grad_(True) for part in parts]
-        wide = [part.detach().float().requires_grad_(True) for part in parts]
-        ours = torch.autograd.grad(
-            hk.linear_cross_entropy(*parts, None, labels, chunk=rows // 3), parts
-        )
-        theirs = torch.autograd.grad(reference.linear_cross_entropy(*wide, None, labels), wide)
-        worst = max(error(a, b) for a, b in zip(ours, theirs, strict=True))
-        limit = 1e-2 if dtype == torch.bfloat16 else 3e-3
-        check(f"linear_cross_entropy {dtype}, gradients", worst <= limit, round(worst, 7))
-        del parts, wide, ours, theirs
+        wide = [part.detach().double().requires_grad_(True) for part in parts]
+        made = hk.linear_cross_entropy(*parts, labels, chunk=rows // 3)
+        plain = reference.linear_cross_entropy(*wide, labels)
+        pairs = [(made.detach(), plain.detach())]
+        grads = [torch.autograd.grad(loss, x) for loss, x in ((made, parts), (plain, wide))]
+        pairs += zip(*grads, strict=True)
+        away = worst(pairs)
+        name = f"linear_cross_entropy {dtype}, loss and gradients"
+        check(name, away <= LIMITS[dtype], round(away, 7))
+        del parts, wide, made, plain, pairs, grads
         x = rand(2, 131, 3, 5, DIM, dtype=dtype)
         cos, sin = hk.rotary_tables(131, 32, device=DEVICE)
         for layout in ("half", "interleaved"):
@@ -195,36 +225,128 @@ class Small(nn.Module):
         return hk.linear_cross_entropy(x, self.head.weight, self.head.bias, labels)
 
 
-def check_training(steps: int) -> None:
-    """The loss with our kernels follows the loss with the plain form."""
+def training_curve(impl: str, steps: int) -> Tensor:
+    """The losses of a small model, every operator of it by this implementation."""
     length, rows = (256, 8) if GPU else (64, 2)
     generator = torch.Generator().manual_seed(0)
     table = torch.randint(512, (512,), generator=generator)
+    torch.manual_seed(0)
+    model = Small(impl).to(DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    bounds = hk.document_bounds([[0, 40, length]] * rows, length, device=DEVICE)
+    losses = []
+    for step in range(steps):
+        tokens = [torch.randint(512, (rows,), generator=generator)]
+        for _ in range(length):
+            noise = torch.randint(512, (rows,), generator=generator)
+            kept = torch.rand(rows, generator=generator) < 0.8
+            tokens.append(torch.where(kept, table[tokens[-1]], noise))
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            loss = model(torch.stack(tokens, 1).to(DEVICE), bounds, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def check_training(steps: int) -> None:
+    """The loss with our kernels follows the loss with the plain forms, rotary's and the loss's
+    among them.
+    """
     curves = []
     for impl in ("triton", "reference"):
-        torch.manual_seed(0)
-        model = Small(impl).to(DEVICE)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        generator.manual_seed(1)
-        bounds = hk.document_bounds([[0, 40, length]] * rows, length, device=DEVICE)
-        losses = []
-        for step in range(steps):
-            tokens = [torch.randint(512, (rows,), generator=generator)]
-            for _ in range(length):
-                noise = torch.randint(512, (rows,), generator=generator)
-                kept = torch.rand(rows, generator=generator) < 0.8
-                tokens.append(torch.where(kept, table[tokens[-1]], noise))
-            with torch.autocast(DEVICE, dtype=torch.bfloat16):
-                loss = model(torch.stack(tokens, 1).to(DEVICE), bounds, step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        curves.append(torch.stack(losses))
-    gap = float((curves[0] - curves[1])[-50:].mean().abs())
-    fell = float(curves[0][-1] < curves[0][0])
+        with forced(impl):
+            curves.append(training_curve(impl, steps))
+    gap = float((curves[0] - curves[1]).abs()[-50:].mean())
     check(f"training, {steps} steps: loss within 0.01 of the plain form's", gap <= 0.01, gap)
-    check("training: the loss fell", bool(fell), float(curves[0][-1]))
+    check("training: the loss fell", bool(curves[0][-1] < curves[0][0]), float(curves[0][-1]))
+
+
+def fits(kernel: str, architecture: int, head_dim: int, dropout: bool, documents: bool,
+         tile: Config) -> bool:  # fmt: skip
+    """Whether a tile compiles, and without a spill: in a process of its own, without the card."""
+    import compile_gate
+
+    case = compile_gate.attention_case(
+        kernel, architecture, head_dim, torch.bfloat16, dropout, documents, config=tile
+    )
+    try:
+        return not compile_gate.compile_case(case, architecture)["spills"]
+    except Exception:  # a tile that the compiler refuses is one tile fewer
+        return False
+
+
+def line(config: Config) -> str:
+    """A configuration as `configs.py` has it."""
+    return f"Config({', '.join(str(part) for part in astuple(config)[:5] if part)})"
+
+
+def best_tile(kernel: str, architecture: int, head_dim: int, dropout: bool, documents: bool,
+              pool: ProcessPoolExecutor) -> str:  # fmt: skip
+    """The fastest tile of those that do not spill."""
+    from hornbook_kernels.gpu import attention
+
+    given = tuple(rand(BATCH, 2048, HEADS, head_dim) for _ in range(3))
+    dout = rand(BATCH, 2048, HEADS, head_dim)
+    grads = tuple(torch.empty_like(part) for part in given)
+    bounds = hk.document_bounds(cuts(2048), 2048, device=DEVICE) if documents else None
+    seed = torch.tensor(SEED, device=DEVICE) if dropout else None
+    rest = (bounds, seed, 26 if dropout else 0, True, head_dim**-0.5)
+    forward = partial(attention.forward, *given, *rest, architecture=architecture)
+    backward = partial(attention.backward, dout, None, *given, *forward(), *rest, grads,
+                       architecture=architecture)  # fmt: skip
+    call, argument = {
+        "forward": (forward, "config"),
+        "backward_q": (backward, "config_q"),
+        "backward_kv": (backward, "config_kv"),
+    }[kernel]
+    extras = dropout or documents
+    table = configs.attention(kernel, architecture, head_dim, torch.bfloat16, extras)
+    grid = itertools.product((32, 64, 128), (64, 128), (4, 8), (2, 3, 4), (0, 128, 168))
+    most = 128 * 128 // (1 if kernel == "forward" else 2)
+    tiles = list(dict.fromkeys([table, *(Config(*values) for values in grid)]))
+    tiles = [tile for tile in tiles if tile.rows * tile.columns <= most]
+    fine = pool.map(partial(fits, kernel, architecture, head_dim, dropout, documents), tiles)
+    times = measure(
+        {
+            line(tile): partial(call, **{argument: tile})
+            for tile, good in zip(tiles, fine, strict=True)
+            if good
+        },
+        rounds=5,
+        must=(),
+    )
+    best = dict(sorted(times.items(), key=lambda item: item[1])[:5])
+    what = f"tune {kernel} d{head_dim} dropout={dropout} documents={documents}"
+    report["times"].append({"what": what, "ms": best, "table": line(table)})
+    print(f"tune     {what}: {best}; the table has {line(table)}", flush=True)
+    return next(iter(best), line(table))
+
+
+def tune(head_dims: list[int], documents: bool, save: Callable[[], None]) -> None:
+    """Times tiles of the attention kernels and prints the fastest as rows for `configs.py`.
+
+    Args:
+        head_dims: Which ones.
+        documents: Whether what is timed with dropout also has documents.
+        save: Called after every row.
+    """
+    architecture = dispatch.card(torch.device(DEVICE))[1]
+    assert architecture is not None
+    jobs = min(8, os.cpu_count() or 1)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        names = ("forward", "backward_q", "backward_kv")
+        for head_dim, kernel in itertools.product(head_dims, names):
+            pair = [
+                best_tile(kernel, architecture, head_dim, extras, documents and extras, pool)
+                for extras in (False, True)
+            ]
+            padded = 128 if head_dim == 96 else head_dim
+            text = f"({architecture}, {padded}): ({', '.join(pair)}),"
+            report.setdefault("rows", []).append(f"{kernel} {text}")
+            print(f"row      {kernel} {text}", flush=True)
+            save()
 
 
 def version(name: str) -> str | None:
@@ -234,18 +356,61 @@ def version(name: str) -> str | None:
         return None
 
 
-def main() -> int:
-    """Checks, times, writes; 1 if a check failed."""
-    # Rotary and the losses otherwise wait for this benchmark's record of the card.
-    os.environ[dispatch.OVERRIDE] = "triton"
+def check_all(quick: bool) -> None:
+    """Everything about right and wrong."""
+    repeats, steps = (200, 200) if GPU else (3, 20)
+    check_attention(quick)
+    check_edges()
+    check_repeats(repeats)
+    check_losses()
+    check_training(steps)
+
+
+def skip_gpu() -> None:
+    """Says what a machine without a card leaves open."""
+    for what in (
+        "races: programs run in turn here",
+        "200 repeats for equal bits, 200 training steps: 3 and 20 here, at smaller sizes",
+        "attention beside SDPA, FlexAttention, varlen flash",
+        "attention beside Triton's tutorial kernel",
+        "qkv, rotary, attention beside compiled rotary and SDPA",
+        "rotary and cross-entropy: share of the copy's bandwidth",
+        "linear_cross_entropy beside torch's and Liger's: time and peak memory",
+    ):
+        skip(what, "no GPU")
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one length: under 4 minutes")
     parser.add_argument("--tune", action="store_true", help="time tiles instead of peers")
+    parser.add_argument("--head-dims", type=int, nargs="+", default=[DIM], help="of --tune",
+                        choices=dispatch.HEAD_DIMS)  # fmt: skip
+    parser.add_argument("--documents", action="store_true",
+                        help="of --tune: documents, too, where there is dropout")  # fmt: skip
     parser.add_argument("--record", action="store_true", help='let impl="auto" use the result')
-    parser.add_argument("--out", type=Path, default=RESULTS / "kernels.json")
+    parser.add_argument("--tutorial", type=Path, metavar="PATH",
+                        help="a copy of Triton's 06-fused-attention.py: run and timed")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="the results' file: on a GPU, without --tune, "
+                        f"{RESULTS.name}/kernels.json unless given")  # fmt: skip
     options = parser.parse_args()
+    if options.out is None and GPU and not options.tune:
+        options.out = RESULTS / "kernels.json"
+    return options
+
+
+def save(began: float, out: Path | None) -> None:
+    report["seconds"] = round(time.perf_counter() - began)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Checks, times, writes; 1 if a check failed."""
+    options = arguments()
     began = time.perf_counter()
     torch.manual_seed(0)
     report.update({
@@ -261,28 +426,25 @@ def main() -> int:
     if why:
         skip("everything on the GPU", why)
         return 0
-    if options.tune and GPU:
-        tune()
-    else:
-        check_attention(options.quick)
-        check_edges()
-        check_repeats(200 if GPU else 3)
-        check_losses()
-        check_training(200 if GPU else 20)
-        if GPU:
-            time_all([2048] if options.quick else [512, 2048, 4096, 8192])
+    # Rotary and the losses otherwise wait for this benchmark's record of the card.
+    with forced("triton"):
+        if options.tune and GPU:
+            tune(options.head_dims, options.documents, partial(save, began, options.out))
+        else:
+            check_all(options.quick)
+        if not GPU:
+            skip_gpu()
+            for name in ("tune", "record", "tutorial"):
+                if getattr(options, name):
+                    skip(f"--{name}", "no GPU")
+        elif not options.tune:
+            time_all([2048] if options.quick else [512, 2048, 4096, 8192], options.tutorial)
             if options.record:
                 record()
-        else:
-            skip("races: programs run in turn here", "no GPU")
-            skip("attention beside SDPA, FlexAttention, varlen flash", "no GPU")
-            skip("rotary and cross-entropy: share of the copy's bandwidth", "no GPU")
-            skip("linear_cross_entropy beside torch's and Liger's", "no GPU")
-    report["seconds"] = round(time.perf_counter() - began)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(began, options.out)
     bad = [entry["what"] for entry in report["checks"] if not entry["holds"]]
-    print(f"{len(report['checks'])} checks, {len(bad)} wrong; {report['seconds']} s; {options.out}")
+    print(f"{len(report['checks'])} checks, {len(bad)} wrong; {report['seconds']} s; "
+          f"{options.out or 'not written: no GPU or --tune, and no --out'}")  # fmt: skip
     return 1 if bad else 0
 
 
