@@ -410,13 +410,12 @@ mod tests {
                 }
                 if bytes.len() >= 8 {
                     // What is found here is what was kept first.
-                    match cache.long(bytes) {
-                        Some(at) => prop_assert_eq!(cache.ids(at).first(), long.get(piece)),
-                        None => {
-                            prop_assert!(!long.contains_key(piece));
-                            cache.keep_long(bytes, &[id]);
-                            long.insert(piece, id);
-                        }
+                    if let Some(at) = cache.long(bytes) {
+                        prop_assert_eq!(cache.ids(at).first(), long.get(piece));
+                    } else {
+                        prop_assert!(!long.contains_key(piece));
+                        cache.keep_long(bytes, &[id]);
+                        long.insert(piece, id);
                     }
                 }
             }
