@@ -195,7 +195,7 @@ def test_attention_lengths(length: int, dtype: torch.dtype) -> None:
         (70, 150, 4, 2, 32, {"dropout": 0.1}),
         (129, 65, 2, 2, 64, {"causal": False, "dropout": 0.1}),
         (64, 100, 2, 1, 96, {"causal": False}),
-        (65, 65, 1, 1, 128, {"lse_too": True}),
+        (65, 65, 2, 1, 128, {"lse_too": True}),
     ],
 )
 def test_attention_shapes(

@@ -532,7 +532,7 @@ def backward(
     dq, dk, dv = grads
     config_q = config_q or configs.attention("backward_q", architecture, head_dim, q.dtype, extras)
     config_kv = config_kv or configs.attention(
-        "backward_kv", architecture, head_dim, q.dtype, extras or heads != shared
+        "backward_kv", architecture, head_dim, q.dtype, extras, heads != shared
     )
     delta = torch.empty_like(lse)
     rescale = LEVELS / (LEVELS - threshold)

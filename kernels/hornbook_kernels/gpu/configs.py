@@ -40,8 +40,7 @@ class Config:
 
 
 # kernel -> (architecture, padded head dimension) -> tile, in half precision: without dropout and
-# documents, then with either. Their bits and bounds need registers, hence the second one; so do the
-# heads that share keys, where their gradient is summed.
+# documents, then with either. Their bits and bounds need registers, hence the second one.
 _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
     "forward": {
         (80, 32): (Config(128, 64, 4, 3), Config(128, 64, 8, 3)),
@@ -74,9 +73,13 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (90, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
         (100, 32): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
         (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
-        (100, 128): (Config(64, 64, 8, 2), Config(64, 64, 8, 2)),
+        (100, 128): (Config(64, 64, 8, 2), Config(32, 64, 8, 2)),
     },
 }
+
+# Summing the gradient of keys over the heads that share them takes registers too: there the second
+# tile stands for both, or where it spills one of these.
+_GROUPED = {(90, 128): Config(32, 32, 4, 2)}
 
 # fp32, by padded head dimension: small tiles. The kernel that holds dk and dv has no registers left
 # for the three parts of k and v above 32.
@@ -86,12 +89,21 @@ _WHOLE = {
     "backward_q": {32: _PARTS, 64: _PARTS, 128: _PARTS},
     "backward_kv": {32: _PARTS, 64: _EXACT, 128: _EXACT},
 }
-# On this card the 64 columns do fit, and the others spill.
-_WHOLE_100 = Config(16, 64, 8, 1)
+# Tiles of one card: on sm_80 the assembler spills to fit more programs, unless told how many
+# registers it may take; on sm_100 the 64 columns do fit, and the others spill.
+_WHOLE_ONLY = {
+    ("backward_kv", 80, 64): Config(16, 32, 8, 1, 128, precision="ieee"),
+    ("backward_kv", 100, 64): Config(16, 64, 8, 1),
+}
 
 
 def attention(
-    kernel: str, architecture: int, head_dim: int, dtype: torch.dtype, extras: bool
+    kernel: str,
+    architecture: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    extras: bool,
+    grouped: bool = False,
 ) -> Config:
     """The tile of an attention kernel.
 
@@ -100,15 +112,15 @@ def attention(
         architecture: One of `ARCHITECTURES`.
         head_dim: One of `dispatch.HEAD_DIMS`.
         dtype: One of `dispatch.DTYPES`. fp32 has small tiles.
-        extras: Whether there is dropout or documents, or for `"backward_kv"` more than one head of
-            queries to a head of keys.
+        extras: Whether there is dropout or documents.
+        grouped: Whether more than one head of queries shares a head of keys.
 
     Returns:
         The configuration.
     """
     padded = 128 if head_dim == 96 else head_dim
     if dtype == torch.float32:
-        if (kernel, architecture, padded) == ("backward_kv", 100, 64):
-            return _WHOLE_100
-        return _WHOLE[kernel][padded]
+        return _WHOLE_ONLY.get((kernel, architecture, padded), _WHOLE[kernel][padded])
+    if kernel == "backward_kv" and grouped:
+        return _GROUPED.get((architecture, padded), _HALF[kernel][architecture, padded][True])
     return _HALF[kernel][architecture, padded][extras]
