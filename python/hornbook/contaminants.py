@@ -43,6 +43,7 @@ Gram = tuple[str, str, int, list[tuple[int, int]]]
 
 _FORMAT = "hornbook n-grams"
 _PREFIX = 8
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +315,7 @@ def save_ngrams(
     )
     header = {
         "format": _FORMAT,
-        "version": 1,
+        "version": _VERSION,
         "ngram": ngram,
         "prefix": min(ngram, _PREFIX),
         "token_rule": _core.NGRAM_TOKEN_RULE,
@@ -346,7 +347,7 @@ def _hashed(path: Path, text: str, ngram: int) -> tuple[list[str], list[Gram]]:
         words, checksum = int(header["ngram"]), header["xxh3"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: line 1 is not a header of hashed n-grams ({error})") from error
-    if made != (1, min(words, _PREFIX)) or rule != _core.NGRAM_TOKEN_RULE:
+    if made != (_VERSION, min(words, _PREFIX)) or rule != _core.NGRAM_TOKEN_RULE:
         raise InputError(f"{path}: hashed by another version of this package: make it again")
     if words != ngram:
         raise ConfigError(f"{path}: holds hashed {words}-grams: say `ngram={words}`, or leave it")

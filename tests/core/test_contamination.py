@@ -499,7 +499,7 @@ def test_hashed_sets_find_the_same_and_say_nothing(tmp_path: Path) -> None:
     head, _, rest = plain.partition("\n")
     for broken, message in [
         (plain[:-40], "damaged"),
-        (head.replace('"version": 1', '"version": 2') + "\n" + rest, "another version"),
+        (head.replace('"version": 2', '"version": 1') + "\n" + rest, "another version"),
         ('{"format": "hornbook n-grams"}\n', "line 1"),
     ]:
         saved.write_bytes(gzip.compress(broken.encode()))

@@ -27,6 +27,15 @@ pub enum Error {
     /// An option or argument that makes no sense.
     #[error("{0}")]
     Config(String),
+    /// A row that does not fit the columns of the first rows; whoever opened the input by those alone
+    /// opens it again by all.
+    #[error("{}: row {row} has other columns than the rows before it", path.display())]
+    Unsettled {
+        /// The file concerned.
+        path: PathBuf,
+        /// The row, from 1.
+        row: u64,
+    },
     /// Output that belongs to something else, or does not fit what would be resumed.
     #[error("{}: {message}", path.display())]
     Resume {

@@ -14,5 +14,6 @@ pub mod pack;
 pub mod sandbox;
 pub mod syntax;
 pub mod tokenizer;
+pub mod words;
 
 pub use error::{Error, Result};

@@ -11,7 +11,7 @@ use hornbook_core::decontaminate::tree::{self, Reading, Unit};
 use hornbook_core::decontaminate::{
     self, Combine, Embed, Embedding, FIELDS, Functions, Index, Item, Options, Syntax, Tick,
 };
-use hornbook_core::dedup::words;
+use hornbook_core::words;
 use numpy::{PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;

@@ -82,7 +82,7 @@ impl DedupJob {
     }
 
     fn run(&self, progress: Progress<'_>) -> hornbook_core::Result<Summary> {
-        let corpus = Corpus::open(&self.paths, &self.extensions)?;
+        let corpus = Corpus::open_quickly(&self.paths, &self.extensions)?;
         let stamp = Stamp::new(self.ngram, self.bands, self.rows, self.seed, self.normalize);
         let open = |path| dedup::reference(path, &self.extensions, &stamp);
         let mut against: Vec<Reference> =
@@ -180,7 +180,7 @@ fn dedup_corpus(
     dict.set_item("sources", sources.collect::<Vec<_>>())?;
     let recall = summary.recall.map(|one| (one.documents, one.pairs, one.found, one.estimate));
     dict.set_item("recall", recall)?;
-    dict.set_item("token_rule", dedup::words::TOKEN_RULE)?;
+    dict.set_item("token_rule", hornbook_core::words::TOKEN_RULE)?;
     Ok(dict)
 }
 
@@ -208,7 +208,7 @@ fn dedup_substring(
     dict.set_item("cuts", done.cuts)?;
     dict.set_item("bytes", done.bytes)?;
     dict.set_item("rejected", done.rejects.len())?;
-    dict.set_item("token_rule", dedup::words::TOKEN_RULE)?;
+    dict.set_item("token_rule", hornbook_core::words::TOKEN_RULE)?;
     Ok(dict)
 }
 

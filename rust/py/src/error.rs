@@ -8,7 +8,7 @@ pub fn to_py(error: &Error) -> PyErr {
     let class = match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "InputError",
         Error::Io { .. } => "StorageError",
-        Error::Input { .. } => "InputError",
+        Error::Input { .. } | Error::Unsettled { .. } => "InputError",
         Error::Config(_) => "ConfigError",
         Error::Resume { .. } => "ResumeError",
     };

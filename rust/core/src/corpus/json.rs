@@ -21,6 +21,7 @@ use memchr::memchr2;
 use serde_json::Value;
 
 use super::hash_bytes;
+use super::strings::{block_at, copy_string};
 use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// A row as `serde_json` has it.
@@ -113,21 +114,6 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
         serde_json::from_slice(&rest[..length]).ok()
     }
 
-    /// The next 64 bytes, at the end of the line filled up with spaces, and how many there are.
-    #[inline(always)]
-    fn block<'b>(&self, copy: &'b mut [u8; BLOCK]) -> (&'b [u8; BLOCK], usize)
-    where
-        'a: 'b,
-    {
-        let rest = &self.line[self.at..];
-        if let Some(block) = rest.first_chunk() {
-            return (block, BLOCK);
-        }
-        copy.fill(b' ');
-        copy[..rest.len()].copy_from_slice(rest);
-        (copy, rest.len())
-    }
-
     /// Passes over a string whose first quote has been passed. Whether it is a good one is not asked.
     #[inline(always)]
     fn skip_string(&mut self) -> Option<()> {
@@ -135,7 +121,7 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
         // Whether the first byte of the block is escaped by the one before.
         let mut carry = 0;
         loop {
-            let (block, length) = self.block(&mut copy);
+            let (block, length) = block_at(self.line, self.at, &mut copy);
             let found = (self.masks)(block);
             let (mut escapes, mut escaped) = (found.backslash & !carry, carry);
             carry = 0;
@@ -160,79 +146,10 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
 
     /// Appends a string whose first quote has been passed; returns whether it may not be ASCII.
     #[inline(always)]
-    fn string(&mut self, out: &mut Vec<u8>) -> Option<bool> {
-        let mut high = 0;
-        let mut copy = [0; BLOCK];
-        loop {
-            let (block, length) = self.block(&mut copy);
-            let found = (self.masks)(block);
-            let stop = (found.double | found.backslash).trailing_zeros() as usize;
-            let before = 1u64.checked_shl(stop as u32).unwrap_or(0).wrapping_sub(1);
-            // Control characters must be escaped in JSON.
-            if found.control & before != 0 {
-                return None;
-            }
-            high |= found.high & before;
-            // All at once, because a copy of a length that is known beforehand is a single move.
-            let whole = out.len() + stop;
-            out.extend_from_slice(block);
-            out.truncate(whole);
-            self.at += stop;
-            if stop == BLOCK {
-                if length < BLOCK {
-                    return None;
-                }
-            } else if block[stop] == b'"' {
-                self.at += 1;
-                return Some(high != 0);
-            } else {
-                self.escape(out)?;
-            }
-        }
-    }
-
-    /// Appends the character that an escape stands for.
-    #[inline(always)]
-    fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
-        self.at += 2;
-        out.push(match *self.line.get(self.at - 1)? {
-            b'n' => b'\n',
-            b'"' => b'"',
-            b'\\' => b'\\',
-            b't' => b'\t',
-            b'/' => b'/',
-            b'r' => b'\r',
-            b'b' => 8,
-            b'f' => 12,
-            b'u' => return self.escaped_number(out),
-            _ => return None,
-        });
-        Some(())
-    }
-
-    fn escaped_number(&mut self, out: &mut Vec<u8>) -> Option<()> {
-        let first = self.hex()?;
-        // Pairs of surrogates are one character; a lone one is for serde_json to refuse.
-        let character = if (0xd800..0xdc00).contains(&first) {
-            if !self.line[self.at..].starts_with(b"\\u") {
-                return None;
-            }
-            self.at += 2;
-            let second = self.hex()?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-            char::from_u32(0x10000 + ((first - 0xd800) << 10) + second)?
-        } else {
-            char::from_u32(first)?
-        };
-        out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        Some(())
-    }
-
-    fn hex(&mut self) -> Option<u32> {
-        let digits = self.line.get(self.at..self.at + 4)?;
-        self.at += 4;
-        digits
-            .iter()
-            .try_fold(0, |number, digit| Some(number << 4 | (*digit as char).to_digit(16)?))
+    fn string(&mut self, level: Level, out: &mut Vec<u8>) -> Option<bool> {
+        let (taken, high) = copy_string(level, &self.line[self.at..], out)?;
+        self.at += taken;
+        Some(high)
     }
 }
 
@@ -352,6 +269,17 @@ pub struct Columns {
     text: usize,
     rows: usize,
     level: Level,
+    /// Whether the schema may be wrong.
+    strict: bool,
+}
+
+/// Why a line was not added.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is no row, for this reason.
+    Row(String),
+    /// It is one of another schema: only where [`Columns::strict`] asked for that.
+    Schema,
 }
 
 impl Columns {
@@ -368,7 +296,25 @@ impl Columns {
         let place = |name| fields.iter().position(|field| field.name() == name);
         let (id, text) = place("id").zip(place("text")).expect("a corpus has ids and texts");
         let row = fields.iter().map(|_| None).collect();
-        Self { cells, row, id, text, rows: 0, level: Level::best(), schema }
+        Self { cells, row, id, text, rows: 0, level: Level::best(), strict: false, schema }
+    }
+
+    /// The same, refusing rows that do not fit the schema.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
+    }
+
+    /// Whether a value of this kind leaves the type of a column as it is. Ids may be of any.
+    fn holds(&self, at: usize, kind: &DataType) -> bool {
+        match &self.cells[at] {
+            Column::Text(_) => at == self.id || matches!(kind, DataType::Utf8 | DataType::Null),
+            Column::Bool(_) => matches!(kind, DataType::Boolean | DataType::Null),
+            Column::Int(_) => matches!(kind, DataType::Int64 | DataType::Null),
+            Column::Float(_) => {
+                matches!(kind, DataType::Float64 | DataType::Int64 | DataType::Null)
+            }
+        }
     }
 
     /// Rows so far.
@@ -377,22 +323,28 @@ impl Columns {
     }
 
     /// Adds a line, or tells why it is no row; returns how many bytes its strings have.
-    pub fn add_line(&mut self, line: &[u8]) -> Result<usize, String> {
+    pub fn add_line(&mut self, line: &[u8]) -> Result<usize, Unfit> {
         let level = self.level;
         let mut kernel = AddLine { line, columns: self, answer: None };
         simd::run(level, &mut kernel);
-        if kernel.answer.is_none() {
-            self.take_back();
-            return self.add_row(&json_row(line)?);
+        if kernel.answer.is_some() {
+            return Ok(self.commit());
         }
-        Ok(self.commit())
+        self.take_back();
+        let row = json_row(line).map_err(Unfit::Row)?;
+        let fits = |(name, value): (&String, &Value)| {
+            let at = self.schema.fields().iter().position(|field| field.name() == name);
+            at.is_some_and(|at| self.holds(at, &kind_of(value)))
+        };
+        if self.strict && !row.iter().all(fits) {
+            return Err(Unfit::Schema);
+        }
+        Ok(self.add_row(&row))
     }
 
-    /// Adds a row with a `text`; returns how many bytes its strings have.
-    pub fn add_row(&mut self, row: &JsonRow) -> Result<usize, String> {
-        if !row.get("text").is_some_and(Value::is_string) {
-            return Err("no `text`".to_owned());
-        }
+    /// Adds a row, which must have a `text`; returns how many bytes its strings have.
+    pub fn add_row(&mut self, row: &JsonRow) -> usize {
+        debug_assert!(row.get("text").is_some_and(Value::is_string));
         for (at, field) in self.schema.fields().iter().enumerate() {
             self.row[at] = match (row.get(field.name()), &mut self.cells[at]) {
                 (Some(Value::String(text)), Column::Text(column)) => {
@@ -402,7 +354,7 @@ impl Columns {
                 (value, _) => value.cloned().map(Cell::Other),
             };
         }
-        Ok(self.commit())
+        self.commit()
     }
 
     /// Forgets the row at hand.
@@ -454,6 +406,7 @@ impl Columns {
     /// Reads the values of a line into the row at hand.
     #[inline(always)]
     fn scan(&mut self, mut scanner: Scanner<'_, impl Fn(&[u8; BLOCK]) -> Masks>) -> Option<()> {
+        let level = self.level;
         scanner.pass(b'{')?;
         loop {
             let key = scanner.key()?;
@@ -465,12 +418,16 @@ impl Columns {
             self.row[at] = Some(if scanner.peek()? == b'"' {
                 scanner.at += 1;
                 let Column::Text(column) = &mut self.cells[at] else { return None };
-                if scanner.string(&mut column.values)? {
+                if scanner.string(level, &mut column.values)? {
                     std::str::from_utf8(column.pending()).ok()?;
                 }
                 Cell::Text
             } else {
-                Cell::Other(scanner.other()?)
+                let value = scanner.other()?;
+                if self.strict && !self.holds(at, &kind_of(&value)) {
+                    return None;
+                }
+                Cell::Other(value)
             });
             if !scanner.another()? {
                 return matches!(self.row[self.text], Some(Cell::Text)).then_some(());
@@ -555,7 +512,7 @@ mod tests {
             let found = batch(|columns| {
                 columns.level = level;
                 let before = JsonRow::from_iter([("text".to_owned(), "first".into())]);
-                columns.add_row(&before).unwrap();
+                columns.add_row(&before);
                 let mut kernel = AddLine { line: line.as_bytes(), columns, answer: None };
                 simd::run(level, &mut kernel);
                 answer = kernel.answer;
@@ -566,9 +523,9 @@ mod tests {
             });
             let expected = batch(|columns| {
                 let before = JsonRow::from_iter([("text".to_owned(), "first".into())]);
-                columns.add_row(&before).unwrap();
+                columns.add_row(&before);
                 if answer.is_some() {
-                    columns.add_row(row.as_ref().expect("serde_json reads it too")).unwrap();
+                    columns.add_row(row.as_ref().expect("serde_json reads it too"));
                 }
             });
             assert_eq!(found, expected, "{line} at {}", level.name());

@@ -8,6 +8,7 @@
 
 mod json;
 mod read;
+mod strings;
 mod write;
 
 pub use read::{Batches, Corpus, parquet_rows};

@@ -15,7 +15,7 @@ use parquet::file::metadata::RowGroupMetaData;
 
 use memchr::memchr;
 
-use super::json::{self, Columns, JsonRow, json_row};
+use super::json::{self, Columns, JsonRow, Unfit, json_row};
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
 use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
@@ -66,7 +66,12 @@ struct InputFile {
 pub struct Corpus {
     files: Vec<InputFile>,
     schema: SchemaRef,
+    /// Whether the schema is that of the first lines of each file.
+    provisional: bool,
 }
+
+/// Bytes of lines by which [`Corpus::open_quickly`] judges a file.
+const SAMPLE_BYTES: usize = 4 << 20;
 
 impl Corpus {
     /// Opens files and folders as one corpus.
@@ -78,8 +83,36 @@ impl Corpus {
     /// not fit together.
     pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
         let files = find(inputs, extensions)?;
-        let schema = unified_schema(&files)?;
-        Ok(Self { files, schema })
+        let (schema, _) = unified_schema(&files, usize::MAX)?;
+        Ok(Self { files, schema, provisional: false })
+    }
+
+    /// As [`Corpus::open`], by the first lines of each file alone. Reading ends with
+    /// [`Error::Unsettled`] where a later line does not fit; then take [`Corpus::settled`].
+    pub fn open_quickly(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
+        let files = find(inputs, extensions)?;
+        match unified_schema(&files, SAMPLE_BYTES) {
+            Ok((schema, provisional)) => Ok(Self { files, schema, provisional }),
+            // More lines could make the error another one, or none.
+            Err(_) => Self::open(inputs, extensions),
+        }
+    }
+
+    /// The same documents by every line's columns.
+    pub fn settled(&self) -> Result<Self> {
+        let (schema, _) = unified_schema(&self.files, usize::MAX)?;
+        Ok(Self { files: self.files.clone(), schema, provisional: false })
+    }
+
+    /// The error of an input whose rows are not those of the pass before.
+    pub fn changed(&self) -> Error {
+        changed(self.files.first().map_or(Path::new(""), |file| &file.path))
+    }
+
+    /// Whether reading a second time costs less than keeping what was read: nothing is compressed as a
+    /// whole, and there are not many small files.
+    pub fn cheap_to_read_again(&self) -> bool {
+        self.files.iter().all(|file| matches!(file.format, Format::Jsonl | Format::Parquet))
     }
 
     /// The files that [`Corpus::open`] would read, without looking into them.
@@ -141,7 +174,7 @@ impl Corpus {
                 add(file.clone(), if packed { 4 * disk } else { disk });
             }
         }
-        let corpus = |files| Self { files, schema: self.schema.clone() };
+        let corpus = |files| Self { files, ..self.clone() };
         Ok(units.into_iter().map(corpus).collect())
     }
 
@@ -154,6 +187,8 @@ impl Corpus {
             input: 0,
             text_bytes: 0,
             rejects: Vec::new(),
+            provisional: self.provisional,
+            only: None,
         }
     }
 }
@@ -246,13 +281,19 @@ fn base_fields() -> Vec<Field> {
     vec![Field::new("id", DataType::Utf8, false), Field::new("text", DataType::Utf8, false)]
 }
 
-fn unified_schema(files: &[InputFile]) -> Result<SchemaRef> {
+/// The schema over all files by at most so many bytes of lines of each, and whether there are more.
+fn unified_schema(files: &[InputFile], bytes: usize) -> Result<(SchemaRef, bool)> {
     let mut fields = base_fields();
+    let mut provisional = false;
     for file in files {
         let found = match file.format {
             Format::Parquet => parquet_fields(&file.path)?,
             Format::Source => vec![Field::new("path", DataType::Utf8, true)],
-            _ => json_fields(file)?,
+            _ => {
+                let (found, all) = json_fields(file, bytes)?;
+                provisional |= !all;
+                found
+            }
         };
         for field in found {
             if field.name() == "id" || field.name() == "text" {
@@ -274,7 +315,7 @@ fn unified_schema(files: &[InputFile]) -> Result<SchemaRef> {
             *known = Field::new(known.name(), joined, true);
         }
     }
-    Ok(Arc::new(Schema::new(fields)))
+    Ok((Arc::new(Schema::new(fields)), provisional))
 }
 
 /// The type that holds both, or none.
@@ -351,14 +392,27 @@ fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
     Ok(plain)
 }
 
-fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
+/// The columns by at most so many bytes of lines, and whether those are all.
+fn json_fields(file: &InputFile, bytes: usize) -> Result<(Vec<Field>, bool)> {
     let mut fields: Vec<Field> = Vec::new();
     let mut lines = Lines::open(file)?;
     let level = Level::best();
+    let (mut seen, mut most) = (0, bytes);
+    let mut all = true;
     while let Some(line) = lines.next_line()? {
         let Ok(line) = line else {
             continue; // set aside when it is read in earnest
         };
+        if seen > most {
+            // What was null so far may yet become anything.
+            if fields.iter().any(|field| *field.data_type() == DataType::Null) {
+                most = usize::MAX;
+            } else {
+                all = false;
+                break;
+            }
+        }
+        seen += line.len();
         // A line that could add nothing, usable or not, is not looked at any closer.
         let known = |name: &str, kind: &DataType| {
             fields.iter().find(|field| field.name() == name).is_some_and(|field| {
@@ -389,7 +443,7 @@ fn json_fields(file: &InputFile) -> Result<Vec<Field>> {
             *field = Field::new(field.name(), DataType::Utf8, true);
         }
     }
-    Ok(fields)
+    Ok((fields, all))
 }
 
 /// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
@@ -488,6 +542,56 @@ pub struct Batches {
     /// A guess at those of the next batch of lines.
     text_bytes: usize,
     rejects: Vec<Reject>,
+    provisional: bool,
+    only: Option<Only>,
+}
+
+/// Some of the rows, in a corpus that was read before.
+struct Only {
+    wanted: Vec<bool>,
+    /// What was set aside the first time, as file and row.
+    rejected: VecDeque<(PathBuf, u64)>,
+    /// Usable rows passed so far.
+    passed: usize,
+    /// Which rows the last batch holds.
+    rows: Vec<usize>,
+}
+
+impl Only {
+    /// Passes over a line: whether it is a row that is wanted.
+    fn line(&mut self, path: &Path, line: u64) -> Result<bool> {
+        if self.rejected.front().is_some_and(|(file, row)| file == path && *row == line) {
+            self.rejected.pop_front();
+            return Ok(false);
+        }
+        let row = self.passed;
+        self.passed += 1;
+        match self.wanted.get(row) {
+            Some(true) => self.rows.push(row),
+            Some(false) => return Ok(false),
+            None => return Err(changed(path)),
+        }
+        Ok(true)
+    }
+
+    /// Takes the wanted rows out of a batch.
+    fn of(&mut self, path: &Path, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = self.passed..self.passed + batch.num_rows();
+        self.passed = rows.end;
+        let wanted = self.wanted.get(rows.clone()).ok_or_else(|| changed(path))?;
+        self.rows = rows.zip(wanted).filter(|(_, wanted)| **wanted).map(|(row, _)| row).collect();
+        if self.rows.len() == batch.num_rows() {
+            return Ok(batch.clone());
+        }
+        filter_record_batch(batch, &wanted.to_vec().into())
+            .map_err(|e| Error::input(path, e.to_string()))
+    }
+}
+
+/// The error of an input whose rows are not those of the pass before.
+fn changed(path: &Path) -> Error {
+    let message = "this input or one after it changed while it was being read; run it again";
+    Error::input(path, message)
 }
 
 impl Batches {
@@ -499,6 +603,20 @@ impl Batches {
     /// Which of the inputs the last batch came from; no batch spans two.
     pub fn input(&self) -> usize {
         self.input
+    }
+
+    /// Only the rows for which `wanted` holds, in a corpus that was read before and of which `rejects`
+    /// were set aside then. Lines of others are passed over without being read.
+    #[must_use]
+    pub fn only(mut self, wanted: Vec<bool>, rejects: &[Reject]) -> Self {
+        let rejected = rejects.iter().map(|reject| (reject.path.clone(), reject.row)).collect();
+        self.only = Some(Only { wanted, rejected, passed: 0, rows: Vec::new() });
+        self
+    }
+
+    /// Which rows of all the last batch holds, and how many were passed: with [`Batches::only`].
+    pub fn rows(&self) -> (&[usize], usize) {
+        self.only.as_ref().map_or((&[], 0), |only| (&only.rows, only.passed))
     }
 
     /// Files that are not yet begun.
@@ -520,7 +638,10 @@ impl Batches {
                             Error::input(&file.path, format!("damaged after row {seen}: {e}"))
                         })?;
                         let rows = seen + batch.num_rows() as u64;
-                        let out = self.parquet_batch(&file.path, &batch, seen)?;
+                        let mut out = self.parquet_batch(&file.path, &batch, seen)?;
+                        if let Some(only) = &mut self.only {
+                            out = only.of(&file.path, &out)?;
+                        }
                         self.open = Some(Open::Parquet(file, reader, rows));
                         if out.num_rows() > 0 {
                             return Ok(Some(out));
@@ -539,7 +660,10 @@ impl Batches {
                 None => match self.files.front().map(|file| file.format) {
                     None => return Ok(None),
                     Some(Format::Source) => {
-                        let batch = self.source_batch()?;
+                        let mut batch = self.source_batch()?;
+                        if let Some(only) = &mut self.only {
+                            batch = only.of(Path::new(""), &batch)?;
+                        }
                         if batch.num_rows() > 0 {
                             return Ok(Some(batch));
                         }
@@ -594,6 +718,9 @@ impl Batches {
         }
         let mut columns = batch.columns().to_vec();
         let ids = super::ids(&batch);
+        if ids.null_count() == 0 {
+            return RecordBatch::try_new(self.schema.clone(), columns).map_err(broken);
+        }
         let filled: StringArray = texts(&batch)
             .iter()
             .zip(ids)
@@ -612,6 +739,12 @@ impl Batches {
         seen: &mut u64,
     ) -> Result<Option<RecordBatch>> {
         let mut columns = Columns::new(self.schema.clone(), self.text_bytes);
+        if self.provisional {
+            columns = columns.strict();
+        }
+        if let Some(only) = &mut self.only {
+            only.rows.clear();
+        }
         let mut bytes = 0;
         let mut ended = false;
         while columns.rows() < BATCH_ROWS && bytes < BATCH_BYTES {
@@ -622,10 +755,21 @@ impl Batches {
             *seen += 1;
             match line {
                 Ok(line) if line.iter().all(u8::is_ascii_whitespace) => {}
-                line => match line.and_then(|line| columns.add_line(line)) {
-                    Ok(more) => bytes += more,
-                    Err(reason) => self.reject(path, *seen, reason),
-                },
+                line => {
+                    if let Some(only) = &mut self.only
+                        && !only.line(path, *seen)?
+                    {
+                        continue;
+                    }
+                    match line.map_err(Unfit::Row).and_then(|line| columns.add_line(line)) {
+                        Ok(more) => bytes += more,
+                        Err(Unfit::Schema) => {
+                            return Err(Error::Unsettled { path: path.to_owned(), row: *seen });
+                        }
+                        Err(Unfit::Row(_)) if self.only.is_some() => return Err(changed(path)),
+                        Err(Unfit::Row(reason)) => self.reject(path, *seen, reason),
+                    }
+                }
             }
         }
         if ended && columns.rows() == 0 {
@@ -671,7 +815,7 @@ impl Batches {
         }
         let mut columns = Columns::new(self.schema.clone(), bytes);
         for row in &rows {
-            columns.add_row(row).map_err(Error::config)?;
+            columns.add_row(row);
         }
         columns.finish().map_err(|e| Error::config(e.to_string()))
     }

@@ -15,7 +15,6 @@ pub mod matching;
 pub mod ngrams;
 pub mod report;
 mod run;
-pub mod scan;
 pub mod tree;
 
 pub use files::{Scan, scan_files};

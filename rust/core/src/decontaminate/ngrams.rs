@@ -10,9 +10,8 @@ use std::ops::Range;
 use rustc_hash::{FxHashMap, FxHashSet};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::scan::{Rolling, for_each_json_word, for_each_word};
-use crate::dedup::words;
 use crate::tokenizer::simd::Level;
+use crate::words::{Rolling, each_json_word_hash, each_word, each_word_hash};
 
 /// Words that are looked up first; texts with fewer words than this (and than n) cannot be found.
 pub const PREFIX: usize = 8;
@@ -138,7 +137,7 @@ impl GramSet {
     pub fn may_be_in_json(&self, json: &str) -> bool {
         let mut rolling = Rolling::new(prefix(self.n));
         let mut found = false;
-        let whole = for_each_json_word(json, self.level, |start, _, hash| {
+        let whole = each_json_word_hash(json, self.level, |start, _, hash| {
             if let Some((key, _)) = rolling.push(hash, start)
                 && self.may_hold(key)
             {
@@ -152,7 +151,7 @@ impl GramSet {
     pub fn scan(&self, text: &str) -> Vec<Hit> {
         let mut rolling = Rolling::new(prefix(self.n));
         let mut candidates = Vec::new();
-        for_each_word(text, self.level, |start, _, hash| {
+        each_word_hash(text, self.level, |start, _, hash| {
             if let Some((key, start)) = rolling.push(hash, start)
                 && self.may_hold(key)
             {
@@ -209,7 +208,7 @@ fn grams_of(text: &str, rule: &Rule) -> Vec<Gram> {
     let mut joined = String::with_capacity(text.len());
     let mut all: Vec<(Range<usize>, Option<u32>)> = Vec::new();
     let mut numbers: FxHashMap<String, u32> = FxHashMap::default();
-    words::for_each_word(text, |_, word| {
+    each_word(text, |_, word| {
         if !joined.is_empty() {
             joined.push(' ');
         }
@@ -230,7 +229,7 @@ fn grams_of(text: &str, rule: &Rule) -> Vec<Gram> {
     let n = if short { all.len() } else { rule.n };
     let mut keys = Vec::with_capacity(all.len());
     let mut rolling = Rolling::new(prefix(rule.n));
-    for_each_word(text, Level::best(), |start, _, hash| keys.extend(rolling.push(hash, start)));
+    each_word_hash(text, Level::best(), |start, _, hash| keys.extend(rolling.push(hash, start)));
     let mut seen = Vec::with_capacity(n);
     let mut counts = |gram: &[(Range<usize>, Option<u32>)]| {
         rule.trivial || {
@@ -301,7 +300,7 @@ const SHOWN: usize = 400;
 /// What evidence shows of a hit.
 pub fn show(text: &str, hit: &Hit) -> Shown {
     let mut words = 0;
-    for_each_word(&text[hit.start..hit.end], Level::best(), |_, _, _| words += 1);
+    each_word_hash(&text[hit.start..hit.end], Level::best(), |_, _, _| words += 1);
     let mut from = hit.start.saturating_sub(AROUND);
     while !text.is_char_boundary(from) {
         from -= 1;
@@ -312,7 +311,7 @@ pub fn show(text: &str, hit: &Hit) -> Shown {
         to += 1;
     }
     let mut ngram: Vec<String> = Vec::new();
-    words::for_each_word(&text[hit.start..hit.first_end], |_, word| ngram.push(word.to_owned()));
+    each_word(&text[hit.start..hit.first_end], |_, word| ngram.push(word.to_owned()));
     Shown {
         ngram: ngram.join(" "),
         context: text[from..to].to_owned(),
@@ -337,7 +336,7 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         let mut all = Vec::new();
-        words::for_each_word(text, |_, word| all.push(word.to_owned()));
+        each_word(text, |_, word| all.push(word.to_owned()));
         all
     }
 

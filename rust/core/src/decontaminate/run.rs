@@ -12,7 +12,6 @@ use super::ngrams::{GramSet, Hit, show};
 use super::report::{ItemReport, Neighbour, SweepRow, keep_best};
 use super::{Combine, Embed, Index, Item, Match, Options, judge};
 use crate::corpus::{self, Corpus, Part, PartWriter, Reject};
-use crate::dedup::changed;
 use crate::{Error, Result};
 
 /// How far a run is.
@@ -169,7 +168,7 @@ pub fn run(
             continue;
         }
         if row - (batch.num_rows() as u64) < done {
-            return Err(changed(corpus));
+            return Err(corpus.changed());
         }
         let kept = pass.batch(&batch, grams, index.as_ref(), embed.as_deref_mut())?;
         if let Some(output) = &mut output {

@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
+use super::grams::sort_set;
 use super::greedy::{self, Groups};
 use super::join::Counts;
 use super::measure::Recall;
-use super::sign::{Signed, Signer};
+use super::sign::{Signature, Signatures, Signed, Signer};
 use super::spill::{Place, Record, Scratch, Sets, Sorter};
-use super::words::sort_set;
 use super::{Documents, Index, Input, Job, Near, Options};
 use crate::corpus::{self, Corpus};
 use crate::{Error, Result};
@@ -62,10 +62,15 @@ impl Reference {
             }
             // Hashes alone decide where nothing is banded.
             if grams.is_some() || signer.sketcher.is_some() {
-                for (i, signed) in signer.sign(&batch, grams.is_none(), wanted) {
+                let signed = signer.sign(&batch, grams.is_none(), wanted);
+                for signature in signed.iter().flat_map(Signatures::iter) {
+                    let i = signature.row;
                     match found.get_mut(i).filter(|_| grams.is_none()) {
-                        Some(known) => known.2.keys = signed.keys,
-                        None => found.push((start + i as u32, ids.value(i).to_owned(), signed)),
+                        Some(known) => known.2.keys = signature.keys.to_vec(),
+                        None => {
+                            let signed = signature.to_signed();
+                            found.push((start + i as u32, ids.value(i).to_owned(), signed));
+                        }
                     }
                 }
             }
@@ -333,18 +338,20 @@ fn postings(
         }
     } else {
         counts = Counts::new(job.memory.unwrap_or_default() / 4);
-        let (first, mut signed) = (&documents.first, 0);
-        let is_first = |row: u32| first[row as usize] == row;
-        each_set(job, signer, input, is_first, |_, set| {
-            counts.add(&set);
+        let mut signed = 0;
+        let is_first = |row: u32| documents.first[row as usize] == row;
+        each_set(job, signer, input, documents, is_first, |_, set| {
+            counts.add(set);
             signed += u64::from(!set.is_empty());
             Ok(())
         })?;
-        documents.signed = signed;
-        each_set(job, signer, input, is_first, |row, set| {
-            let records = prefix(&counts, &set, row);
-            records.iter().try_for_each(|(key, row)| documents.candidates.add(*key, *row))
+        let mut candidates = documents.candidates.take();
+        each_set(job, signer, input, documents, is_first, |row, set| {
+            let records = prefix(&counts, set, row);
+            records.into_iter().try_for_each(|record| candidates.push(record))
         })?;
+        documents.candidates.records = candidates;
+        documents.signed = signed;
     }
     documents.candidates.close_filter();
     for (which, reference) in references.all.iter().enumerate() {
@@ -371,21 +378,33 @@ fn each_set(
     job: &Job<'_>,
     signer: &Signer,
     input: &Input<'_>,
-    wanted: impl Fn(u32) -> bool + Sync,
-    mut each: impl FnMut(u32, Vec<u64>) -> Result<()>,
+    documents: &Documents<'_>,
+    wanted: impl Fn(u32) -> bool,
+    mut each: impl FnMut(u32, &[u64]) -> Result<()>,
 ) -> Result<()> {
-    let mut start = 0u32;
-    input.each_batch(|batch, _| {
-        let mut signed = signer.sign(batch, false, |i| wanted(start + i as u32));
-        signed
-            .par_iter_mut()
-            .for_each_init(Vec::new, |room, (_, signed)| sort_set(&mut signed.grams, room));
-        for (i, signed) in signed {
-            each(start + i as u32, signed.grams)?;
-        }
-        start += batch.num_rows() as u32;
-        (job.progress)("reading n-grams", u64::from(start), None)
-    })
+    let total = Some(documents.len() as u64);
+    input.each_batch(
+        documents,
+        |row| wanted(row as u32),
+        |batch, rows| {
+            let sets: Vec<Vec<(usize, Vec<u64>)>> = signer
+                .sign(batch, false, |_| true)
+                .par_iter()
+                .map_init(Vec::new, |room, signed| {
+                    let sorted = |signature: Signature<'_>| {
+                        let mut set = signature.grams.to_vec();
+                        sort_set(&mut set, room);
+                        (signature.row, set)
+                    };
+                    signed.iter().map(sorted).collect()
+                })
+                .collect();
+            for (i, set) in sets.iter().flatten() {
+                each(rows[*i] as u32, set)?;
+            }
+            (job.progress)("reading n-grams", rows.last().map_or(0, |row| *row as u64 + 1), total)
+        },
+    )
 }
 
 /// The order in which documents are kept: references first, then rows by weight and position.
@@ -487,16 +506,11 @@ fn sets_of(
     }
     if scratch.is_some() && fixed < members.len() {
         let member = |row: u32| member_of(row as usize);
-        each_set(
-            job,
-            signer,
-            input,
-            |row| member(row).is_ok(),
-            |row, set| match member(row) {
-                Ok(member) => sets.put(member, &set),
-                Err(_) => Ok(()),
-            },
-        )?;
+        let is_member = |row| member(row).is_ok();
+        each_set(job, signer, input, documents, is_member, |row, set| match member(row) {
+            Ok(member) => sets.put(member, set),
+            Err(_) => Ok(()),
+        })?;
     }
     Ok(sets)
 }

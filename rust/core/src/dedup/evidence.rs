@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::candidates::Outcome;
 use super::{Documents, Input, Job, Options, Summary};
-use crate::corpus::{self, Corpus, Part, PartWriter};
+use crate::corpus::{self, Part, PartWriter};
 use crate::{Error, Result};
 
 /// Pairs shown side by side.
@@ -130,7 +130,7 @@ pub fn write(
     }
     let (parts, pairs) = write_rows(job, input, documents, outcome)?;
     if parts.iter().map(|part| part.rows).sum::<u64>() + exact + near != count as u64 {
-        return Err(changed(job.corpus));
+        return Err(job.corpus.changed());
     }
     evidence.push(write_pairs(job.out, &who, &pairs)?);
     let distinct = (0..count).filter(|row| documents.first[*row] as usize == *row).count();
@@ -175,29 +175,27 @@ fn write_rows(
         wanted.entry(pair.kept).or_default().push((i, 1));
     }
     let mut writer = PartWriter::create(job.out, job.corpus.schema())?.quick(job.memory.is_some());
-    let mut start = 0;
-    input.each_batch(|batch, _| {
-        let rows = start..start + batch.num_rows();
-        if rows.end > documents.len() {
-            return Err(changed(job.corpus));
-        }
-        for row in rows.clone() {
-            for (pair, side) in wanted.get(&(row as u32)).into_iter().flatten() {
-                let text = corpus::texts(batch).value(row - start);
+    let stays = |row: usize| !removed.contains(row);
+    let read = |row: usize| stays(row) || wanted.contains_key(&(row as u32));
+    input.each_batch(documents, read, |batch, rows| {
+        for (i, row) in rows.iter().enumerate() {
+            for (pair, side) in wanted.get(&(*row as u32)).into_iter().flatten() {
+                let text = corpus::texts(batch).value(i);
                 let most = text.len().min(SHOWN_BYTES);
                 let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 pairs[*pair].texts[*side] = Some(text[..end].to_owned());
             }
         }
-        let mask: BooleanArray = rows.map(|row| Some(!removed.contains(row))).collect();
-        start += batch.num_rows();
-        let kept = filter_record_batch(batch, &mask).map_err(|e| Error::config(e.to_string()))?;
-        writer.write(&kept)?;
-        (job.progress)("writing", start as u64, Some(documents.len() as u64))
+        if rows.iter().all(|row| stays(*row)) {
+            writer.write(batch)?;
+        } else {
+            let mask: BooleanArray = rows.iter().map(|row| Some(stays(*row))).collect();
+            let kept = filter_record_batch(batch, &mask);
+            writer.write(&kept.map_err(|e| Error::config(e.to_string()))?)?;
+        }
+        let done = rows.last().map_or(0, |row| row + 1);
+        (job.progress)("writing", done as u64, Some(documents.len() as u64))
     })?;
-    if start != documents.len() {
-        return Err(changed(job.corpus));
-    }
     corpus::write_rejected(job.out, &documents.rejects)?;
     Ok((writer.finish()?, pairs))
 }
@@ -310,10 +308,4 @@ pub(super) fn write_lines(out: &Path, name: &str, lines: &[u8], rows: u64) -> Re
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let part = corpus::write_whole(&folder.join(name), lines)?;
     Ok(Part { name: format!("evidence/{}", part.name), rows, ..part })
-}
-
-/// The error of an input whose rows are not those of the pass before.
-pub(crate) fn changed(corpus: &Corpus) -> Error {
-    let path = corpus.files().next().unwrap_or(Path::new(""));
-    Error::input(path, "this input or one after it changed while it was being read; run it again")
 }

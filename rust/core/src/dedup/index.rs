@@ -19,11 +19,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::Removed;
-use super::sign::{Signed, Signer};
-use super::spill::Names;
-use super::words::{TOKEN_RULE, sort_set};
-use super::{Input, Progress};
+use super::grams::sort_set;
+use super::sign::{Signatures, Signed, Signer};
+use super::{Documents, Input, Progress};
 use crate::corpus::{Part, PartWriter, sync_folder, write_whole};
+use crate::words::TOKEN_RULE;
 use crate::{Error, Result};
 
 const FILE: &str = "index.json";
@@ -53,10 +53,10 @@ impl Stamp {
     /// What this version makes of these options.
     pub fn new(ngram: usize, bands: usize, rows: usize, seed: u64, normalize: bool) -> Self {
         Self {
-            format: 1,
+            format: 2,
             token_rule: TOKEN_RULE.to_owned(),
-            hash: "texts xxh3-128; words folded 64-bit products; n-grams rolling, splitmix64; \
-                   bands affine modulo 2^32"
+            hash: "texts xxh3-128; words folded 128-bit products; n-grams rolling, splitmix64; \
+                   fast similarity sketching by folded 128-bit products"
                 .to_owned(),
             ngram,
             bands,
@@ -188,7 +188,7 @@ impl Index {
         segment: &str,
         input: &Input<'_>,
         signer: &Signer,
-        names: &Names,
+        documents: &Documents<'_>,
         removed: &Removed,
         progress: Progress<'_>,
     ) -> Result<()> {
@@ -198,26 +198,34 @@ impl Index {
             std::fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
         }
         let mut writer = PartWriter::create(&folder, schema())?.quick(true);
-        let mut start = 0;
-        input.each_batch(|batch, _| {
-            let stays = |i: usize| !removed.contains(start + i);
-            let hashes = signer.hashes(batch);
-            let mut found: Vec<(String, Signed)> = Vec::new();
-            for i in (0..batch.num_rows()).filter(|i| stays(*i)) {
-                let signed = Signed { hash: hashes[i], ..Signed::default() };
-                found.push((names.get(start + i)?, signed));
-            }
-            let kept = (0..batch.num_rows()).filter(|i| stays(*i));
-            let place: rustc_hash::FxHashMap<usize, usize> = kept.zip(0..).collect();
-            for (i, mut signed) in signer.sign(batch, true, stays) {
-                sort_set(&mut signed.grams, &mut Vec::new());
-                signed.hash = hashes[i];
-                found[place[&i]].1 = signed;
-            }
-            start += batch.num_rows();
-            writer.write(&to_batch(&found))?;
-            progress("adding to the index", start as u64, Some(names.len() as u64))
-        })?;
+        let total = documents.len() as u64;
+        let mut room = Vec::new();
+        input.each_batch(
+            documents,
+            |row| !removed.contains(row),
+            |batch, rows| {
+                let hashes = signer.hashes(batch);
+                let mut found: Vec<(String, Signed)> = Vec::with_capacity(rows.len());
+                for (row, hash) in rows.iter().zip(hashes) {
+                    let signed = Signed { hash, ..Signed::default() };
+                    found.push((documents.names.get(*row)?, signed));
+                }
+                for signature in
+                    signer.sign(batch, true, |_| true).iter().flat_map(Signatures::iter)
+                {
+                    let mut signed = signature.to_signed();
+                    sort_set(&mut signed.grams, &mut room);
+                    signed.hash = found[signature.row].1.hash;
+                    found[signature.row].1 = signed;
+                }
+                writer.write(&to_batch(&found))?;
+                progress(
+                    "adding to the index",
+                    rows.last().map_or(0, |row| *row as u64 + 1),
+                    Some(total),
+                )
+            },
+        )?;
         let parts = writer.finish()?;
         sync_folder(&self.folder)?;
         let mut segments = self.listing.segments.clone();

@@ -111,7 +111,7 @@ pub fn pairs(sets: &[Vec<u64>], threshold: f64) -> Result<Vec<(u32, u32, f64)>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dedup::words::mix;
+    use crate::dedup::grams::mix;
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 

@@ -7,9 +7,9 @@
 
 use rustc_hash::FxHashSet;
 
+use super::grams::sort_set;
 use super::join;
-use super::sign::Signed;
-use super::words::{mix, sort_set};
+use super::sign::{Signature, Signed};
 use crate::Result;
 
 /// What a sample says.
@@ -40,12 +40,11 @@ impl Sample {
     }
 
     /// Takes a document if its least hash is small enough.
-    pub fn offer(&mut self, signed: &Signed) {
-        let least = signed.grams.iter().min().map_or(u64::MAX, |hash| mix(*hash));
-        if least >= self.below {
+    pub fn offer(&mut self, signature: Signature<'_>) {
+        if signature.least >= self.below {
             return;
         }
-        self.documents.push((least, signed.clone()));
+        self.documents.push((signature.least, signature.to_signed()));
         if self.documents.len() >= 2 * self.most {
             self.documents.sort_by_key(|(least, _)| *least);
             // All documents of one least hash stay or go together, unless there are too many.
@@ -97,6 +96,7 @@ fn wilson(share: f64, n: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dedup::grams::mix;
     use crate::dedup::minhash::Sketcher;
 
     /// Families of similar documents: the sample sees pairs, and few bands find fewer of them.
@@ -110,8 +110,8 @@ mod tests {
                 let family = |i: u64| mix((document / 2) << 40 | i | 1 << 63);
                 let grams: Vec<u64> = (0..80).map(family).chain((0..15).map(own)).collect();
                 let mut keys = Vec::new();
-                sketcher.band_keys(&grams, &mut Vec::new(), &mut keys);
-                sample.offer(&Signed { hash: 0, keys, grams });
+                let least = sketcher.band_keys(&grams, &mut Vec::new(), &mut keys);
+                sample.offer(Signature { row: 0, least, keys: &keys, grams: &grams });
             }
             sample.measure(0.7).unwrap()
         };
@@ -129,7 +129,7 @@ mod tests {
     fn one_text_everywhere_does_not_fill_the_memory() {
         let mut sample = Sample::new(true);
         for _ in 0..5000 {
-            sample.offer(&Signed { grams: vec![1, 2, 3], keys: vec![9], hash: 0 });
+            sample.offer(Signature { row: 0, least: 5, keys: &[9], grams: &[1, 2, 3] });
         }
         let recall = sample.measure(0.7).unwrap();
         assert!(recall.documents <= 500 && recall.found == recall.pairs && recall.pairs > 0);

@@ -2,81 +2,84 @@
 //!
 //! A pair of Jaccard similarity J shares one of `b` bands of `r` rows with probability
 //! 1 - (1 - J^r)^b. Candidates are always verified afterwards, so `b` and `r` are chosen for recall.
+//!
+//! Signatures are those of Fast Similarity Sketching (Dahlgaard, Knudsen and Thorup, FOCS 2017): every
+//! hash goes into one slot a round and rounds end when no slot is empty, so a document costs a step for
+//! each of its hashes and not one for each of its hashes and slots. Slots agree with the probability J
+//! and are about as good as independent ones.
 
-use super::words::mix;
-use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
+use super::grams::mix;
 
-/// `bands * rows` random hash functions x -> a*x + b modulo 2^32, with odd a.
+/// Makes signatures of `bands * rows` slots.
 #[derive(Debug)]
 pub struct Sketcher {
-    multipliers: Vec<u32>,
-    addends: Vec<u32>,
+    seed: u64,
     bands: usize,
     rows: usize,
-    level: Level,
 }
 
-/// Functions that are worked out together: their values stay in registers.
-const TOGETHER: usize = 32;
+/// A slot that nothing fell into yet.
+const EMPTY: u64 = u64::MAX;
 
 impl Sketcher {
-    /// The functions are decided by `seed` alone.
+    /// The hash functions are decided by `seed` alone.
     pub fn new(bands: usize, rows: usize, seed: u64) -> Self {
-        let draws: Vec<u64> = (1..=(bands * rows).next_multiple_of(TOGETHER) as u64)
-            .map(|i| mix(mix(seed).wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
-            .collect();
-        Self {
-            multipliers: draws.iter().map(|draw| (draw >> 32) as u32 | 1).collect(),
-            addends: draws.iter().map(|draw| *draw as u32).collect(),
-            bands,
-            rows,
-            level: Level::best(),
-        }
+        Self { seed: mix(seed), bands, rows }
     }
 
-    /// The least value of each function over a set of hashes (repeats do no harm).
-    pub fn signature(&self, shingles: &[u64], least: &mut Vec<u32>) {
-        least.clear();
-        least.resize(self.multipliers.len(), u32::MAX);
-        simd::run(self.level, &mut Least { sketcher: self, shingles, values: least });
-        least.truncate(self.bands * self.rows);
+    /// Keys that a document has.
+    pub fn bands(&self) -> usize {
+        self.bands
     }
 
-    /// One key a band for a set of hashes, which must not be empty, appended to `keys`.
-    pub fn band_keys(&self, shingles: &[u64], least: &mut Vec<u32>, keys: &mut Vec<u64>) {
-        self.signature(shingles, least);
-        keys.extend(least.chunks_exact(self.rows).zip(1u64..).map(|(band, number)| {
-            band.iter().fold(number, |key, value| mix(key.rotate_left(32) ^ u64::from(*value)))
-        }));
-    }
-}
-
-struct Least<'a> {
-    sketcher: &'a Sketcher,
-    shingles: &'a [u64],
-    values: &'a mut [u32],
-}
-
-impl Kernel for Least<'_> {
-    #[inline]
-    fn run(&mut self, _: impl Fn(&[u8; BLOCK]) -> Masks) {
-        // A part of the hashes at a time, so that they are in the nearest cache for every function.
-        for part in self.shingles.chunks(1024) {
-            let multipliers = self.sketcher.multipliers.as_chunks::<TOGETHER>().0;
-            let addends = self.sketcher.addends.as_chunks::<TOGETHER>().0;
-            let least = self.values.as_chunks_mut::<TOGETHER>().0;
-            for ((a, b), least) in multipliers.iter().zip(addends).zip(least) {
-                let mut now = *least;
-                for shingle in part {
-                    let x = (shingle >> 32) as u32;
-                    for i in 0..TOGETHER {
-                        now[i] = now[i].min(a[i].wrapping_mul(x).wrapping_add(b[i]));
-                    }
+    /// The signature of a set of hashes, which must not be empty; repeats do no harm.
+    ///
+    /// In each round every hash is thrown into one slot, which keeps the least; what falls into a slot
+    /// in a later round never counts beside an earlier one. After as many rounds as there are slots,
+    /// those still empty are filled one a round.
+    pub fn signature(&self, shingles: &[u64], slots: &mut Vec<u64>) {
+        let count = self.bands * self.rows;
+        slots.clear();
+        slots.resize(count, EMPTY);
+        for round in 0..2 * count {
+            let seed = mix(self.seed.wrapping_add(round as u64));
+            let after = (round as u64) << 32;
+            if let Some(slot) = round.checked_sub(count) {
+                if slots[slot] == EMPTY {
+                    let least = shingles.iter().map(|x| throw(*x, seed) & LOW).min();
+                    slots[slot] = after | least.unwrap_or(LOW);
                 }
-                *least = now;
+            } else {
+                for shingle in shingles {
+                    let hash = throw(*shingle, seed);
+                    let slot = &mut slots[((hash >> 32) * count as u64 >> 32) as usize];
+                    *slot = (*slot).min(after | hash & LOW);
+                }
+            }
+            if !slots.contains(&EMPTY) {
+                break;
             }
         }
     }
+
+    /// Appends one key a band for a set of hashes, which must not be empty; returns the least hash.
+    pub fn band_keys(&self, shingles: &[u64], slots: &mut Vec<u64>, keys: &mut Vec<u64>) -> u64 {
+        self.signature(shingles, slots);
+        keys.extend(slots.chunks_exact(self.rows).zip(1u64..).map(|(band, number)| {
+            band.iter().fold(mix(number), |key, value| throw(*value, key.rotate_left(32)))
+        }));
+        slots.iter().copied().min().unwrap_or(EMPTY)
+    }
+}
+
+/// The bits of a slot's value that are not its round.
+const LOW: u64 = u32::MAX as u64;
+
+/// A hash under a seed: both halves of a 128-bit product, folded.
+#[inline]
+fn throw(hash: u64, seed: u64) -> u64 {
+    let product = u128::from(hash ^ seed) * u128::from(0xd6e8_feb8_6659_fd93_u64);
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// The chance that a pair of Jaccard similarity `j` becomes a candidate.
@@ -125,20 +128,48 @@ mod tests {
         assert_ne!(keys(&Sketcher::new(8, 4, 2), &set), keys(&sketcher, &set));
     }
 
+    /// Slot by slot, as it is defined.
     #[test]
-    fn signatures_are_the_least_values_at_every_level() {
-        let set: Vec<u64> = (0..77).map(mix).collect();
-        for level in Level::available() {
-            let sketcher = Sketcher { level, ..Sketcher::new(7, 5, 3) };
+    fn signatures_follow_the_definition() {
+        let sketcher = Sketcher::new(7, 5, 3);
+        for size in [1, 2, 3, 10, 35, 200, 5000] {
+            let set: Vec<u64> = (0..size).map(mix).collect();
             let mut found = Vec::new();
             sketcher.signature(&set, &mut found);
-            let value = |i: usize, x: &u64| {
-                let product = sketcher.multipliers[i].wrapping_mul((x >> 32) as u32);
-                product.wrapping_add(sketcher.addends[i])
+            let throws = |round: u64| {
+                let seed = mix(sketcher.seed.wrapping_add(round));
+                set.iter().map(move |x| throw(*x, seed))
             };
-            let truth: Vec<u32> =
-                (0..35).map(|i| set.iter().map(|x| value(i, x)).min().unwrap()).collect();
-            assert_eq!(found, truth, "{}", level.name());
+            for (slot, value) in (0u64..).zip(found) {
+                let first = (0..35).find_map(|round| {
+                    let here = throws(round).filter(|hash| (hash >> 32) * 35 >> 32 == slot);
+                    here.map(|hash| round << 32 | hash & LOW).min()
+                });
+                let late = || throws(35 + slot).map(|hash| (35 + slot) << 32 | hash & LOW).min();
+                assert_eq!(Some(value), first.or_else(late), "slot {slot} of {size}");
+            }
+        }
+    }
+
+    /// Bands agree about as often as those of independent slots, whatever the size of the sets. A little
+    /// less often: what falls into one slot of a round cannot fall into another.
+    #[test]
+    fn bands_agree_as_often_as_expected() {
+        let sketcher = Sketcher::new(32, 5, 11);
+        for (shared, own) in [(7u64, 1u64), (7, 2), (28, 6), (140, 30), (700, 150), (30, 3)] {
+            let jaccard = shared as f64 / (shared + 2 * own) as f64;
+            let expected = jaccard.powi(5);
+            let pairs = 2000u64;
+            let found = (0..pairs).map(|pair| {
+                let set = |from: u64| -> Vec<u64> {
+                    (from..from + shared + own).map(|i| mix(pair << 32 | i)).collect()
+                };
+                let (a, b) = (keys(&sketcher, &set(0)), keys(&sketcher, &set(own)));
+                a.iter().zip(&b).filter(|(a, b)| a == b).count()
+            });
+            let share = found.sum::<usize>() as f64 / (32 * pairs) as f64;
+            let ratio = share / expected;
+            assert!((0.93..1.03).contains(&ratio), "{share} for {expected} at {jaccard}");
         }
     }
 

@@ -6,11 +6,13 @@
 //! depends on the documents, their order and the options, never on the number of threads, the shards
 //! or the memory. Documents of fewer than n words have no n-gram and are only compared as whole texts.
 //!
-//! Memory: all texts and 8 bytes an n-gram, or with a limit about 100 bytes a document and what the
-//! limit allows, at the price of reading the input two or three times more.
+//! Memory: 8 bytes an n-gram and about 600 a document, and all texts where lines are compressed or every
+//! document is a file; otherwise they are read a second time. With a limit about 100 bytes a document and
+//! what the limit allows, at the price of reading the input once or twice more.
 
 mod candidates;
 mod evidence;
+mod grams;
 mod greedy;
 mod index;
 mod join;
@@ -20,12 +22,11 @@ mod pieces;
 mod sign;
 mod spill;
 mod substring;
-pub mod words;
 
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use rustc_hash::FxHashMap;
 
@@ -33,7 +34,6 @@ use crate::corpus::{self, Corpus, Part, Reject};
 use crate::{Error, Result};
 pub use candidates::Reference;
 pub use evidence::SourceCount;
-pub(crate) use evidence::changed;
 pub use index::{Index, Stamp};
 pub use measure::Recall;
 pub use minhash::{choose_bands, recall};
@@ -44,7 +44,7 @@ pub use substring::{Spans, substring};
 
 use measure::Sample;
 use minhash::Sketcher;
-use sign::{Signed, Signer};
+use sign::{Signature, Signatures, Signer};
 use spill::{Grams, Names, Place, Scratch};
 
 /// Which of several similar documents stays.
@@ -156,18 +156,39 @@ pub fn on_threads<T: Send>(
 /// The corpus in memory, or read again for each pass.
 struct Input<'a> {
     corpus: &'a Corpus,
-    loaded: Option<Vec<(RecordBatch, usize)>>,
+    loaded: Option<Vec<RecordBatch>>,
 }
 
 impl Input<'_> {
-    /// Calls `each(batch, input)` for every batch in order.
-    fn each_batch(&self, mut each: impl FnMut(&RecordBatch, usize) -> Result<()>) -> Result<()> {
-        if let Some(loaded) = &self.loaded {
-            return loaded.iter().try_for_each(|(batch, input)| each(batch, *input));
-        }
-        let mut batches = self.corpus.batches();
-        while let Some(batch) = batches.next() {
-            each(&batch?, batches.input())?;
+    /// Calls `each(batch, rows)` for the wanted rows, in order: `rows[i]` is which of all row i of the
+    /// batch is. Fails if there are not as many rows as documents.
+    fn each_batch(
+        &self,
+        documents: &Documents<'_>,
+        wanted: impl Fn(usize) -> bool,
+        mut each: impl FnMut(&RecordBatch, &[usize]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(loaded) = &self.loaded else {
+            let wanted = (0..documents.len()).map(wanted).collect();
+            let mut batches = self.corpus.batches().only(wanted, &documents.rejects);
+            while let Some(batch) = batches.next() {
+                each(&batch?, batches.rows().0)?;
+            }
+            let complete = batches.rows().1 == documents.len();
+            return if complete { Ok(()) } else { Err(self.corpus.changed()) };
+        };
+        let mut start = 0;
+        for batch in loaded {
+            let rows: Vec<usize> =
+                (start..start + batch.num_rows()).filter(|row| wanted(*row)).collect();
+            if rows.len() == batch.num_rows() {
+                each(batch, &rows)?;
+            } else if !rows.is_empty() {
+                let mask = (start..start + batch.num_rows()).map(|row| Some(wanted(row)));
+                let some = filter_record_batch(batch, &mask.collect());
+                each(&some.map_err(|e| Error::config(e.to_string()))?, &rows)?;
+            }
+            start += batch.num_rows();
         }
         Ok(())
     }
@@ -196,6 +217,17 @@ struct Documents<'a> {
 
 /// Copies a corpus without its duplicates into `out`. Runs on the current rayon pool.
 pub fn run(job: &Job<'_>, options: &Options) -> Result<Summary> {
+    match run_once(job, options) {
+        // Nothing but temporary files has been written by then.
+        Err(Error::Unsettled { .. }) => {
+            let corpus = job.corpus.settled()?;
+            run_once(&Job { corpus: &corpus, ..*job }, options)
+        }
+        done => done,
+    }
+}
+
+fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
     let scratch = match job.memory {
         Some(_) => Some(Scratch::create(job.out.join("scratch"))?),
         None => None,
@@ -208,13 +240,14 @@ pub fn run(job: &Job<'_>, options: &Options) -> Result<Summary> {
         },
         normalize: options.normalize,
     };
-    let mut input = Input { corpus: job.corpus, loaded: job.memory.is_none().then(Vec::new) };
+    let keep = job.memory.is_none() && !job.corpus.cheap_to_read_again();
+    let mut input = Input { corpus: job.corpus, loaded: keep.then(Vec::new) };
     let mut documents = read(job, options, &signer, &mut input, scratch.as_ref())?;
     let outcome =
         candidates::decide(job, options, &signer, &input, &mut documents, scratch.as_ref())?;
     let summary = evidence::write(job, options, &input, &documents, &outcome)?;
     if let Some((index, segment)) = job.index {
-        index.add(segment, &input, &signer, &documents.names, &outcome.removed, job.progress)?;
+        index.add(segment, &input, &signer, &documents, &outcome.removed, job.progress)?;
     }
     Ok(summary)
 }
@@ -279,12 +312,13 @@ fn read<'a>(
         }
         if sign_now {
             let is_first = |i: usize| documents.first[start + i] as usize == start + i;
-            for (i, signed) in signer.sign(&batch, banded, is_first) {
-                documents.add_signed((start + i) as u32, &signed)?;
+            for signature in signer.sign(&batch, banded, is_first).iter().flat_map(Signatures::iter)
+            {
+                documents.add_signed((start + signature.row) as u32, signature)?;
             }
         }
         if let Some(loaded) = &mut input.loaded {
-            loaded.push((batch, batches.input()));
+            loaded.push(batch);
         }
         documents.rejects.extend(batches.take_rejects());
         (job.progress)("reading", documents.first.len() as u64, None)?;
@@ -294,19 +328,19 @@ fn read<'a>(
 }
 
 impl Documents<'_> {
-    fn add_signed(&mut self, row: u32, signed: &Signed) -> Result<()> {
+    fn add_signed(&mut self, row: u32, signed: Signature<'_>) -> Result<()> {
         if signed.grams.is_empty() {
             return Ok(());
         }
         self.signed += 1;
-        for key in &signed.keys {
+        for key in signed.keys {
             self.candidates.add(*key, row)?;
         }
         if let Some(sample) = &mut self.sample {
             sample.offer(signed);
         }
         if let Some((grams, places)) = &mut self.grams {
-            places[row as usize] = grams.push(&signed.grams);
+            places[row as usize] = grams.push(signed.grams);
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::grams::sort_set;
 use super::greedy::jaccard_at_least;
 use super::index::{Stamp, to_batch};
 use super::minhash::Sketcher;
-use super::sign::{Signed, Signer};
-use super::words::sort_set;
+use super::sign::{Signatures, Signed, Signer};
 use crate::corpus;
 
 /// Signs the documents of a batch with string columns `id` and `text`: columns `id`, `hash` (16
@@ -25,21 +25,28 @@ pub fn sign_batch(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
     let ids = corpus::ids(batch);
     let hashes = signer.hashes(batch);
     let mut signed: Vec<(String, Signed)> = Vec::with_capacity(batch.num_rows());
-    for (i, mut document) in signer.sign(batch, true, |_| true) {
-        sort_set(&mut document.grams, &mut Vec::new());
-        document.hash = hashes[i];
-        signed.push((ids.value(i).to_owned(), document));
+    let mut room = Vec::new();
+    for signature in signer.sign(batch, true, |_| true).iter().flat_map(Signatures::iter) {
+        let mut document = signature.to_signed();
+        sort_set(&mut document.grams, &mut room);
+        document.hash = hashes[signature.row];
+        signed.push((ids.value(signature.row).to_owned(), document));
     }
     to_batch(&signed)
 }
 
-/// The least value of each of `count` hash functions over each list, one list after another.
+/// The signature of each list, `count` slots folded to 32 bits, one list after another. Slots of two
+/// lists agree with the probability of their Jaccard similarity. Lists must not be empty.
 pub fn signatures<'a>(lists: impl Iterator<Item = &'a [u64]>, count: usize, seed: u64) -> Vec<u32> {
     let sketcher = Sketcher::new(count, 1, seed);
-    let (mut all, mut least) = (Vec::new(), Vec::new());
+    let (mut all, mut slots) = (Vec::new(), Vec::new());
     for list in lists {
-        sketcher.signature(list, &mut least);
-        all.extend_from_slice(&least);
+        sketcher.signature(list, &mut slots);
+        all.extend(
+            slots
+                .iter()
+                .map(|slot| (*slot as u32) ^ ((slot >> 32) as u32).wrapping_mul(0x9e37_79b9)),
+        );
     }
     all
 }

@@ -4,8 +4,8 @@ use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::grams;
 use super::minhash::Sketcher;
-use super::words;
 use crate::corpus;
 
 /// How documents are signed: the same for every document that is ever compared.
@@ -26,9 +26,61 @@ pub struct Signed {
     pub hash: u128,
     /// One key a band; none for documents of too few words.
     pub keys: Vec<u64>,
-    /// Hashes of the n-grams, in order of the text and with repeats.
+    /// Hashes of the n-grams; in order of the text and with repeats unless they were sorted.
     pub grams: Vec<u64>,
 }
+
+/// Some signed documents of a batch, one after another: an allocation a document would cost more than
+/// the hashes do.
+#[derive(Debug, Default)]
+pub struct Signatures {
+    rows: Vec<usize>,
+    /// The least hash of each.
+    least: Vec<u64>,
+    bands: usize,
+    keys: Vec<u64>,
+    grams: Vec<u64>,
+    ends: Vec<usize>,
+}
+
+/// One of [`Signatures`].
+#[derive(Debug, Clone, Copy)]
+pub struct Signature<'a> {
+    /// Its row in the batch.
+    pub row: usize,
+    /// The least hash of its n-grams, 0 without keys: two documents have the same with the probability
+    /// of their Jaccard similarity.
+    pub least: u64,
+    /// One key a band; none where they were not wanted or the document has too few words.
+    pub keys: &'a [u64],
+    /// Hashes of the n-grams, in order of the text and with repeats.
+    pub grams: &'a [u64],
+}
+
+impl Signatures {
+    /// The documents, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Signature<'_>> {
+        let (mut start, mut key) = (0, 0);
+        (0..self.rows.len()).map(move |i| {
+            let grams = &self.grams[start..self.ends[i]];
+            start = self.ends[i];
+            let keys = if grams.is_empty() { 0 } else { self.bands };
+            key += keys;
+            let keys = &self.keys[key - keys..key];
+            Signature { row: self.rows[i], least: self.least[i], keys, grams }
+        })
+    }
+}
+
+impl Signature<'_> {
+    /// A copy that stands for itself.
+    pub fn to_signed(self) -> Signed {
+        Signed { hash: 0, keys: self.keys.to_vec(), grams: self.grams.to_vec() }
+    }
+}
+
+/// Rows that one task signs.
+const TOGETHER: usize = 64;
 
 impl Signer {
     /// Hashes of whole texts.
@@ -38,30 +90,46 @@ impl Signer {
         (0..batch.num_rows()).into_par_iter().map(hash).collect()
     }
 
-    /// The n-grams of some rows, with band keys if `keys`; each with its row.
+    /// The n-grams of some rows, with band keys if `keys`; in order.
     pub fn sign(
         &self,
         batch: &RecordBatch,
         keys: bool,
         wanted: impl Fn(usize) -> bool + Sync,
-    ) -> Vec<(usize, Signed)> {
+    ) -> Vec<Signatures> {
         let Some(ngram) = self.ngram else {
             return Vec::new();
         };
         let texts = corpus::texts(batch);
         let sketcher = self.sketcher.as_ref().filter(|_| keys);
-        (0..batch.num_rows())
+        let bands = sketcher.map_or(0, Sketcher::bands);
+        let starts: Vec<usize> = (0..batch.num_rows()).step_by(TOGETHER).collect();
+        starts
             .into_par_iter()
-            .filter(|i| wanted(*i))
             .map_init(
                 || (Vec::new(), Vec::new()),
-                |(words, least), i| {
-                    let grams = words::grams(texts.value(i), ngram, words);
-                    let mut signed = Signed { grams, ..Signed::default() };
-                    if let Some(sketcher) = sketcher.filter(|_| !signed.grams.is_empty()) {
-                        sketcher.band_keys(&signed.grams, least, &mut signed.keys);
+                |(words, slots), start| {
+                    let mut all = Signatures { bands, ..Signatures::default() };
+                    let end = (start + TOGETHER).min(batch.num_rows());
+                    let bytes = texts.value_offsets()[end] - texts.value_offsets()[start];
+                    all.grams.reserve(bytes as usize / 8);
+                    all.keys.reserve(bands * (end - start));
+                    for i in start..end {
+                        if !wanted(i) {
+                            continue;
+                        }
+                        let before = all.grams.len();
+                        grams::add_grams(texts.value(i), ngram, words, &mut all.grams);
+                        let grams = &all.grams[before..];
+                        let least = match sketcher.filter(|_| !grams.is_empty()) {
+                            Some(sketcher) => sketcher.band_keys(grams, slots, &mut all.keys),
+                            None => 0,
+                        };
+                        all.least.push(least);
+                        all.ends.push(all.grams.len());
+                        all.rows.push(i);
                     }
-                    (i, signed)
+                    all
                 },
             )
             .collect()

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::words::sort_distinct;
+use super::grams::sort_distinct;
 use crate::tokenizer::simd::advise_large_pages;
 use crate::{Error, Result};
 

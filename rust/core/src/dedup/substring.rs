@@ -20,11 +20,12 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::Progress;
-use super::evidence::{changed, push_line, write_evidence};
+use super::evidence::{push_line, write_evidence};
+use super::grams::gram_hashes;
 use super::spill::Names;
-use super::words::{each_word_hash, gram_hashes};
 use crate::corpus::{self, Corpus, Part, PartWriter, Reject};
 use crate::tokenizer::Level;
+use crate::words::each_word_hash;
 use crate::{Error, Result};
 
 /// What a run did.
@@ -68,8 +69,8 @@ struct Runs {
 
 fn runs_of(text: &str, length: usize) -> Runs {
     let (mut words, mut hashes) = (Vec::new(), Vec::new());
-    each_word_hash(text, Level::best(), |range, hash| {
-        words.push(range);
+    each_word_hash(text, Level::best(), |start, end, hash| {
+        words.push(start..end);
         hashes.push(hash);
     });
     Runs { words, runs: gram_hashes(&hashes, length).collect() }
@@ -136,7 +137,7 @@ pub fn substring(
     while let Some(batch) = batches.next() {
         let batch = batch?;
         if done.rows as usize + batch.num_rows() > names.len() {
-            return Err(changed(corpus));
+            return Err(corpus.changed());
         }
         let texts = corpus::texts(&batch);
         let mut kept = Vec::with_capacity(batch.num_rows());
@@ -178,7 +179,7 @@ pub fn substring(
     }
     done.rejects.extend(batches.take_rejects());
     if done.rows as usize != names.len() {
-        return Err(changed(corpus));
+        return Err(corpus.changed());
     }
     corpus::write_rejected(out, &done.rejects)?;
     done.parts = writer.finish()?;

@@ -1,11 +1,47 @@
-//! The words of a text and a hash of each, 64 bytes at a time.
+//! The words of a text, and a hash of each: what dedup and decontamination compare.
 //!
-//! The rule is that of [`crate::dedup::words`]; this is the fast way to the same words. Sixty-four bytes
-//! become one mask of word bytes without a branch ([`simd`]), the edges of its runs are the words, and a
-//! word of up to sixteen bytes is hashed by two multiplications. More than 1 GB a CPU second, memory
+//! A word is a maximal run of `_`, ASCII letters and digits, and other alphanumeric characters
+//! (Unicode `Alphabetic` or numeric), lower-cased character by character. Everything else separates
+//! words; no Unicode normalisation is done. So `x.y_1` is `x`, `y_1`, and indentation is nothing.
+//!
+//! [`each_word`] is that rule step by step; [`each_word_hash`] the fast way to the same words: 64 bytes
+//! become one mask of word bytes without a branch ([`simd`]), the edges of its runs are the words, and
+//! a word of up to sixteen bytes is hashed by one multiplication. About 1 GB a CPU second, memory
 //! constant.
 
+use std::ops::Range;
+
 use crate::tokenizer::simd::{self, BLOCK, Level, ListingKernel, Masks};
+
+/// The rule above in one line, for manifests.
+pub const TOKEN_RULE: &str =
+    "maximal runs of [A-Za-z0-9_] and non-ASCII alphanumerics, lower-cased";
+
+/// Calls `each(byte range, lower-cased word)` for every word in order.
+pub fn each_word(text: &str, mut each: impl FnMut(Range<usize>, &str)) {
+    let mut word = String::new();
+    let mut start = 0;
+    for (at, c) in text.char_indices() {
+        let is_word =
+            if c.is_ascii() { c == '_' || c.is_ascii_alphanumeric() } else { c.is_alphanumeric() };
+        if is_word {
+            if word.is_empty() {
+                start = at;
+            }
+            if c.is_ascii() {
+                word.push(c.to_ascii_lowercase());
+            } else {
+                word.extend(c.to_lowercase());
+            }
+        } else if !word.is_empty() {
+            each(start..at, &word);
+            word.clear();
+        }
+    }
+    if !word.is_empty() {
+        each(start..text.len(), &word);
+    }
+}
 
 /// Odd, and 3 modulo 8, so that differences of its powers keep all but a few bits.
 pub const BASE: u64 = 0x9e37_79b9_7f4a_7c13;
@@ -16,17 +52,17 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// Calls `each(start, end, hash)` for every word of a text, in order.
 #[inline]
-pub fn for_each_word(text: &str, level: Level, each: impl FnMut(usize, usize, u64)) {
+pub fn each_word_hash(text: &str, level: Level, each: impl FnMut(usize, usize, u64)) {
     simd::run_listing(level, &mut Walk::<_, false> { text, each, whole: true });
 }
 
-/// As [`for_each_word`] of what a JSON string stands for, without decoding it; offsets are those of the
+/// As [`each_word_hash`] of what a JSON string stands for, without decoding it; offsets are those of the
 /// JSON. False, and at once, where a `\u` makes decoding necessary.
 ///
 /// Every other escape stands for something that is not a word, and so does the backslash: all there is
 /// to do is to take the letter after it out of the words.
 #[inline]
-pub fn for_each_json_word(json: &str, level: Level, each: impl FnMut(usize, usize, u64)) -> bool {
+pub fn each_json_word_hash(json: &str, level: Level, each: impl FnMut(usize, usize, u64)) -> bool {
     let mut walk = Walk::<_, true> { text: json, each, whole: true };
     simd::run_listing(level, &mut walk);
     walk.whole
@@ -60,68 +96,78 @@ fn walk<const JSON: bool>(
     each: &mut impl FnMut(usize, usize, u64),
 ) -> bool {
     let bytes = text.as_bytes();
-    // Where words start and end, in turn; after a block at most the start of the word that is open.
-    let mut edges = [0usize; 8 + BLOCK];
-    let mut places = [0; BLOCK];
-    let mut count = 0;
+    // Where words start and end, in turn, from the start of the window.
+    let mut edges = [0u16; WINDOW + BLOCK];
+    // The start of a word that is open at the end of a window.
+    let mut open = None;
     // Bit 0: whether the byte before this block belongs to a word.
     let mut before = 0;
     // Word bits that a character at the end of a block has in the next one; the same of an escape.
     let (mut spilled, mut escaped) = (0u64, 0u64);
-    let mut base = 0;
+    let mut window = 0;
     // One block more than the text may need, so that a word that ends with the text ends in the loop.
-    while base <= bytes.len() {
-        let mut tail = [0; 64];
-        let block = bytes[base..].first_chunk::<64>().unwrap_or_else(|| {
-            tail[..bytes.len() - base].copy_from_slice(&bytes[base..]);
-            &tail
-        });
-        let found = masks(block);
-        let mut mask = found.letter | found.number | found.underscore | spilled;
-        spilled = 0;
-        if found.high != 0 {
-            let (here, next) = beyond_ascii(text, base, found.high);
-            mask |= here;
-            spilled = next;
-        }
-        if JSON {
-            // A backslash that is escaped itself escapes nothing.
-            let mut left = found.backslash & !escaped;
-            let mut taken = u128::from(escaped);
-            while left != 0 {
-                let after = left.trailing_zeros() + 1;
-                left &= left - 1;
-                if bytes.get(base + after as usize) == Some(&b'u') {
-                    return false;
-                }
-                taken |= 1u128 << after;
-                left &= !(taken as u64);
+    while window <= bytes.len() {
+        let mut count = 0;
+        for inside in (0..WINDOW as u16).step_by(BLOCK) {
+            let base = window + usize::from(inside);
+            if base > bytes.len() {
+                break;
             }
-            mask &= !(taken as u64);
-            escaped = (taken >> 64) as u64;
+            let mut tail = [0; BLOCK];
+            let block = bytes[base..].first_chunk::<BLOCK>().unwrap_or_else(|| {
+                tail[..bytes.len() - base].copy_from_slice(&bytes[base..]);
+                &tail
+            });
+            let found = masks(block);
+            let mut mask = found.letter | found.number | found.underscore | spilled;
+            spilled = 0;
+            if found.high != 0 {
+                let (here, next) = beyond_ascii(text, base, found.high);
+                mask |= here;
+                spilled = next;
+            }
+            if JSON {
+                // A backslash that is escaped itself escapes nothing.
+                let mut left = found.backslash & !escaped;
+                let mut taken = u128::from(escaped);
+                while left != 0 {
+                    let after = left.trailing_zeros() + 1;
+                    left &= left - 1;
+                    if bytes.get(base + after as usize) == Some(&b'u') {
+                        return false;
+                    }
+                    taken |= 1u128 << after;
+                    left &= !(taken as u64);
+                }
+                mask &= !(taken as u64);
+                escaped = (taken >> 64) as u64;
+            }
+            let found = mask ^ ((mask << 1) | before);
+            before = mask >> 63;
+            let room = edges[count..].first_chunk_mut().expect("a block of room is left");
+            list(found, inside, room);
+            count += found.count_ones() as usize;
         }
-        let found = mask ^ ((mask << 1) | before);
-        before = mask >> 63;
-        list(found, 0, &mut places);
-        let total = count + found.count_ones() as usize;
-        // Eight at a time, too many at the end: cheaper than a branch that is guessed wrong.
-        let (eights, _) = edges[count..].as_chunks_mut::<8>();
-        for (edges, places) in
-            eights.iter_mut().zip(places.as_chunks().0).take((total - count).div_ceil(8))
-        {
-            *edges = places.map(|place: u16| base + usize::from(place));
+        // Words of many blocks in one loop: where it ends is guessed wrong once a window.
+        let mut edges = &edges[..count];
+        if let (Some(start), Some((end, rest))) = (open, edges.split_first()) {
+            let end = window + usize::from(*end);
+            each(start, end, word_hash(text, start, end));
+            (open, edges) = (None, rest);
         }
-        for pair in edges[..total].as_chunks::<2>().0 {
-            each(pair[0], pair[1], word_hash(text, pair[0], pair[1]));
+        let (pairs, last) = edges.as_chunks::<2>();
+        for [start, end] in pairs {
+            let (start, end) = (window + usize::from(*start), window + usize::from(*end));
+            each(start, end, word_hash(text, start, end));
         }
-        count = total % 2;
-        if count == 1 {
-            edges[0] = edges[total - 1];
-        }
-        base += 64;
+        open = last.first().map_or(open, |start| Some(window + usize::from(*start)));
+        window += WINDOW;
     }
     true
 }
+
+/// Bytes whose words are listed before they are hashed.
+const WINDOW: usize = 64 * BLOCK;
 
 /// Word bits of the alphanumeric characters beyond ASCII that start in a block: in it and in the next.
 #[cold]
@@ -165,7 +211,7 @@ fn word_hash(text: &str, start: usize, end: usize) -> u64 {
         let (first, second) = halves(sixteen);
         let (first, second) = (first & own.0, second & own.1);
         if (first | second) & HIGH == 0 {
-            return fold(first, second);
+            return fold(first | SMALL, second | SMALL);
         }
     }
     rare_hash(&text[start..end])
@@ -175,17 +221,18 @@ fn word_hash(text: &str, start: usize, end: usize) -> u64 {
 #[cold]
 fn rare_hash(word: &str) -> u64 {
     let lower: String;
-    let bytes = if word.is_ascii() {
-        word.as_bytes()
+    // Beyond ASCII bit 5 tells letters apart; no ASCII word has a byte above 127, and none a 0.
+    let (bytes, small) = if word.is_ascii() {
+        (word.as_bytes(), SMALL)
     } else {
         lower = word.chars().flat_map(char::to_lowercase).collect();
-        lower.as_bytes()
+        (lower.as_bytes(), 0)
     };
     let (sixteens, rest) = bytes.as_chunks::<16>();
     let mut hash = 0;
     let mut add = |sixteen: &[u8; 16]| {
         let (first, second) = halves(sixteen);
-        hash = fold(first ^ hash, second);
+        hash = fold((first | small) ^ hash, second | small);
     };
     sixteens.iter().for_each(&mut add);
     if !rest.is_empty() {
@@ -196,18 +243,20 @@ fn rare_hash(word: &str) -> u64 {
     hash
 }
 
+#[inline]
 fn halves(sixteen: &[u8; 16]) -> (u64, u64) {
     let both = u128::from_le_bytes(*sixteen);
     (both as u64, (both >> 64) as u64)
 }
 
-/// Two multiplications that do not wait for each other. The result is looked up by its high bits, and
-/// 128 bits of the words decide later, so no more is needed.
+/// Both halves of a 128-bit product, folded (as in wyhash). Short words have the same second half: that
+/// it depends on the first keeps the multiplier from being one number.
+#[inline]
 fn fold(first: u64, second: u64) -> u64 {
-    let first = (first | SMALL).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let second = (second | SMALL).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-    let sum = first.wrapping_add(second.rotate_left(32));
-    sum ^ (sum >> 29)
+    let second = second ^ first.rotate_left(29);
+    let product =
+        u128::from(first ^ 0x2d35_8dcc_aa6c_78a5) * u128::from(second ^ 0x8bb8_4b93_962e_acc9);
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// Most words in a run whose hash rolls.
@@ -250,13 +299,12 @@ impl Rolling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dedup::words;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
     fn plain(text: &str) -> Vec<(usize, usize, String)> {
         let mut all = Vec::new();
-        words::for_each_word(text, |range, word| {
+        each_word(text, |range, word| {
             all.push((range.start, range.end, word.to_owned()));
         });
         all
@@ -265,10 +313,10 @@ mod tests {
     fn check(text: &str) {
         let plain = plain(text);
         let mut found = Vec::new();
-        for_each_word(text, Level::best(), |start, end, hash| found.push((start, end, hash)));
+        each_word_hash(text, Level::best(), |start, end, hash| found.push((start, end, hash)));
         for level in Level::available() {
             let mut same = Vec::new();
-            for_each_word(text, level, |start, end, hash| same.push((start, end, hash)));
+            each_word_hash(text, level, |start, end, hash| same.push((start, end, hash)));
             assert_eq!(same, found, "{}", level.name());
         }
         let spans: Vec<_> = plain.iter().map(|(start, end, _)| (*start, *end)).collect();
@@ -276,18 +324,34 @@ mod tests {
         let (mut hashes, mut back) = (HashMap::new(), HashMap::new());
         for ((_, _, word), (_, _, hash)) in plain.iter().zip(&found) {
             assert_eq!(hashes.entry(word.clone()).or_insert(*hash), hash, "{word:?}");
-            // Bit 5 is all that the hash may overlook, and no two ASCII words differ in it alone.
-            if word.is_ascii() {
-                assert_eq!(back.entry(*hash).or_insert(word.clone()), word);
-            }
+            assert_eq!(back.entry(*hash).or_insert(word.clone()), word);
         }
+    }
+
+    fn listed(text: &str) -> Vec<String> {
+        plain(text).into_iter().map(|(_, _, word)| word).collect()
+    }
+
+    #[test]
+    fn words_follow_the_rule() {
+        assert_eq!(listed("Foo.bar_1 = 'Ünïcode', 東京\n"), ["foo", "bar_1", "ünïcode", "東京"]);
+        assert_eq!(listed(" \t\n.,;"), [""; 0]);
+        assert_eq!(listed("last"), ["last"]);
+    }
+
+    #[test]
+    fn ranges_point_at_the_words() {
+        let text = "ab ÇÉ, x";
+        let mut spans = Vec::new();
+        each_word(text, |range, _| spans.push(&text[range]));
+        assert_eq!(spans, ["ab", "ÇÉ", "x"]);
     }
 
     #[test]
     fn json_escapes() {
         let words = |json: &str| {
             let mut found = Vec::new();
-            let whole = for_each_json_word(json, Level::best(), |start, end, _| {
+            let whole = each_json_word_hash(json, Level::best(), |start, end, _| {
                 found.push(json[start..end].to_owned());
             });
             whole.then_some(found)
@@ -302,13 +366,15 @@ mod tests {
 
     #[test]
     fn the_same_words_as_the_plain_rule() {
-        for length in [0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129] {
+        for length in [0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 4095, 4096, 4097, 9000] {
             check(&"x".repeat(length));
             check(&" ".repeat(length));
             check(&format!("{}é", "a".repeat(length)));
             check(&format!("{}東_1\u{212a}Kk", " ".repeat(length)));
             check(&format!("{}“q”", "-".repeat(length)));
         }
+        // Letters that differ in bit 5 of a byte alone.
+        check("一 丠 ā ġ 一丁丂七丄丅 丠丁丂七丄丅");
         check("Foo.bar_1 FOO.BAR_1 'Ünïcode' ünÏcode 東京 a\u{301} _x `x @X [y {Y");
     }
 
@@ -323,11 +389,11 @@ mod tests {
         fn json_has_the_words_of_what_it_stands_for(text in "[aAu_1é東“ \\\\\"/\n\t.]{0,200}") {
             let json = serde_json::to_string(&text).unwrap();
             let mut plain = Vec::new();
-            for_each_word(&text, Level::best(), |_, _, hash| plain.push(hash));
+            each_word_hash(&text, Level::best(), |_, _, hash| plain.push(hash));
             for level in Level::available() {
                 let mut raw = Vec::new();
                 let inside = &json[1..json.len() - 1];
-                prop_assert!(for_each_json_word(inside, level, |_, _, hash| raw.push(hash)));
+                prop_assert!(each_json_word_hash(inside, level, |_, _, hash| raw.push(hash)));
                 prop_assert_eq!(&plain, &raw);
             }
         }
@@ -344,7 +410,7 @@ mod tests {
             let text = list.join(" ");
             let mut rolling = Rolling::new(n);
             let mut found = Vec::new();
-            for_each_word(&text, Level::best(), |start, _, hash| found.extend(rolling.push(hash, start)));
+            each_word_hash(&text, Level::best(), |start, _, hash| found.extend(rolling.push(hash, start)));
             prop_assert_eq!(found.len(), (list.len() + 1).saturating_sub(n));
             let mut seen: HashMap<u64, &[String]> = HashMap::new();
             let mut back: HashMap<&[String], u64> = HashMap::new();
