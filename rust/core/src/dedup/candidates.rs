@@ -16,6 +16,8 @@ use crate::{Error, Result};
 /// Marks a document's number as one of the references.
 const REFERENCE: u32 = 1 << 31;
 const NONE: u32 = u32::MAX;
+/// Documents whose records one task makes.
+const TOGETHER: usize = 64;
 
 /// Documents that stay, and against which new ones are compared.
 #[derive(Debug)]
@@ -65,12 +67,11 @@ impl Reference {
                 let signed = signer.sign(&batch, grams.is_none(), wanted);
                 for signature in signed.iter().flat_map(Signatures::iter) {
                     let i = signature.row;
-                    match found.get_mut(i).filter(|_| grams.is_none()) {
-                        Some(known) => known.2.keys = signature.keys.to_vec(),
-                        None => {
-                            let signed = signature.to_signed();
-                            found.push((start + i as u32, ids.value(i).to_owned(), signed));
-                        }
+                    if let Some(known) = found.get_mut(i).filter(|_| grams.is_none()) {
+                        known.2.keys = signature.keys.to_vec();
+                    } else {
+                        let id = ids.value(i).to_owned();
+                        found.push((start + i as u32, id, signature.to_signed()));
                     }
                 }
             }
@@ -316,21 +317,27 @@ fn postings(
 ) -> Result<()> {
     // An n-gram that occurs once among the documents can still be in a reference.
     let least = if references.all.is_empty() { 2 } else { 1 };
-    let prefix = |counts: &Counts, set: &[u64], number: u32| -> Vec<Record> {
-        let mut found = Vec::new();
-        counts.prefix(set, options.threshold, least, &mut found);
-        found.into_iter().map(|hash| (hash, number)).collect()
-    };
+    let prefix =
+        |counts: &Counts, room: &mut Vec<u8>, set: &[u64], number: u32, to: &mut Vec<_>| {
+            counts.prefix(set, options.threshold, least, room, |hash| to.push((hash, number)));
+        };
     let counts;
     if let Some((grams, places)) = &mut documents.grams {
         grams.sort(places, |_| true);
         counts = Counts::new(places.iter().map(|place| grams.get(*place).len()).sum());
         places.par_iter().for_each(|place| counts.add(grams.get(*place)));
-        for (part, start) in places.chunks(1024).zip((0u32..).step_by(1024)) {
-            let records: Vec<Vec<Record>> = part
+        let numbered: Vec<(&[Place], u32)> =
+            places.chunks(TOGETHER).zip((0u32..).step_by(TOGETHER)).collect();
+        for parts in numbered.chunks(64) {
+            let records: Vec<Vec<Record>> = parts
                 .par_iter()
-                .enumerate()
-                .map(|(i, place)| prefix(&counts, grams.get(*place), start + i as u32))
+                .map_init(Vec::new, |room, (places, start)| {
+                    let mut found = Vec::new();
+                    for (place, row) in places.iter().zip(*start..) {
+                        prefix(&counts, room, grams.get(*place), row, &mut found);
+                    }
+                    found
+                })
                 .collect();
             for (key, row) in records.into_iter().flatten() {
                 documents.candidates.add(key, row)?;
@@ -346,9 +353,10 @@ fn postings(
             Ok(())
         })?;
         let mut candidates = documents.candidates.take();
+        let (mut room, mut found) = (Vec::new(), Vec::new());
         each_set(job, signer, input, documents, is_first, |row, set| {
-            let records = prefix(&counts, set, row);
-            records.into_iter().try_for_each(|record| candidates.push(record))
+            prefix(&counts, &mut room, set, row, &mut found);
+            found.drain(..).try_for_each(|record| candidates.push(record))
         })?;
         documents.candidates.records = candidates;
         documents.signed = signed;
@@ -359,10 +367,16 @@ fn postings(
         reference.each_batch(signer, Some(&|_| true), |batch| {
             let records: Vec<Vec<Record>> = batch
                 .into_par_iter()
-                .map_init(Vec::new, |room, (row, _, mut signed)| {
-                    sort_set(&mut signed.grams, room);
-                    prefix(&counts, &signed.grams, REFERENCE | (start + row))
-                })
+                .map_init(
+                    || (Vec::new(), Vec::new()),
+                    |(room, counted), (row, _, mut signed)| {
+                        let mut found = Vec::new();
+                        sort_set(&mut signed.grams, room);
+                        let number = REFERENCE | (start + row);
+                        prefix(&counts, counted, &signed.grams, number, &mut found);
+                        found
+                    },
+                )
                 .collect();
             for (key, number) in records.into_iter().flatten() {
                 documents.candidates.add_reference(key, number)?;

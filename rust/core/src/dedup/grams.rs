@@ -43,14 +43,7 @@ pub fn sort_distinct(hashes: &mut [u64], room: &mut Vec<u64>) -> usize {
     let count = hashes.len();
     if !(32..4 * BUCKETS).contains(&count) {
         hashes.sort_unstable();
-        let mut distinct = count.min(1);
-        for i in 1..count {
-            if hashes[i] != hashes[distinct - 1] {
-                hashes[distinct] = hashes[i];
-                distinct += 1;
-            }
-        }
-        return distinct;
+        return keep_distinct(hashes);
     }
     let bits = (count.ilog2() + 2).min(BUCKETS.ilog2());
     let mut ends = [0u32; BUCKETS];
@@ -63,26 +56,39 @@ pub fn sort_distinct(hashes: &mut [u64], room: &mut Vec<u64>) -> usize {
     for end in ends.iter_mut() {
         before += std::mem::replace(end, before);
     }
-    room.clear();
-    room.resize(count, 0);
+    if room.len() < count {
+        room.resize(count, 0);
+    }
+    let room = &mut room[..count];
     for hash in hashes.iter() {
         let place = &mut ends[bucket(*hash)];
         room[*place as usize] = *hash;
         *place += 1;
     }
     // Every hash is now within its bucket: mostly where it belongs, else a place or two from there.
-    let mut distinct = 0;
-    for &hash in room.iter() {
-        let mut at = distinct;
+    for (i, &hash) in room.iter().enumerate() {
+        let mut at = i;
         while at > 0 && hashes[at - 1] > hash {
+            hashes[at] = hashes[at - 1];
             at -= 1;
         }
-        if at > 0 && hashes[at - 1] == hash {
-            continue;
-        }
-        hashes.copy_within(at..distinct, at + 1);
         hashes[at] = hash;
-        distinct += 1;
+    }
+    keep_distinct(hashes)
+}
+
+/// Puts the distinct ones of sorted hashes first, and returns how many there are.
+fn keep_distinct(hashes: &mut [u64]) -> usize {
+    let Some(&first) = hashes.first() else {
+        return 0;
+    };
+    let (mut last, mut distinct) = (first, 1);
+    for i in 1..hashes.len() {
+        let hash = hashes[i];
+        // Without a branch: one written too many is written over by the next.
+        hashes[distinct] = hash;
+        distinct += usize::from(hash != last);
+        last = hash;
     }
     distinct
 }

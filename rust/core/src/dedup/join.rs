@@ -13,6 +13,7 @@ use rustc_hash::FxHashSet;
 use super::greedy::jaccard_at_least;
 use super::spill::Sorter;
 use crate::Result;
+use crate::tokenizer::simd::{advise_large_pages, prefetch};
 
 /// How often elements occur, roughly: never less than they do, up to 255.
 #[derive(Debug)]
@@ -21,38 +22,68 @@ pub struct Counts {
     shift: u32,
 }
 
+/// Elements that are looked up before they are needed: each counter is far from the last in memory.
+const AHEAD: usize = 16;
+
 impl Counts {
     /// For about `total` elements, repeats included; a half to one byte each, at most 256 MiB.
     pub fn new(total: usize) -> Self {
         let bits = (total / 2).max(1 << 12).next_power_of_two().ilog2().min(28);
-        let counters = std::iter::repeat_with(|| AtomicU8::new(0)).take(1 << bits).collect();
+        let mut counters = Vec::with_capacity(1 << bits);
+        advise_large_pages(&mut counters);
+        counters.resize_with(1 << bits, || AtomicU8::new(0));
         Self { counters, shift: 64 - bits }
     }
 
-    fn counter(&self, hash: u64) -> &AtomicU8 {
-        &self.counters[(hash >> self.shift) as usize]
+    /// Calls `each` with the counter of every element, in order.
+    #[inline]
+    fn each_counter(&self, set: &[u64], mut each: impl FnMut(&AtomicU8)) {
+        let place = |hash: &u64| (hash >> self.shift) as usize;
+        for (i, hash) in set.iter().enumerate() {
+            if let Some(later) = set.get(i + AHEAD) {
+                prefetch(&self.counters, place(later));
+            }
+            each(&self.counters[place(hash)]);
+        }
     }
 
-    /// Counts a set's elements; any number of threads may.
+    /// Counts a set's elements; any number of threads of the pool may.
     pub fn add(&self, set: &[u64]) {
-        for hash in set {
-            // A full counter is left as it is.
-            let add = |count: u8| count.checked_add(1);
-            let _ = self.counter(*hash).fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        // A full counter is left as it is.
+        let more = |count: u8| count.checked_add(1);
+        if rayon::current_num_threads() > 1 {
+            self.each_counter(set, |counter| {
+                let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            });
+            return;
         }
+        // Several times cheaper than an addition that no other thread may come between.
+        self.each_counter(set, |counter| {
+            if let Some(count) = more(counter.load(Ordering::Relaxed)) {
+                counter.store(count, Ordering::Relaxed);
+            }
+        });
     }
 
-    /// Appends the elements of a sorted set by which it must be found. Elements that occur less than
-    /// `least` times take their place in the order and are left out: no other set has them.
-    pub fn prefix(&self, set: &[u64], threshold: f64, least: usize, prefix: &mut Vec<u64>) {
+    /// Calls `each` with the elements of a sorted set by which it must be found. Elements that occur less
+    /// than `least` times take their place in the order and are left out: no other set has them.
+    /// `counts` is room for theirs.
+    pub fn prefix(
+        &self,
+        set: &[u64],
+        threshold: f64,
+        least: usize,
+        counts: &mut Vec<u8>,
+        mut each: impl FnMut(u64),
+    ) {
         let wanted = prefix_length(set.len(), threshold);
-        // Each counter is far from the last one in memory: it is looked up once.
-        let count = |hash: &u64| self.counter(*hash).load(Ordering::Relaxed);
-        let counts: Vec<u8> = set.iter().map(count).collect();
         let mut of_count = [0u32; 256];
-        for count in &counts {
-            of_count[usize::from(*count)] += 1;
-        }
+        counts.clear();
+        self.each_counter(set, |counter| {
+            let count = counter.load(Ordering::Relaxed);
+            of_count[usize::from(count)] += 1;
+            counts.push(count);
+        });
         // Counts below `last` are in the prefix whole; of `last` itself the first `some` are.
         let (mut last, mut before) = (0, 0);
         while last < 255 && before + of_count[last] as usize <= wanted {
@@ -61,13 +92,13 @@ impl Counts {
         }
         let mut some = wanted - before;
         for (hash, count) in set.iter().zip(counts) {
-            let count = usize::from(count);
+            let count = usize::from(*count);
             let inside = count < last || count == last && some > 0;
             if count == last && inside {
                 some -= 1;
             }
             if inside && count >= least {
-                prefix.push(*hash);
+                each(*hash);
             }
         }
     }
@@ -85,12 +116,11 @@ pub fn pairs(sets: &[Vec<u64>], threshold: f64) -> Result<Vec<(u32, u32, f64)>> 
     let counts = Counts::new(sets.iter().map(Vec::len).sum());
     sets.par_iter().for_each(|set| counts.add(set));
     let mut postings = Sorter::new("postings", None);
-    let mut prefix = Vec::new();
+    let (mut prefix, mut room) = (Vec::new(), Vec::new());
     for (set, number) in sets.iter().zip(0u32..) {
-        prefix.clear();
-        counts.prefix(set, threshold, 2, &mut prefix);
-        prefix.iter().try_for_each(|hash| postings.push((*hash, number)))?;
+        counts.prefix(set, threshold, 2, &mut room, |hash| prefix.push((hash, number)));
     }
+    prefix.into_iter().try_for_each(|record| postings.push(record))?;
     let mut candidates = FxHashSet::default();
     postings.for_each_key(|_, numbers| {
         for (i, a) in numbers.iter().enumerate() {
@@ -149,6 +179,6 @@ mod tests {
     fn full_counters_stay_full() {
         let counts = Counts::new(1);
         (0..1000).into_par_iter().for_each(|_| counts.add(&[7, 7]));
-        assert_eq!(counts.counter(7).load(Ordering::Relaxed), 255);
+        counts.each_counter(&[7], |counter| assert_eq!(counter.load(Ordering::Relaxed), 255));
     }
 }

@@ -52,7 +52,7 @@ impl Sketcher {
             } else {
                 for shingle in shingles {
                     let hash = throw(*shingle, seed);
-                    let slot = &mut slots[((hash >> 32) * count as u64 >> 32) as usize];
+                    let slot = &mut slots[(((hash >> 32) * count as u64) >> 32) as usize];
                     *slot = (*slot).min(after | hash & LOW);
                 }
             }
@@ -142,7 +142,7 @@ mod tests {
             };
             for (slot, value) in (0u64..).zip(found) {
                 let first = (0..35).find_map(|round| {
-                    let here = throws(round).filter(|hash| (hash >> 32) * 35 >> 32 == slot);
+                    let here = throws(round).filter(|hash| ((hash >> 32) * 35) >> 32 == slot);
                     here.map(|hash| round << 32 | hash & LOW).min()
                 });
                 let late = || throws(35 + slot).map(|hash| (35 + slot) << 32 | hash & LOW).min();
