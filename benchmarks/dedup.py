@@ -162,7 +162,8 @@ def daft(source: Path, out: Path, threads: int) -> None:
     import numpy as np
     from daft import col
 
-    frame = daft.read_json(str(source))
+    read = daft.read_parquet if source.suffix == ".parquet" else daft.read_json
+    frame = read(str(source))
     normal = col("text").normalize(
         remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True
     )
@@ -295,7 +296,8 @@ def polars(source: Path, out: Path, threads: int) -> None:
     import polars as pl
 
     out.mkdir(parents=True)
-    frame = pl.read_ndjson(source).unique("text", keep="first", maintain_order=True)
+    read = pl.read_parquet if source.suffix == ".parquet" else pl.read_ndjson
+    frame = read(source).unique("text", keep="first", maintain_order=True)
     frame.write_parquet(out / "part.parquet")
 
 

@@ -394,7 +394,7 @@ fn each_set(
     input: &Input<'_>,
     documents: &Documents<'_>,
     wanted: impl Fn(u32) -> bool,
-    mut each: impl FnMut(u32, &[u64]) -> Result<()>,
+    mut each: impl FnMut(u32, &[u64]) -> Result<()> + Send,
 ) -> Result<()> {
     let total = Some(documents.len() as u64);
     input.each_batch(

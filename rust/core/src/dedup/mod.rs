@@ -30,7 +30,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use rustc_hash::FxHashMap;
 
-use crate::corpus::{self, Corpus, Part, Reject};
+use crate::corpus::{self, Batches, Corpus, Part, Reject};
 use crate::{Error, Result};
 pub use candidates::Reference;
 pub use evidence::SourceCount;
@@ -166,14 +166,13 @@ impl Input<'_> {
         &self,
         documents: &Documents<'_>,
         wanted: impl Fn(usize) -> bool,
-        mut each: impl FnMut(&RecordBatch, &[usize]) -> Result<()>,
+        mut each: impl FnMut(&RecordBatch, &[usize]) -> Result<()> + Send,
     ) -> Result<()> {
         let Some(loaded) = &self.loaded else {
             let wanted = (0..documents.len()).map(wanted).collect();
             let mut batches = self.corpus.batches().only(wanted, &documents.rejects);
-            while let Some(batch) = batches.next() {
-                each(&batch?, batches.rows().0)?;
-            }
+            let rows = |batches: &mut Batches| batches.rows().0.to_vec();
+            ahead(&mut batches, rows, |batch, rows| each(&batch, &rows))?;
             let complete = batches.rows().1 == documents.len();
             return if complete { Ok(()) } else { Err(self.corpus.changed()) };
         };
@@ -192,6 +191,26 @@ impl Input<'_> {
         }
         Ok(())
     }
+}
+
+/// Calls `work` for every batch, with what `beside` says of the reader after it, while the next one is
+/// read by another thread of the pool.
+fn ahead<B: Send>(
+    batches: &mut Batches,
+    beside: impl Fn(&mut Batches) -> B + Sync,
+    mut work: impl FnMut(RecordBatch, B) -> Result<()> + Send,
+) -> Result<()> {
+    let mut read = || match batches.next() {
+        Some(batch) => batch.map(|batch| Some((batch, beside(batches)))),
+        None => Ok(None),
+    };
+    let mut next = read()?;
+    while let Some((batch, beside)) = next {
+        let (after, done) = rayon::join(&mut read, || work(batch, beside));
+        done?;
+        next = after?;
+    }
+    Ok(())
 }
 
 /// What stays in memory of the documents, by row.
@@ -278,8 +297,8 @@ fn read<'a>(
     // With a limit, the join has no use for n-grams before it knows how often each occurs.
     let sign_now = banded || documents.grams.is_some();
     let mut batches = job.corpus.batches();
-    while let Some(batch) = batches.next() {
-        let batch = batch?;
+    let beside = |batches: &mut Batches| (batches.input(), batches.take_rejects());
+    ahead(&mut batches, beside, |batch, (number_of_input, rejects)| {
         let start = documents.first.len();
         if start + batch.num_rows() > u32::MAX as usize / 2 {
             return Err(Error::config("more than 2^31 rows: split the input"));
@@ -296,7 +315,7 @@ fn read<'a>(
             let label = match &labels {
                 Some(labels) if labels.is_valid(i) => labels.value(i),
                 Some(_) => "",
-                None => job.inputs.get(batches.input()).map_or("", String::as_str),
+                None => job.inputs.get(number_of_input).map_or("", String::as_str),
             };
             let number = if let Some(number) = numbers.get(label) {
                 *number
@@ -320,9 +339,9 @@ fn read<'a>(
         if let Some(loaded) = &mut input.loaded {
             loaded.push(batch);
         }
-        documents.rejects.extend(batches.take_rejects());
-        (job.progress)("reading", documents.first.len() as u64, None)?;
-    }
+        documents.rejects.extend(rejects);
+        (job.progress)("reading", documents.first.len() as u64, None)
+    })?;
     documents.rejects.extend(batches.take_rejects());
     Ok(documents)
 }
