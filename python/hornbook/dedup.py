@@ -268,6 +268,7 @@ def dedup(
         config=identity,
         work=work,
         seed=seed if method == "minhash" else None,
+        hashes_inputs=True,
     )
 
 
@@ -331,6 +332,7 @@ def _outcome(folder: Path, config: DedupConfig, done: dict[str, Any]) -> Outcome
         dropped=dropped,
         rejected=done["rejected"],
         details=details,
+        hashes=dict(done["hashes"]),
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hornbook import __version__, _core
@@ -96,6 +97,8 @@ class Outcome:
     """Unusable rows, set aside in `rejected/`."""
     details: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping."""
+    hashes: Mapping[Path, str] = field(default_factory=dict)
+    """What `input_hash` would say of files among the inputs, where the work hashed them as it read."""
     partial: bool = False
     """The parts are whole, but the work stopped early: the same call goes on with it. It never
     replaces a finished result."""
@@ -153,22 +156,26 @@ def _plain(value: Any) -> Any:
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_plain)
 
 
-def input_hash(path: StrPath) -> str:
+def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) -> str:
     """What an input is, as one hash: a stage's manifest if it has one, else the bytes of its files.
+
+    Args:
+        path: A file or folder.
+        known: Hashes of files that need not be read for it.
 
     Raises:
         InputError: If it does not exist.
     """
     path = Path(path)
     if path.is_file():
-        return _core.hash_file(path)
+        return known.get(path) or _core.hash_file(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
     made = _stage_parts(path)
     if made is not None:
         return hash_json(made)
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-    return hash_json([[str(file.relative_to(path)), _core.hash_file(file)] for file in files])
+    return hash_json([[str(file.relative_to(path)), input_hash(file, known)] for file in files])
 
 
 def _stage_parts(folder: Path) -> list[list[str]] | None:
@@ -225,6 +232,7 @@ def run_stage(
     seed: int | None = None,
     resumable: bool = False,
     precious: bool = False,
+    hashes_inputs: bool = False,
 ) -> Report:
     """Runs `work(folder)` unless its result is already there; writes the manifest last.
 
@@ -240,6 +248,8 @@ def run_stage(
         seed: Recorded in the manifest (and part of `config` where it matters).
         resumable: `work` can go on from what an interrupted run of the same key left.
         precious: Never replace what another key made, finished or not: that took too long.
+        hashes_inputs: `work` hashes what it reads, so that inputs are read once less where there is
+            no earlier result that could be the same.
 
     Returns:
         The manifest, as a report.
@@ -254,15 +264,23 @@ def run_stage(
     for path in paths:
         if folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise ConfigError(f"{folder}: holds the input {path}; name another folder")
-    hashes = [input_hash(path) for path in paths]
-    key = _key(stage, config, hashes)
-    done = completed(folder, stage, key)
-    if done is not None:
-        return done
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    hashes: list[str] = []
+    key = ""
+    if not hashes_inputs or resumable or precious or (folder / MANIFEST).is_file():
+        hashes = [input_hash(path) for path in paths]
+        key = _key(stage, config, hashes)
+        done = completed(folder, stage, key)
+        if done is not None:
+            return done
     before = _make_room(folder, stage, key, keep=resumable, precious=precious)
     start, cpu = time.time(), time.process_time()
     try:
         outcome = work(folder)
+        if not key:
+            hashes = [input_hash(path, outcome.hashes) for path in paths]
+            key = _key(stage, config, hashes)
     except BaseException:
         if before is not None:
             shutil.rmtree(folder)

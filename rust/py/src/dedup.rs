@@ -180,6 +180,7 @@ fn dedup_corpus(
     dict.set_item("sources", sources.collect::<Vec<_>>())?;
     let recall = summary.recall.map(|one| (one.documents, one.pairs, one.found, one.estimate));
     dict.set_item("recall", recall)?;
+    dict.set_item("hashes", summary.hashes)?;
     dict.set_item("token_rule", hornbook_core::words::TOKEN_RULE)?;
     Ok(dict)
 }

@@ -6,8 +6,11 @@
 //! a file that cannot be used does. Memory is one batch (at most [`BATCH_ROWS`] rows or about
 //! [`BATCH_BYTES`] of text) plus one row group while writing.
 
+mod find;
 mod json;
+mod lines;
 mod read;
+mod schema;
 mod strings;
 mod write;
 

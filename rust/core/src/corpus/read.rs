@@ -1,65 +1,23 @@
-//! Reading: one schema over all inputs, then batches in input order.
+//! Reading: batches in input order, all of one schema.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::ops::Range;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::RowGroupMetaData;
 
-use memchr::memchr;
-
-use super::json::{self, Columns, JsonRow, Unfit, json_row};
+use super::find::{Format, InputFile, find};
+use super::json::{Columns, JsonRow, Unfit};
+use super::lines::Lines;
+use super::schema::unified_schema;
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
-use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Parquet,
-    Jsonl,
-    JsonlGzip,
-    JsonlZstd,
-    /// A source file: the whole file is one document.
-    Source,
-}
-
-impl Format {
-    fn of(path: &Path) -> Self {
-        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase());
-        let name = name.unwrap_or_default();
-        let ends = |suffixes: &[&str]| suffixes.iter().any(|s| name.ends_with(s));
-        if ends(&[".parquet"]) {
-            Self::Parquet
-        } else if ends(&[".jsonl", ".ndjson"]) {
-            Self::Jsonl
-        } else if ends(&[".jsonl.gz", ".ndjson.gz"]) {
-            Self::JsonlGzip
-        } else if ends(&[".jsonl.zst", ".ndjson.zst"]) {
-            Self::JsonlZstd
-        } else {
-            Self::Source
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct InputFile {
-    path: PathBuf,
-    format: Format,
-    /// What the document's `path` column says: relative to the folder that was named.
-    label: String,
-    /// Which of the inputs it belongs to.
-    input: usize,
-    /// Only these of a Parquet file's row groups; none for all of them.
-    groups: Option<Range<usize>>,
-}
 
 /// Documents on disk, with one schema over every input.
 #[derive(Debug, Clone)]
@@ -90,8 +48,12 @@ impl Corpus {
     /// As [`Corpus::open`], by the first lines of each file alone. Reading ends with
     /// [`Error::Unsettled`] where a later line does not fit; then take [`Corpus::settled`].
     pub fn open_quickly(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
+        Self::open_by(inputs, extensions, SAMPLE_BYTES)
+    }
+
+    fn open_by(inputs: &[PathBuf], extensions: &[String], bytes: usize) -> Result<Self> {
         let files = find(inputs, extensions)?;
-        match unified_schema(&files, SAMPLE_BYTES) {
+        match unified_schema(&files, bytes) {
             Ok((schema, provisional)) => Ok(Self { files, schema, provisional }),
             // More lines could make the error another one, or none.
             Err(_) => Self::open(inputs, extensions),
@@ -189,158 +151,12 @@ impl Corpus {
             rejects: Vec::new(),
             provisional: self.provisional,
             only: None,
+            hashes: None,
         }
     }
 }
 
-fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {
-    let mut files = Vec::new();
-    for (number, input) in inputs.iter().enumerate() {
-        let meta = std::fs::metadata(input).map_err(Error::io(input))?;
-        if meta.is_dir() {
-            files.extend(files_of_folder(input, number, extensions)?);
-        } else {
-            let name = input.file_name().unwrap_or(input.as_os_str());
-            files.push(InputFile {
-                path: input.clone(),
-                format: Format::of(input),
-                label: name.to_string_lossy().into_owned(),
-                input: number,
-                groups: None,
-            });
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::config("no input given: name at least one file or folder"));
-    }
-    Ok(files)
-}
-
-fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {
-    let mut found = Vec::new();
-    let mut pending = vec![folder.to_path_buf()];
-    while let Some(current) = pending.pop() {
-        for entry in std::fs::read_dir(&current).map_err(Error::io(&current))? {
-            let path = entry.map_err(Error::io(&current))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Links are not followed: a folder can then neither loop nor reach outside itself.
-            let kind = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
-            if name.starts_with('.') || kind.is_symlink() {
-                continue;
-            }
-            if kind.is_dir() {
-                // What a stage set aside is not part of its output.
-                if !matches!(&*name, "rejected" | "__pycache__" | "__scores__") {
-                    pending.push(path);
-                }
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    let is_table = |path: &Path| Format::of(path) != Format::Source;
-    let is_source = |path: &Path| {
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        extensions.iter().any(|wanted| *wanted == extension)
-    };
-    // Tables at the top are what the folder is for; deeper ones among source files are somebody's
-    // test data, which must not hide a folder of repositories.
-    let table_on_top = found.iter().find(|p| p.parent() == Some(folder) && is_table(p));
-    let source = found.iter().find(|path| is_source(path));
-    if let (Some(table), Some(source)) = (table_on_top, source) {
-        let message = format!(
-            "holds both tables ({}) and source files ({}): name the files or a folder of one kind",
-            table.strip_prefix(folder).unwrap_or(table).display(),
-            source.strip_prefix(folder).unwrap_or(source).display(),
-        );
-        return Err(Error::input(folder, message));
-    }
-    let tables = source.is_none();
-    found.retain(|path| if tables { is_table(path) } else { is_source(path) });
-    if found.is_empty() {
-        return Err(Error::input(
-            folder,
-            format!(
-                "no .parquet, .jsonl, .jsonl.gz or .jsonl.zst file in it, and no source file ending in {}",
-                extensions.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(", ")
-            ),
-        ));
-    }
-    let file = |path: PathBuf| InputFile {
-        format: Format::of(&path),
-        label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
-        input,
-        groups: None,
-        path,
-    };
-    Ok(found.into_iter().map(file).collect())
-}
-
-fn base_fields() -> Vec<Field> {
-    vec![Field::new("id", DataType::Utf8, false), Field::new("text", DataType::Utf8, false)]
-}
-
-/// The schema over all files by at most so many bytes of lines of each, and whether there are more.
-fn unified_schema(files: &[InputFile], bytes: usize) -> Result<(SchemaRef, bool)> {
-    let mut fields = base_fields();
-    let mut provisional = false;
-    for file in files {
-        let found = match file.format {
-            Format::Parquet => parquet_fields(&file.path)?,
-            Format::Source => vec![Field::new("path", DataType::Utf8, true)],
-            _ => {
-                let (found, all) = json_fields(file, bytes)?;
-                provisional |= !all;
-                found
-            }
-        };
-        for field in found {
-            if field.name() == "id" || field.name() == "text" {
-                continue;
-            }
-            let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
-                fields.push(field.with_nullable(true));
-                continue;
-            };
-            let joined = join_types(known.data_type(), field.data_type()).ok_or_else(|| {
-                let message = format!(
-                    "column `{}` is {} here and {} in an earlier input: make them one type",
-                    field.name(),
-                    field.data_type(),
-                    known.data_type()
-                );
-                Error::input(&file.path, message)
-            })?;
-            *known = Field::new(known.name(), joined, true);
-        }
-    }
-    Ok((Arc::new(Schema::new(fields)), provisional))
-}
-
-/// The type that holds both, or none.
-fn join_types(a: &DataType, b: &DataType) -> Option<DataType> {
-    use DataType::{Float64, Int64, Null};
-    match (a, b) {
-        _ if a == b => Some(a.clone()),
-        (Null, other) | (other, Null) => Some(other.clone()),
-        (Int64, Float64) | (Float64, Int64) => Some(Float64),
-        _ => None,
-    }
-}
-
-/// One type for each kind of value, whatever width or encoding the file chose.
-fn plain_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
-        DataType::Dictionary(_, value) => plain_type(value),
-        t if t.is_integer() && *t != DataType::UInt64 => DataType::Int64,
-        t if t.is_floating() => DataType::Float64,
-        other => other.clone(),
-    }
-}
-
-fn parquet_reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+pub fn parquet_reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).map_err(Error::io(path))?;
     ParquetRecordBatchReaderBuilder::try_new(file)
         .map_err(|e| Error::input(path, format!("not a readable Parquet file: {e}")))
@@ -374,160 +190,6 @@ fn parquet_batches(file: &InputFile) -> Result<(ParquetRecordBatchReader, u64)> 
     Ok((reader, before as u64))
 }
 
-fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
-    let reader = parquet_reader(path)?;
-    let fields = reader.schema().fields();
-    let plain: Vec<Field> = fields
-        .iter()
-        .map(|field| Field::new(field.name(), plain_type(field.data_type()), true))
-        .collect();
-    let has_text = plain.iter().any(|f| f.name() == "text" && *f.data_type() == DataType::Utf8);
-    if !has_text {
-        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
-        return Err(Error::input(
-            path,
-            format!("no string column `text`; it has: {}", names.join(", ")),
-        ));
-    }
-    Ok(plain)
-}
-
-/// The columns by at most so many bytes of lines, and whether those are all.
-fn json_fields(file: &InputFile, bytes: usize) -> Result<(Vec<Field>, bool)> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut lines = Lines::open(file)?;
-    let level = Level::best();
-    let (mut seen, mut most) = (0, bytes);
-    let mut all = true;
-    while let Some(line) = lines.next_line()? {
-        let Ok(line) = line else {
-            continue; // set aside when it is read in earnest
-        };
-        if seen > most {
-            // What was null so far may yet become anything.
-            if fields.iter().any(|field| *field.data_type() == DataType::Null) {
-                most = usize::MAX;
-            } else {
-                all = false;
-                break;
-            }
-        }
-        seen += line.len();
-        // A line that could add nothing, usable or not, is not looked at any closer.
-        let known = |name: &str, kind: &DataType| {
-            fields.iter().find(|field| field.name() == name).is_some_and(|field| {
-                let joined = join_types(field.data_type(), kind).unwrap_or(DataType::Utf8);
-                joined == *field.data_type()
-            })
-        };
-        if json::all_known(line, level, known) {
-            continue;
-        }
-        let Ok(row) = json_row(line) else {
-            continue;
-        };
-        for (name, value) in &row {
-            let found = json::kind_of(value);
-            match fields.iter_mut().find(|field| field.name() == name) {
-                None => fields.push(Field::new(name, found, true)),
-                Some(field) => {
-                    // Two kinds in one file: keep both, as their JSON text.
-                    let joined = join_types(field.data_type(), &found).unwrap_or(DataType::Utf8);
-                    *field = Field::new(name, joined, true);
-                }
-            }
-        }
-    }
-    for field in &mut fields {
-        if *field.data_type() == DataType::Null {
-            *field = Field::new(field.name(), DataType::Utf8, true);
-        }
-    }
-    Ok((fields, all))
-}
-
-/// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
-struct Lines {
-    path: PathBuf,
-    reader: Box<dyn Read + Send>,
-    /// What was read and not yet given out stands from `start` to `end`.
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-/// Read at a time: it must stay in a near cache while its lines are looked at.
-const READ_BYTES: usize = 256 << 10;
-
-impl Lines {
-    fn open(file: &InputFile) -> Result<Self> {
-        let path = file.path.clone();
-        let opened = File::open(&path).map_err(Error::io(&path))?;
-        let reader: Box<dyn Read + Send> = match file.format {
-            Format::JsonlGzip => {
-                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(opened)))
-            }
-            Format::JsonlZstd => Box::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?),
-            _ => Box::new(opened),
-        };
-        Ok(Self { path, reader, buffer: vec![0; READ_BYTES], start: 0, end: 0 })
-    }
-
-    /// The next line without its end, or why it is set aside; `None` at the end of the file.
-    fn next_line(&mut self) -> Result<Option<std::result::Result<&[u8], String>>> {
-        let mut too_long = false;
-        let mut searched = 0;
-        let (line, next) = loop {
-            let from = self.start + searched;
-            if let Some(length) = memchr(b'\n', &self.buffer[from..self.end]) {
-                break (self.start..from + length, from + length + 1);
-            }
-            searched = self.end - self.start;
-            if searched > MAX_ROW_BYTES {
-                too_long = true;
-                (self.start, searched) = (self.end, 0);
-            }
-            if self.fill()? == 0 {
-                if searched == 0 && !too_long {
-                    return Ok(None);
-                }
-                break (self.start..self.end, self.end);
-            }
-        };
-        self.start = next;
-        if too_long || line.len() > MAX_ROW_BYTES {
-            return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
-        }
-        let line = &self.buffer[line];
-        let ends = line.iter().rev().take_while(|byte| **byte == b'\r').count();
-        Ok(Some(Ok(&line[..line.len() - ends])))
-    }
-
-    /// Reads on; returns how many bytes came.
-    fn fill(&mut self) -> Result<usize> {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        // Room for a long line, which is not kept for short ones.
-        let room = (2 * self.end).max(READ_BYTES);
-        if self.buffer.len() != room {
-            self.buffer.resize(room, 0);
-            self.buffer.shrink_to(room);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(count) => {
-                    self.end += count;
-                    return Ok(count);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io(&self.path)(e)),
-            }
-        }
-    }
-}
-
 enum Open {
     Parquet(InputFile, Box<ParquetRecordBatchReader>, u64),
     Json(InputFile, Lines, u64),
@@ -544,6 +206,7 @@ pub struct Batches {
     rejects: Vec<Reject>,
     provisional: bool,
     only: Option<Only>,
+    hashes: Option<Vec<(PathBuf, String)>>,
 }
 
 /// Some of the rows, in a corpus that was read before.
@@ -619,6 +282,17 @@ impl Batches {
         self.only.as_ref().map_or((&[], 0), |only| (&only.rows, only.passed))
     }
 
+    /// The same, hashing files on the way where that costs no reading: those of plain lines.
+    #[must_use]
+    pub fn hashing(self) -> Self {
+        Self { hashes: Some(Vec::new()), ..self }
+    }
+
+    /// What [`hash_file`](super::hash_file) says of the files that were hashed and read to their end.
+    pub fn into_hashes(self) -> Vec<(PathBuf, String)> {
+        self.hashes.unwrap_or_default()
+    }
+
     /// Files that are not yet begun.
     pub fn files_left(&self) -> usize {
         self.files.len()
@@ -655,6 +329,8 @@ impl Batches {
                         if batch.num_rows() > 0 {
                             return Ok(Some(batch));
                         }
+                    } else if let (Some(hashes), Some(hash)) = (&mut self.hashes, lines.hash) {
+                        hashes.push((file.path, format!("{:032x}", hash.digest128())));
                     }
                 }
                 None => match self.files.front().map(|file| file.format) {
@@ -677,7 +353,10 @@ impl Batches {
                     Some(_) => {
                         let file = self.files.pop_front().expect("just seen");
                         self.input = file.input;
-                        let lines = Lines::open(&file)?;
+                        let mut lines = Lines::open(&file)?;
+                        if self.hashes.is_some() && file.format == Format::Jsonl {
+                            lines.hash = Some(Box::default());
+                        }
                         self.open = Some(Open::Json(file, lines, 0));
                     }
                 },
@@ -826,5 +505,132 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Rows with few columns of few kinds, some of them missing, and lines that are no rows.
+    fn lines() -> impl Strategy<Value = Vec<String>> {
+        let value = prop_oneof![
+            4 => Just(json!(1)),
+            2 => Just(json!(2.5)),
+            2 => Just(Value::Null),
+            1 => Just(json!("x")),
+            1 => Just(json!(true)),
+            1 => Just(json!([1])),
+        ];
+        let row = ("[a-z\\n]{0,9}", vec(prop::option::weighted(0.4, value), 3), 0..12u8);
+        let line = row.prop_map(|(text, values, kind)| {
+            let mut row = json!({"text": text});
+            for (name, value) in ["a", "b", "id"].iter().zip(values) {
+                if let Some(value) = value {
+                    row[name] = value;
+                }
+            }
+            match kind {
+                0 => String::new(),
+                1 => r#"{"text": 1}"#.to_owned(),
+                2 => "torn {".to_owned(),
+                _ => row.to_string(),
+            }
+        });
+        vec(line, 0..30)
+    }
+
+    fn all(corpus: &Corpus) -> Result<(Vec<RecordBatch>, Vec<Reject>)> {
+        let mut batches = corpus.batches();
+        let mut found = Vec::new();
+        while let Some(batch) = batches.next() {
+            found.push(batch?);
+        }
+        Ok((found, batches.take_rejects()))
+    }
+
+    proptest! {
+        /// What is opened by its first lines alone is either read as by all of them, or refused.
+        #[test]
+        fn opened_quickly_is_opened(files in vec(lines(), 1..3), bytes in 0usize..300) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut paths = Vec::new();
+            for (i, lines) in files.iter().enumerate() {
+                paths.push(folder.path().join(format!("{i}.jsonl")));
+                std::fs::write(&paths[i], lines.join("\n")).unwrap();
+            }
+            let whole = Corpus::open(&paths, &[]);
+            let quick = Corpus::open_by(&paths, &[], bytes);
+            let read = quick.and_then(|quick| match all(&quick) {
+                Err(Error::Unsettled { .. }) => all(&quick.settled()?),
+                read => read,
+            });
+            match (whole.and_then(|whole| all(&whole)), read) {
+                (Ok(whole), Ok(read)) => prop_assert_eq!(whole, read),
+                (Err(whole), Err(read)) => prop_assert_eq!(whole.to_string(), read.to_string()),
+                (whole, read) => prop_assert!(false, "{:?} and {:?}", whole.err(), read.err()),
+            }
+        }
+
+        /// Some rows, read a second time, are those rows; in lines, in Parquet and in source files.
+        #[test]
+        fn only_the_wanted_rows(lines in lines(), wanted in vec(any::<bool>(), 30)) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("in.jsonl");
+            std::fs::write(&path, lines.join("\n")).unwrap();
+            let plain = Corpus::open(&[path], &[]).unwrap();
+            let schema = plain.schema();
+            let mut writer = super::super::PartWriter::create(&folder.path().join("p"), schema).unwrap();
+            let source = folder.path().join("s");
+            std::fs::create_dir(&source).unwrap();
+            for batch in plain.batches() {
+                let batch = batch.unwrap();
+                writer.write(&batch).unwrap();
+                for (i, text) in texts(&batch).iter().enumerate() {
+                    std::fs::write(source.join(format!("{i:03}.py")), text.unwrap()).unwrap();
+                }
+            }
+            writer.finish().unwrap();
+            let open = |name: &str| Corpus::open(&[folder.path().join(name)], &["py".to_owned()]);
+            for corpus in [Ok(plain), open("p"), open("s")].into_iter().flatten() {
+                let (whole, rejects) = all(&corpus).unwrap();
+                let count = whole.iter().map(RecordBatch::num_rows).sum::<usize>();
+                let mut batches = corpus.batches().only(wanted[..count].to_vec(), &rejects);
+                let (mut found, mut rows) = (Vec::new(), Vec::new());
+                while let Some(batch) = batches.next() {
+                    found.push(batch.unwrap());
+                    rows.extend_from_slice(batches.rows().0);
+                }
+                prop_assert_eq!(batches.rows().1, count);
+                let expected: Vec<usize> = (0..count).filter(|row| wanted[*row]).collect();
+                prop_assert_eq!(&rows, &expected);
+                let texts = |batches: &[RecordBatch]| -> Vec<String> {
+                    let texts = batches.iter().flat_map(|batch| texts(batch).iter().flatten());
+                    texts.map(str::to_owned).collect()
+                };
+                let whole = texts(&whole);
+                let expected: Vec<String> = expected.iter().map(|row| whole[*row].clone()).collect();
+                prop_assert_eq!(texts(&found), expected);
+                // A file that has grown since is noticed.
+                if count > 0 {
+                    let fewer = wanted[..count - 1].to_vec();
+                    prop_assert!(corpus.batches().only(fewer, &rejects).any(|batch| batch.is_err()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn files_are_hashed_on_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.jsonl");
+        std::fs::write(&path, "{\"text\": \"a\"}\n".repeat(40_000)).unwrap();
+        let mut batches = Corpus::open(&[path.clone()], &[]).unwrap().batches().hashing();
+        assert!(batches.all(|batch| batch.is_ok()));
+        let hash = super::super::hash_file(&path).unwrap();
+        assert_eq!(batches.into_hashes(), [(path, hash)]);
     }
 }

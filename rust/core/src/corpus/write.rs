@@ -415,3 +415,48 @@ pub fn select(
     write_rejected(out, &rejects)?;
     Ok((writer.finish()?, rejects))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
+
+    /// Every speed keeps the rows in order, and no number of threads changes a byte.
+    #[test]
+    fn threads_do_not_change_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let field = |name| Field::new(name, DataType::Utf8, false);
+        let schema = Arc::new(Schema::new(vec![field("id"), field("text")]));
+        let batches: Vec<RecordBatch> = (0..40)
+            .map(|i| {
+                let ids = (0..1000).map(|row| Some(format!("{}", i * 1000 + row)));
+                let texts = (0..1000).map(|row| Some(format!("text {row} ").repeat(40)));
+                let (ids, texts) = (ids.collect::<StringArray>(), texts.collect::<StringArray>());
+                RecordBatch::try_new(schema.clone(), vec![Arc::new(ids), Arc::new(texts)]).unwrap()
+            })
+            .collect();
+        let write = |name: &str, speed: Speed, threads: usize| {
+            let out = folder.path().join(name);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let parts = pool.install(|| {
+                let mut writer = PartWriter::create(&out, schema.clone())?.at(speed);
+                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                writer.finish()
+            });
+            let corpus = Corpus::open(&[out], &[]).unwrap();
+            let ids = corpus.batches().flat_map(|batch| {
+                let batch = batch.unwrap();
+                super::super::ids(&batch).iter().flatten().map(str::to_owned).collect::<Vec<_>>()
+            });
+            assert!(ids.eq((0..40_000).map(|row| row.to_string())), "{name}");
+            parts.unwrap()
+        };
+        write("small", Speed::Small, 2);
+        write("lean", Speed::Lean, 2);
+        let alone = write("alone", Speed::Quick, 1);
+        assert_eq!(alone, write("three", Speed::Quick, 3));
+        assert_eq!(alone.iter().map(|part| part.rows).sum::<u64>(), 40_000);
+    }
+}

@@ -146,6 +146,7 @@ pub fn write(
         sources,
         recall: outcome.recall,
         rejects: documents.rejects.clone(),
+        hashes: documents.hashes.clone(),
     })
 }
 

@@ -139,6 +139,8 @@ pub struct Summary {
     pub recall: Option<Recall>,
     /// Rows set aside.
     pub rejects: Vec<Reject>,
+    /// xxh3-128 of files, as far as they were hashed while they were read.
+    pub hashes: Vec<(PathBuf, String)>,
 }
 
 /// Runs work on a rayon pool of its own: of `threads`, or of as many as there are cores.
@@ -232,6 +234,7 @@ struct Documents<'a> {
     candidates: candidates::Candidates<'a>,
     sample: Option<Sample>,
     rejects: Vec<Reject>,
+    hashes: Vec<(PathBuf, String)>,
 }
 
 /// Copies a corpus without its duplicates into `out`. Runs on the current rayon pool.
@@ -291,12 +294,13 @@ fn read<'a>(
         candidates: candidates::Candidates::new(job, scratch),
         sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
         rejects: Vec::new(),
+        hashes: Vec::new(),
     };
     let mut numbers: FxHashMap<String, u32> = FxHashMap::default();
     let banded = signer.sketcher.is_some();
     // With a limit, the join has no use for n-grams before it knows how often each occurs.
     let sign_now = banded || documents.grams.is_some();
-    let mut batches = job.corpus.batches();
+    let mut batches = job.corpus.batches().hashing();
     let beside = |batches: &mut Batches| (batches.input(), batches.take_rejects());
     ahead(&mut batches, beside, |batch, (number_of_input, rejects)| {
         let start = documents.first.len();
@@ -343,6 +347,7 @@ fn read<'a>(
         (job.progress)("reading", documents.first.len() as u64, None)
     })?;
     documents.rejects.extend(batches.take_rejects());
+    documents.hashes = batches.into_hashes();
     Ok(documents)
 }
 

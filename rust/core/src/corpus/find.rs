@@ -1,0 +1,131 @@
+//! Which files an input is: itself, or a folder's tables or source files.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Parquet,
+    Jsonl,
+    JsonlGzip,
+    JsonlZstd,
+    /// A source file: the whole file is one document.
+    Source,
+}
+
+impl Format {
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase());
+        let name = name.unwrap_or_default();
+        let ends = |suffixes: &[&str]| suffixes.iter().any(|s| name.ends_with(s));
+        if ends(&[".parquet"]) {
+            Self::Parquet
+        } else if ends(&[".jsonl", ".ndjson"]) {
+            Self::Jsonl
+        } else if ends(&[".jsonl.gz", ".ndjson.gz"]) {
+            Self::JsonlGzip
+        } else if ends(&[".jsonl.zst", ".ndjson.zst"]) {
+            Self::JsonlZstd
+        } else {
+            Self::Source
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct InputFile {
+    pub path: PathBuf,
+    pub format: Format,
+    /// What the document's `path` column says: relative to the folder that was named.
+    pub label: String,
+    /// Which of the inputs it belongs to.
+    pub input: usize,
+    /// Only these of a Parquet file's row groups; none for all of them.
+    pub groups: Option<Range<usize>>,
+}
+
+pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {
+    let mut files = Vec::new();
+    for (number, input) in inputs.iter().enumerate() {
+        let meta = std::fs::metadata(input).map_err(Error::io(input))?;
+        if meta.is_dir() {
+            files.extend(files_of_folder(input, number, extensions)?);
+        } else {
+            let name = input.file_name().unwrap_or(input.as_os_str());
+            files.push(InputFile {
+                path: input.clone(),
+                format: Format::of(input),
+                label: name.to_string_lossy().into_owned(),
+                input: number,
+                groups: None,
+            });
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::config("no input given: name at least one file or folder"));
+    }
+    Ok(files)
+}
+
+fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_path_buf()];
+    while let Some(current) = pending.pop() {
+        for entry in std::fs::read_dir(&current).map_err(Error::io(&current))? {
+            let path = entry.map_err(Error::io(&current))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Links are not followed: a folder can then neither loop nor reach outside itself.
+            let kind = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
+            if name.starts_with('.') || kind.is_symlink() {
+                continue;
+            }
+            if kind.is_dir() {
+                // What a stage set aside is not part of its output.
+                if !matches!(&*name, "rejected" | "__pycache__" | "__scores__") {
+                    pending.push(path);
+                }
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let is_table = |path: &Path| Format::of(path) != Format::Source;
+    let is_source = |path: &Path| {
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        extensions.iter().any(|wanted| *wanted == extension)
+    };
+    // Tables at the top are what the folder is for; deeper ones among source files are somebody's
+    // test data, which must not hide a folder of repositories.
+    let table_on_top = found.iter().find(|p| p.parent() == Some(folder) && is_table(p));
+    let source = found.iter().find(|path| is_source(path));
+    if let (Some(table), Some(source)) = (table_on_top, source) {
+        let message = format!(
+            "holds both tables ({}) and source files ({}): name the files or a folder of one kind",
+            table.strip_prefix(folder).unwrap_or(table).display(),
+            source.strip_prefix(folder).unwrap_or(source).display(),
+        );
+        return Err(Error::input(folder, message));
+    }
+    let tables = source.is_none();
+    found.retain(|path| if tables { is_table(path) } else { is_source(path) });
+    if found.is_empty() {
+        return Err(Error::input(
+            folder,
+            format!(
+                "no .parquet, .jsonl, .jsonl.gz or .jsonl.zst file in it, and no source file ending in {}",
+                extensions.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    }
+    let file = |path: PathBuf| InputFile {
+        format: Format::of(&path),
+        label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
+        input,
+        groups: None,
+        path,
+    };
+    Ok(found.into_iter().map(file).collect())
+}

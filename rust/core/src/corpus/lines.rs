@@ -1,0 +1,99 @@
+//! Lines of JSON files, plain or compressed.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+
+use memchr::memchr;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::MAX_ROW_BYTES;
+use super::find::{Format, InputFile};
+use crate::{Error, Result};
+
+/// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
+pub struct Lines {
+    path: PathBuf,
+    reader: Box<dyn Read + Send>,
+    /// What was read and not yet given out stands from `start` to `end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Of what was read so far, if anybody asked.
+    pub hash: Option<Box<Xxh3>>,
+}
+
+/// Read at a time: it must stay in a near cache while its lines are looked at.
+const READ_BYTES: usize = 256 << 10;
+
+impl Lines {
+    pub fn open(file: &InputFile) -> Result<Self> {
+        let path = file.path.clone();
+        let opened = File::open(&path).map_err(Error::io(&path))?;
+        let reader: Box<dyn Read + Send> = match file.format {
+            Format::JsonlGzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(opened)))
+            }
+            Format::JsonlZstd => Box::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?),
+            _ => Box::new(opened),
+        };
+        Ok(Self { path, reader, buffer: vec![0; READ_BYTES], start: 0, end: 0, hash: None })
+    }
+
+    /// The next line without its end, or why it is set aside; `None` at the end of the file.
+    pub fn next_line(&mut self) -> Result<Option<std::result::Result<&[u8], String>>> {
+        let mut too_long = false;
+        let mut searched = 0;
+        let (line, next) = loop {
+            let from = self.start + searched;
+            if let Some(length) = memchr(b'\n', &self.buffer[from..self.end]) {
+                break (self.start..from + length, from + length + 1);
+            }
+            searched = self.end - self.start;
+            if searched > MAX_ROW_BYTES {
+                too_long = true;
+                (self.start, searched) = (self.end, 0);
+            }
+            if self.fill()? == 0 {
+                if searched == 0 && !too_long {
+                    return Ok(None);
+                }
+                break (self.start..self.end, self.end);
+            }
+        };
+        self.start = next;
+        if too_long || line.len() > MAX_ROW_BYTES {
+            return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
+        }
+        let line = &self.buffer[line];
+        let ends = line.iter().rev().take_while(|byte| **byte == b'\r').count();
+        Ok(Some(Ok(&line[..line.len() - ends])))
+    }
+
+    /// Reads on; returns how many bytes came.
+    fn fill(&mut self) -> Result<usize> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        // Room for a long line, which is not kept for short ones.
+        let room = (2 * self.end).max(READ_BYTES);
+        if self.buffer.len() != room {
+            self.buffer.resize(room, 0);
+            self.buffer.shrink_to(room);
+        }
+        loop {
+            match self.reader.read(&mut self.buffer[self.end..]) {
+                Ok(count) => {
+                    if let Some(hash) = &mut self.hash {
+                        hash.update(&self.buffer[self.end..self.end + count]);
+                    }
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(&self.path)(e)),
+            }
+        }
+    }
+}
