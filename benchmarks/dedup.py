@@ -1,15 +1,18 @@
 """How fast is dedup, end to end, beside the peers that are installed, and what does each find?
 
 Input: a planted set of real Python (chunks of this machine's packages, 40 % of them with edited
-copies) as JSON lines; every engine reads it and writes the rows it keeps as Parquet. Each runs in a
-process of its own, in turn, `--rounds` times; CPU seconds of the process and its children count,
-start-up included. Recall is the share of documents with a true partner (Jaccard of word 5-grams at
+copies) as JSON lines, or as Parquet for the engines that read it by themselves; every engine writes
+the rows it keeps as Parquet. Each runs in a process of its own, in turn, `--rounds` times (once if
+that takes over a minute); CPU seconds of the process and its children count, start-up included. Recall is the share of documents with a true partner (Jaccard of word 5-grams at
 least 0.7, by our exact join, which tests hold against brute force) that an engine puts beside
 another; precision the share of removed documents of which some kept document is truly that similar.
 
     python benchmarks/dedup.py --megabytes 280 --rounds 3
+    python benchmarks/dedup.py --format parquet
+    python benchmarks/dedup.py --threads 2 --only "hornbook minhash" daft
 
-Peers that are not importable are named and left out.
+Peers that are not importable are named and left out. dolma may stand in an environment of its own
+if its command is linked beside this Python: it needs an older numpy than datatrove does.
 """
 
 import argparse
@@ -319,6 +322,9 @@ def dolma(source: Path, out: Path, threads: int) -> None:
         raise SystemExit(f"dolma: {done.stderr.strip().splitlines()[-1]}")
 
 
+READ_PARQUET = ["hornbook minhash", "hornbook exact-join", "daft", "hornbook exact", "polars"]
+SLOW_SECONDS = 60
+
 ENGINES: dict[str, tuple[Callable[[Path, Path, int], None], str]] = {
     "hornbook minhash": (ours("minhash"), "near"),
     "hornbook exact-join": (ours("exact-join"), "near"),
@@ -442,8 +448,9 @@ def installed() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "in place" if name == "hornbook" else "not installed"
-    return found
+            apart = (Path(sys.executable).parent / name).exists()
+            found[name] = "in an environment of its own" if apart else "not installed"
+    return found | {"hornbook": found["hornbook"].replace("not installed", "in place")}
 
 
 def main() -> None:
@@ -453,7 +460,8 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=280)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=list(ENGINES))
+    parser.add_argument("--only", nargs="*", choices=list(ENGINES))
+    parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
     parser.add_argument("--folders", nargs="*", type=Path, default=[Path(p) for p in sys.path if p])
     args = parser.parse_args()
     if args.engine:
@@ -467,13 +475,20 @@ def main() -> None:
         folder = Path(temporary)
         source = folder / "planted.jsonl"
         count = planted(args.folders, args.megabytes, source)
+        # Of the lines in either case, so that the figures can be compared.
         megabytes = source.stat().st_size / 1e6
         pairs = truth(source, folder / "truth")
+        if args.format == "parquet":
+            ids, texts = read_rows(source)
+            write_rows(folder / "parquet", ids, texts, list(range(count)))
+            source = folder / "parquet" / "part.parquet"
         print(f"{count:,} documents, {megabytes:.1f} MB, {len(pairs):,} pairs at {THRESHOLD}")
         rows: dict[str, dict] = {}
+        engines = args.only or (READ_PARQUET if args.format == "parquet" else list(ENGINES))
         for turn in range(args.rounds):
-            for number, name in enumerate(args.only):
-                if isinstance(rows.get(name), dict) and "failed" in rows[name]:
+            for number, name in enumerate(engines):
+                row = rows.get(name, {})
+                if "failed" in row or (turn and row["rounds"][0]["cpu_seconds"] > SLOW_SECONDS):
                     continue
                 out = folder / f"{turn}-{number}"
                 done = engine_process(name, source, out, args.threads)
@@ -493,8 +508,9 @@ def main() -> None:
             megabytes / median(one["cpu_seconds"] for one in row["rounds"]), 2
         )
         peak = median(one["peak_mb"] for one in row["rounds"])
+        wall = median(one["wall_seconds"] for one in row["rounds"])
         print(
-            f"  {name:<26} {row['mb_per_cpu_second']:8.1f} MB/CPU-s"
+            f"  {name:<26} {row['mb_per_cpu_second']:8.1f} MB/CPU-s  {wall:6.2f} s"
             f"  {peak / megabytes:5.2f} x memory"
             f"  recall {row.get('document_recall', '-')}  precision {row.get('precision', '-')}"
         )
@@ -506,13 +522,16 @@ def main() -> None:
         "versions": installed(),
         "documents": count,
         "megabytes": megabytes,
+        "format": args.format,
         "threads": args.threads,
         "pairs": len(pairs),
         "engines": rows,
         "signing": signing,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "dedup.json").write_text(json.dumps(result, indent=1) + "\n")
+    suffix = "_parquet" if args.format == "parquet" else ""
+    suffix += f"_{args.threads}_threads" if args.threads > 1 else ""
+    (RESULTS / f"dedup{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

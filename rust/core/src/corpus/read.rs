@@ -71,6 +71,15 @@ impl Corpus {
         changed(self.files.first().map_or(Path::new(""), |file| &file.path))
     }
 
+    /// Bytes of the files, a guess at those of their text: what is compressed counts four times.
+    pub fn bytes(&self) -> u64 {
+        let size = |file: &InputFile| {
+            let disk = std::fs::metadata(&file.path).map_or(0, |meta| meta.len());
+            if matches!(file.format, Format::Jsonl | Format::Source) { disk } else { 4 * disk }
+        };
+        self.files.iter().map(size).sum()
+    }
+
     /// Whether reading a second time costs less than keeping what was read: nothing is compressed as a
     /// whole, and there are not many small files.
     pub fn cheap_to_read_again(&self) -> bool {

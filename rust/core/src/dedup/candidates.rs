@@ -322,10 +322,8 @@ fn postings(
             counts.prefix(set, options.threshold, least, room, |hash| to.push((hash, number)));
         };
     let counts;
-    if let Some((grams, places)) = &mut documents.grams {
-        grams.sort(places, |_| true);
-        counts = Counts::new(places.iter().map(|place| grams.get(*place).len()).sum());
-        places.par_iter().for_each(|place| counts.add(grams.get(*place)));
+    if let (Some((grams, places)), Some(counted)) = (&documents.grams, documents.counts.take()) {
+        counts = counted;
         let numbered: Vec<(&[Place], u32)> =
             places.chunks(TOGETHER).zip((0u32..).step_by(TOGETHER)).collect();
         for parts in numbered.chunks(64) {
@@ -491,7 +489,9 @@ fn sets_of(
     let member_of = |row: usize| members.binary_search(&ranks.of_row[row]);
     let mut sets = match (documents.grams.take(), scratch) {
         (Some((mut grams, mut places)), _) => {
-            grams.sort(&mut places, |row| member_of(row).is_ok());
+            if !signer.distinct {
+                grams.sort(&mut places, |row| member_of(row).is_ok());
+            }
             let mut of_member = vec![Place::default(); members.len()];
             for (row, place) in places.into_iter().enumerate() {
                 if let Ok(member) = member_of(row) {

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::corpus::{self, Batches, Corpus, Part, Reject};
@@ -42,6 +43,7 @@ pub use pieces::{
 };
 pub use substring::{Spans, substring};
 
+use join::Counts;
 use measure::Sample;
 use minhash::Sketcher;
 use sign::{Signature, Signatures, Signer};
@@ -231,6 +233,8 @@ struct Documents<'a> {
     seen: FxHashMap<u128, u32>,
     /// N-grams and where those of each row are, if everything is in memory.
     grams: Option<(Grams, Vec<Place>)>,
+    /// How often n-grams occur, for the join in memory.
+    counts: Option<Counts>,
     candidates: candidates::Candidates<'a>,
     sample: Option<Sample>,
     rejects: Vec<Reject>,
@@ -261,6 +265,8 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
             _ => None,
         },
         normalize: options.normalize,
+        // Bands need the n-grams of candidates alone in order.
+        distinct: options.near == Some(Near::Join),
     };
     let keep = job.memory.is_none() && !job.corpus.cheap_to_read_again();
     let mut input = Input { corpus: job.corpus, loaded: keep.then(Vec::new) };
@@ -273,6 +279,9 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
     }
     Ok(summary)
 }
+
+/// Bytes of text for a word, roughly.
+const WORD_BYTES: usize = 9;
 
 /// First pass: ids, exact copies, and the signatures of the rest.
 fn read<'a>(
@@ -291,6 +300,8 @@ fn read<'a>(
         signed: 0,
         seen: FxHashMap::default(),
         grams: (job.memory.is_none() && options.near.is_some()).then(Default::default),
+        counts: (job.memory.is_none() && options.near == Some(Near::Join))
+            .then(|| Counts::new(job.corpus.bytes() as usize / WORD_BYTES)),
         candidates: candidates::Candidates::new(job, scratch),
         sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
         rejects: Vec::new(),
@@ -335,8 +346,12 @@ fn read<'a>(
         }
         if sign_now {
             let is_first = |i: usize| documents.first[start + i] as usize == start + i;
-            for signature in signer.sign(&batch, banded, is_first).iter().flat_map(Signatures::iter)
-            {
+            let signed = signer.sign(&batch, banded, is_first);
+            if let Some(counts) = &documents.counts {
+                let add = |one: &Signatures| one.iter().for_each(|one| counts.add(one.grams));
+                signed.par_iter().for_each(add);
+            }
+            for signature in signed.iter().flat_map(Signatures::iter) {
                 documents.add_signed((start + signature.row) as u32, signature)?;
             }
         }

@@ -7,7 +7,6 @@ use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::grams::sort_set;
 use super::greedy::jaccard_at_least;
 use super::index::{Stamp, to_batch};
 use super::minhash::Sketcher;
@@ -21,14 +20,13 @@ pub fn sign_batch(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
         ngram: Some(stamp.ngram),
         sketcher: Some(Sketcher::new(stamp.bands, stamp.rows, stamp.seed)),
         normalize: stamp.normalize,
+        distinct: true,
     };
     let ids = corpus::ids(batch);
     let hashes = signer.hashes(batch);
     let mut signed: Vec<(String, Signed)> = Vec::with_capacity(batch.num_rows());
-    let mut room = Vec::new();
     for signature in signer.sign(batch, true, |_| true).iter().flat_map(Signatures::iter) {
         let mut document = signature.to_signed();
-        sort_set(&mut document.grams, &mut room);
         document.hash = hashes[signature.row];
         signed.push((ids.value(signature.row).to_owned(), document));
     }

@@ -17,6 +17,8 @@ pub struct Signer {
     pub sketcher: Option<Sketcher>,
     /// Whether runs of white space count as one space, and those at the ends as nothing.
     pub normalize: bool,
+    /// Whether n-grams are sorted at once and repeats left out, while they are in a near cache.
+    pub distinct: bool,
 }
 
 /// A signed document.
@@ -53,7 +55,7 @@ pub struct Signature<'a> {
     pub least: u64,
     /// One key a band; none where they were not wanted or the document has too few words.
     pub keys: &'a [u64],
-    /// Hashes of the n-grams, in order of the text and with repeats.
+    /// Hashes of the n-grams, in order of the text and with repeats unless they are to be distinct.
     pub grams: &'a [u64],
 }
 
@@ -107,8 +109,8 @@ impl Signer {
         starts
             .into_par_iter()
             .map_init(
-                || (Vec::new(), Vec::new()),
-                |(words, slots), start| {
+                || (Vec::new(), Vec::new(), Vec::new()),
+                |(words, slots, room), start| {
                     let mut all = Signatures { bands, ..Signatures::default() };
                     let end = (start + TOGETHER).min(batch.num_rows());
                     let bytes = texts.value_offsets()[end] - texts.value_offsets()[start];
@@ -120,6 +122,10 @@ impl Signer {
                         }
                         let before = all.grams.len();
                         grams::add_grams(texts.value(i), ngram, words, &mut all.grams);
+                        if self.distinct {
+                            let count = grams::sort_distinct(&mut all.grams[before..], room);
+                            all.grams.truncate(before + count);
+                        }
                         let grams = &all.grams[before..];
                         let least = match sketcher.filter(|_| !grams.is_empty()) {
                             Some(sketcher) => sketcher.band_keys(grams, slots, &mut all.keys),
