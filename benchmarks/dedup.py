@@ -3,9 +3,10 @@
 Input: a planted set of real Python (chunks of this machine's packages, 40 % of them with edited
 copies) as JSON lines, or as Parquet for the engines that read it by themselves; every engine writes
 the rows it keeps as Parquet. Each runs in a process of its own, in turn, `--rounds` times (once if
-that takes over a minute); CPU seconds of the process and its children count, start-up included. Recall is the share of documents with a true partner (Jaccard of word 5-grams at
-least 0.7, by our exact join, which tests hold against brute force) that an engine puts beside
-another; precision the share of removed documents of which some kept document is truly that similar.
+that takes over a minute); CPU seconds of the process and its children count, start-up included.
+Recall is the share of documents with a true partner (Jaccard of word 5-grams at least 0.7, by our
+exact join, which tests hold against brute force) that an engine puts beside another; precision the
+share of removed documents of which some kept document is truly that similar.
 
     python benchmarks/dedup.py --megabytes 280 --rounds 3
     python benchmarks/dedup.py --format parquet

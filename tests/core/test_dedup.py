@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import hornbook as hb
 from hornbook import corpus
 from hornbook.errors import ConfigError, InputError
+from hornbook.manifest import input_hash
 
 
 def words(text: str) -> list[str]:
@@ -260,6 +261,23 @@ def test_empty_corpus(tmp_path: Path, method: Any) -> None:
     assert report["counts"]["in"] == report["counts"]["kept"] == 0
     assert texts_in(out) == []
     assert evidence(out) == []
+
+
+def test_inputs_are_hashed_while_they_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rows = [{"text": f"text {i} " + "word " * 30} for i in range(4000)]
+    save(folder / "a.jsonl", rows[:2000])
+    save(folder / "b.jsonl", rows[2000:])
+    (folder / "notes.txt").write_text("not read, but part of the folder")
+    for inputs in (folder, [folder / "b.jsonl", folder / "a.jsonl"]):
+        out = tmp_path / ("one" if inputs is folder else "two")
+        report = hb.dedup(inputs, out, method="exact")
+        paths = inputs if isinstance(inputs, list) else [inputs]
+        assert [one["hash"] for one in report["inputs"]] == [input_hash(path) for path in paths]
+        assert hb.dedup(inputs, out, method="exact").reused
+    (folder / "notes.txt").write_text("changed")
+    assert not hb.dedup(folder, tmp_path / "one", method="exact").reused
 
 
 def test_done_is_done(tmp_path: Path) -> None:

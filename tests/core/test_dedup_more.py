@@ -1,6 +1,7 @@
 """Dedup beyond one corpus in memory: exact join, references, index, limits, spans, pieces."""
 
 import ast
+import gzip
 import json
 import random
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,9 +159,63 @@ def test_memory_never_changes_a_byte(tmp_path: Path) -> None:
             hb.dedup(source, out, method=method, ngram=2, memory_mb=memory)  # type: ignore[arg-type]
             outs.append(out)
             assert not (out / "scratch").exists()
-        assert texts_in(outs[0]) == texts_in(outs[1])
+        parts = [[part.read_bytes() for part in sorted(out.glob("part-*"))] for out in outs]
+        assert parts[0] == parts[1]
         assert lines(outs[0]) == lines(outs[1])
         assert lines(outs[0], "clusters") == lines(outs[1], "clusters")
+
+
+@pytest.mark.parametrize("last", [{"stars": 3}, {"n": "many"}, {"n": 0.5}])
+@pytest.mark.parametrize("memory_mb", [None, 16])
+def test_columns_that_appear_late_are_kept(
+    tmp_path: Path, last: dict[str, Any], memory_mb: int | None
+) -> None:
+    # More lines than those by which the columns are judged at first, then one that does not fit.
+    rows = [{"text": f"{i} " + "word " * 2000, "n": i} for i in range(500)]
+    rows += [dict(rows[7]), {"text": "the last row of all", "n": None} | last]
+    source = save(tmp_path / "in.jsonl", rows)
+    assert source.stat().st_size > 4 << 20
+    report = hb.dedup(source, tmp_path / "out", method="exact", memory_mb=memory_mb)
+    assert report["counts"]["dropped"] == {"exact": 1}
+    found = list(corpus.read([tmp_path / "out"]))
+    assert len(found) == 501
+    for name, value in last.items():
+        assert found[-1][name] == value
+        assert {type(row[name]) for row in found} <= {type(value), type(None)}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_the_second_reading_passes_over_what_goes_and_what_is_no_row(
+    tmp_path: Path, suffix: str
+) -> None:
+    texts = [f"text {i % 60} of some words" for i in range(100)]
+    rows = [{"text": text, "n": i} for i, text in enumerate(texts)]
+    source = tmp_path / f"in{suffix}"
+    lost = 0
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([{"text": None, "n": -1}, *rows]), source)
+        lost = 1
+    else:
+        listed = [json.dumps(row) for row in rows]
+        for at in (90, 50, 3, 0):
+            listed[at:at] = ["", '{"text": 1}', "torn {"]
+        lost = 8
+        data = "\n".join(listed).encode()
+        source.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    report = hb.dedup(source, tmp_path / "out", method="exact", keep="first")
+    assert report["counts"] == {"in": 100, "kept": 60, "dropped": {"exact": 40}, "rejected": lost}
+    found = [(row["text"], row["n"]) for row in corpus.read([tmp_path / "out"])]
+    assert found == [(row["text"], row["n"]) for row in rows[:60]]
+
+
+def test_letters_of_any_script_tell_words_apart(tmp_path: Path) -> None:
+    # Their bytes in UTF-8 differ in the bit that makes ASCII letters small, and in nothing else.
+    ones = "一丁丂七丄丅丆万丈三上下"
+    others = "".join(chr(ord(letter) + 0x20) for letter in ones)
+    rows = [{"text": " ".join(letters * 5)} for letters in (ones, others)]
+    source = save(tmp_path / "in.jsonl", rows)
+    report = hb.dedup(source, tmp_path / "out", method="exact-join", ngram=2, threshold=0.5)
+    assert report["counts"]["kept"] == 2
 
 
 def test_shards_never_change_the_result(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ mod write;
 
 pub use read::{Batches, Corpus, parquet_rows};
 pub use write::{
-    FileWriter, Part, PartWriter, Speed, select, sync_folder, write_rejected, write_rejects,
-    write_whole,
+    FileWriter, Part, PartWriter, select, sync_folder, write_rejected, write_rejects, write_whole,
 };
 
 use std::fs::File;

@@ -68,25 +68,16 @@ pub struct PartWriter {
     rows: u64,
     bytes: usize,
     parts: Vec<Part>,
-    speed: Speed,
-}
-
-/// How a part is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speed {
-    /// Compressed well.
-    Small,
-    /// Compressed quickly, in row groups of at most about 4 MB.
-    Lean,
-    /// Compressed quickly, by every thread of the current rayon pool.
-    Quick,
+    /// Row groups that are compressed at once, quickly; none: in turn, and well.
+    together: Option<usize>,
 }
 
 /// A part that is being written.
 enum Open {
     InTurn(ArrowWriter<Hashing>),
-    /// Row groups that stand on their own until as many are full as there are threads.
+    /// Row groups that stand on their own until so many are full as are compressed at once.
     Together {
+        most: usize,
         file: SerializedFileWriter<Hashing>,
         factory: ArrowRowGroupWriterFactory,
         /// Row groups in the file.
@@ -97,16 +88,11 @@ enum Open {
 }
 
 impl Open {
-    fn write(&mut self, batch: &RecordBatch, speed: Speed) -> Result<(), ParquetError> {
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         match self {
-            Self::InTurn(writer) => {
-                writer.write(batch)?;
-                if speed == Speed::Lean && writer.in_progress_size() >= LEAN_BYTES {
-                    writer.flush()?;
-                }
-            }
+            Self::InTurn(writer) => writer.write(batch)?,
             Self::Together { .. } if batch.num_rows() == 0 => {}
-            Self::Together { full, open, .. } => {
+            Self::Together { most, full, open, .. } => {
                 open.push(batch.clone());
                 // By the batches alone, so that the file does not depend on the threads.
                 let rows: usize = open.iter().map(RecordBatch::num_rows).sum();
@@ -114,7 +100,7 @@ impl Open {
                 if rows >= ROWS_PER_GROUP || bytes >= TOGETHER_BYTES {
                     full.push(std::mem::take(open));
                 }
-                if full.len() >= rayon::current_num_threads() {
+                if full.len() >= *most {
                     self.write_full()?;
                 }
             }
@@ -166,8 +152,6 @@ impl Open {
     }
 }
 
-/// Bytes after which a row group ends where memory is short.
-const LEAN_BYTES: usize = 4 << 20;
 /// Bytes of batches in a row group where several are encoded at once.
 const TOGETHER_BYTES: usize = 8 << 20;
 
@@ -187,7 +171,7 @@ impl PartWriter {
             rows: 0,
             bytes: 0,
             parts,
-            speed: Speed::Small,
+            together: None,
         })
     }
 
@@ -196,10 +180,12 @@ impl PartWriter {
         &self.parts
     }
 
-    /// The same at another speed.
+    /// The same with quick compression, and as many row groups at once as there are threads in the
+    /// current rayon pool, or one where memory is short. The file is the same for any number.
     #[must_use]
-    pub fn at(self, speed: Speed) -> Self {
-        Self { speed, ..self }
+    pub fn quick(self, short_of_memory: bool) -> Self {
+        let most = if short_of_memory { 1 } else { rayon::current_num_threads() };
+        Self { together: Some(most), ..self }
     }
 
     fn name(&self) -> String {
@@ -218,14 +204,14 @@ impl PartWriter {
             let file = File::create(&path).map_err(Error::io(&path))?;
             let sink = Hashing { file, hash: Xxh3::new(), bytes: 0 };
             // Level 1 is nearly twice as fast as 3, for a tenth more bytes.
-            let level = if self.speed == Speed::Small { 3 } else { 1 };
+            let level = if self.together.is_some() { 1 } else { 3 };
             let mut properties = WriterProperties::builder()
                 .set_compression(Compression::ZSTD(
                     ZstdLevel::try_new(level).expect("a valid level"),
                 ))
                 .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
                 .set_created_by(format!("hornbook {}", env!("CARGO_PKG_VERSION")));
-            if self.speed != Speed::Small {
+            if self.together.is_some() {
                 // Texts and ids hardly repeat: a dictionary is made for nothing.
                 properties = properties
                     .set_column_dictionary_enabled("text".into(), false)
@@ -235,17 +221,17 @@ impl PartWriter {
             let properties = properties.build();
             let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
                 .map_err(self.failed())?;
-            self.writer = Some(if self.speed == Speed::Quick {
+            self.writer = Some(if let Some(most) = self.together {
                 let (file, factory) = writer.into_serialized_writer().map_err(self.failed())?;
                 let (full, open) = (Vec::new(), Vec::new());
-                Open::Together { file, factory, written: 0, full, open }
+                Open::Together { most, file, factory, written: 0, full, open }
             } else {
                 Open::InTurn(writer)
             });
         }
         let failed = self.failed();
         let writer = self.writer.as_mut().expect("just opened");
-        writer.write(batch, self.speed).map_err(failed)?;
+        writer.write(batch).map_err(failed)?;
         self.rows += batch.num_rows() as u64;
         self.bytes += batch.get_array_memory_size();
         if self.bytes >= PART_BYTES {
@@ -423,7 +409,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
     use std::sync::Arc;
 
-    /// Every speed keeps the rows in order, and no number of threads changes a byte.
+    /// Rows stay in order, and no number of threads changes a byte.
     #[test]
     fn threads_do_not_change_the_file() {
         let folder = tempfile::tempdir().unwrap();
@@ -437,11 +423,11 @@ mod tests {
                 RecordBatch::try_new(schema.clone(), vec![Arc::new(ids), Arc::new(texts)]).unwrap()
             })
             .collect();
-        let write = |name: &str, speed: Speed, threads: usize| {
+        let write = |name: &str, how: fn(PartWriter) -> PartWriter, threads: usize| {
             let out = folder.path().join(name);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let parts = pool.install(|| {
-                let mut writer = PartWriter::create(&out, schema.clone())?.at(speed);
+                let mut writer = how(PartWriter::create(&out, schema.clone())?);
                 batches.iter().try_for_each(|batch| writer.write(batch))?;
                 writer.finish()
             });
@@ -453,10 +439,10 @@ mod tests {
             assert!(ids.eq((0..40_000).map(|row| row.to_string())), "{name}");
             parts.unwrap()
         };
-        write("small", Speed::Small, 2);
-        write("lean", Speed::Lean, 2);
-        let alone = write("alone", Speed::Quick, 1);
-        assert_eq!(alone, write("three", Speed::Quick, 3));
+        write("small", |writer| writer, 2);
+        let alone = write("alone", |writer| writer.quick(false), 1);
+        assert_eq!(alone, write("three", |writer| writer.quick(false), 3));
+        assert_eq!(alone, write("lean", |writer| writer.quick(true), 3));
         assert_eq!(alone.iter().map(|part| part.rows).sum::<u64>(), 40_000);
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::candidates::Outcome;
 use super::{Documents, Input, Job, Options, Summary};
-use crate::corpus::{self, Part, PartWriter, Speed};
+use crate::corpus::{self, Part, PartWriter};
 use crate::{Error, Result};
 
 /// Pairs shown side by side.
@@ -175,8 +175,7 @@ fn write_rows(
         wanted.entry(pair.removed).or_default().push((i, 0));
         wanted.entry(pair.kept).or_default().push((i, 1));
     }
-    let speed = if job.memory.is_some() { Speed::Lean } else { Speed::Quick };
-    let mut writer = PartWriter::create(job.out, job.corpus.schema())?.at(speed);
+    let mut writer = PartWriter::create(job.out, job.corpus.schema())?.quick(job.memory.is_some());
     let stays = |row: usize| !removed.contains(row);
     let read = |row: usize| stays(row) || wanted.contains_key(&(row as u32));
     input.each_batch(documents, read, |batch, rows| {

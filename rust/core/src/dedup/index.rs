@@ -22,7 +22,7 @@ use super::candidates::Removed;
 use super::grams::sort_set;
 use super::sign::{Signatures, Signed, Signer};
 use super::{Documents, Input, Progress};
-use crate::corpus::{Part, PartWriter, Speed, sync_folder, write_whole};
+use crate::corpus::{Part, PartWriter, sync_folder, write_whole};
 use crate::words::TOKEN_RULE;
 use crate::{Error, Result};
 
@@ -197,7 +197,7 @@ impl Index {
             // Left by a run that was stopped, or by an earlier one of the same name.
             std::fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
         }
-        let mut writer = PartWriter::create(&folder, schema())?.at(Speed::Lean);
+        let mut writer = PartWriter::create(&folder, schema())?.quick(true);
         let total = documents.len() as u64;
         let mut room = Vec::new();
         input.each_batch(
