@@ -153,7 +153,7 @@ impl Open {
 }
 
 /// Bytes of batches in a row group where several are encoded at once.
-const TOGETHER_BYTES: usize = 8 << 20;
+const TOGETHER_BYTES: usize = 4 << 20;
 
 impl PartWriter {
     /// A writer into `folder`, which is made if need be.

@@ -161,6 +161,8 @@ pub fn on_threads<T: Send>(
 struct Input<'a> {
     corpus: &'a Corpus,
     loaded: Option<Vec<RecordBatch>>,
+    /// Whether a batch may be read ahead.
+    room: bool,
 }
 
 impl Input<'_> {
@@ -176,7 +178,7 @@ impl Input<'_> {
             let wanted = (0..documents.len()).map(wanted).collect();
             let mut batches = self.corpus.batches().only(wanted, &documents.rejects);
             let rows = |batches: &mut Batches| batches.rows().0.to_vec();
-            ahead(&mut batches, rows, |batch, rows| each(&batch, &rows))?;
+            ahead(self.room, &mut batches, rows, |batch, rows| each(&batch, &rows))?;
             let complete = batches.rows().1 == documents.len();
             return if complete { Ok(()) } else { Err(self.corpus.changed()) };
         };
@@ -197,9 +199,10 @@ impl Input<'_> {
     }
 }
 
-/// Calls `work` for every batch, with what `beside` says of the reader after it, while the next one is
-/// read by another thread of the pool.
+/// Calls `work` for every batch, with what `beside` says of the reader after it. The next one is read by
+/// another thread of the pool meanwhile, unless there is no `room` for two.
 fn ahead<B: Send>(
+    room: bool,
     batches: &mut Batches,
     beside: impl Fn(&mut Batches) -> B + Sync,
     mut work: impl FnMut(RecordBatch, B) -> Result<()> + Send,
@@ -210,9 +213,14 @@ fn ahead<B: Send>(
     };
     let mut next = read()?;
     while let Some((batch, beside)) = next {
-        let (after, done) = rayon::join(&mut read, || work(batch, beside));
-        done?;
-        next = after?;
+        if room {
+            let (after, done) = rayon::join(&mut read, || work(batch, beside));
+            done?;
+            next = after?;
+        } else {
+            work(batch, beside)?;
+            next = read()?;
+        }
     }
     Ok(())
 }
@@ -269,7 +277,8 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
         distinct: options.near == Some(Near::Join),
     };
     let keep = job.memory.is_none() && !job.corpus.cheap_to_read_again();
-    let mut input = Input { corpus: job.corpus, loaded: keep.then(Vec::new) };
+    let room = job.memory.is_none();
+    let mut input = Input { corpus: job.corpus, loaded: keep.then(Vec::new), room };
     let mut documents = read(job, options, &signer, &mut input, scratch.as_ref())?;
     let outcome =
         candidates::decide(job, options, &signer, &input, &mut documents, scratch.as_ref())?;
@@ -313,7 +322,7 @@ fn read<'a>(
     let sign_now = banded || documents.grams.is_some();
     let mut batches = job.corpus.batches().hashing();
     let beside = |batches: &mut Batches| (batches.input(), batches.take_rejects());
-    ahead(&mut batches, beside, |batch, (number_of_input, rejects)| {
+    ahead(job.memory.is_none(), &mut batches, beside, |batch, (number_of_input, rejects)| {
         let start = documents.first.len();
         if start + batch.num_rows() > u32::MAX as usize / 2 {
             return Err(Error::config("more than 2^31 rows: split the input"));
