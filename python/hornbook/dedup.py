@@ -3,8 +3,9 @@
 Guarantees: a document is removed only if a document that stays has the same text, or a true Jaccard
 similarity of word n-grams of at least the threshold; `evidence/removed.json` names that document.
 There is no transitive closure: a chain of similar documents is not one cluster. Threads, shards and
-memory never change the result. Costs: about 100 MB of Python a CPU second, JSON in and zstd Parquet
-out; about twice the text in memory, or what `memory_mb` allows and 100 bytes a document.
+memory never change the result. Costs: about 110 MB of Python a CPU second, JSON in and zstd Parquet
+out; memory about the size of the text (the text itself is read a second time, not kept), a quarter of
+it for `exact`, or what `memory_mb` allows and 100 bytes a document.
 
     hornbook.dedup(["data/"], "clean/")
 """

@@ -59,8 +59,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def together(processes: int, runs: list[dict[str, Any]]) -> None:
-    """Does runs in turn on several processes, as `run.py` describes them."""
+def together(processes: int, runs: list[dict[str, Any]], code: int = 0) -> None:
+    """Does runs in turn on several processes, as `run.py` describes them; all exit with `code`."""
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -77,7 +77,7 @@ def together(processes: int, runs: list[dict[str, Any]]) -> None:
         for rank in range(processes)
     ]
     try:
-        assert [process.wait(600) for process in started] == [0] * processes
+        assert [process.wait(600) for process in started] == [code] * processes
     finally:
         for process in started:
             process.kill()
@@ -85,7 +85,7 @@ def together(processes: int, runs: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture
-def on() -> Callable[[int, list[dict[str, Any]]], None]:
+def on() -> Callable[..., None]:
     return together
 
 

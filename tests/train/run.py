@@ -1,9 +1,9 @@
 """Trains the tests' model in a process of its own: `run.py JSON`, a list of runs done in turn.
 
 Of each, `out` is the folder, `die` (rank, step) is where that process kills itself unless it was
-started again, `pause` the seconds slept after each step so that a test can strike in between; the
-rest are options of TrainConfig. With WORLD_SIZE above 1 all runs share one process group,
-unless torchrun started them.
+started again, `ask` (rank, step) where it is asked to stop, `pause` the seconds slept after each
+step so that a test can strike in between; the rest are options of TrainConfig. With WORLD_SIZE
+above 1 all runs share one process group, unless torchrun started them.
 """
 
 import importlib.util
@@ -33,6 +33,7 @@ def conftest() -> Any:
 
 def one(module: Any, out: str, options: dict[str, Any]) -> None:
     pause, die = options.pop("pause", 0.0), options.pop("die", None)
+    ask = options.pop("ask", None)
     shape = PhiConfig(
         vocab_size=module.VOCABULARY,
         hidden_size=32,
@@ -47,6 +48,8 @@ def one(module: Any, out: str, options: dict[str, Any]) -> None:
             fresh = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
             if mine and fresh and first // options["batch_size"] == die[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if ask == [int(os.environ["RANK"]), first // options["batch_size"]]:
+                os.kill(os.getpid(), signal.SIGTERM)
             return super().batch(first, count)
 
     def on_step(record: dict[str, Any]) -> None:

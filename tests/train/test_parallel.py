@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             job("fsdp-half", "fsdp", precision="fp16", grad_clip=0.0, steps=30),
             job("a", "ddp", 5),
             job("b", "fsdp", 5),
+            job("d", "ddp", 5),
         ],
     )
     alone("a", 9)
     alone("b", 9)
     alone("c", 5)
-    shared.together(2, [job("a", "fsdp"), job("b", "ddp")])
-    shared.together(4, [job("hybrid", "hybrid", shards=2), job("c", "fsdp", 9)])
+    four = [job("hybrid", "hybrid", shards=2), job("c", "fsdp", 9), job("d", "fsdp", 9)]
+    shared.together(4, four)
+    shared.together(2, [job("a", "fsdp"), job("b", "ddp"), job("d", "fsdp")])
     alone("c", 14)
     torch.set_num_threads(before)
     return root
@@ -148,6 +151,7 @@ def test_recomputing_changes_no_bit(runs: Path) -> None:
         ("a", [(0, "ddp", 1, 2), (5, "single", 1, 1), (9, "fsdp", 2, 2)]),
         ("b", [(0, "fsdp", 2, 2), (5, "single", 1, 1), (9, "ddp", 1, 2)]),
         ("c", [(0, "single", 1, 1), (5, "fsdp", 4, 4), (9, "single", 1, 1)]),
+        ("d", [(0, "ddp", 1, 2), (5, "fsdp", 4, 4), (9, "fsdp", 2, 2)]),
     ],
 )
 def test_processes_may_come_and_go(
@@ -175,6 +179,18 @@ def test_fp16_scaler_in_pieces(runs: Path) -> None:
     states = [checkpoint.check(folder).state for folder in checkpoint.found(root)]
     assert states[-1]["scaler"]["scale"] > 0
     assert states[-1]["updates"] == 14 - states[-1]["skipped"]
+
+
+def test_all_stop_where_one_is_asked_to(
+    tmp_path: Path, runs: Path, on: Callable[..., None]
+) -> None:
+    job = {"out": str(tmp_path), **OPTIONS, "parallel": "fsdp"}
+    on(2, [{**job, "ask": (1, 6)}], code=3)
+    on(2, [job])
+    first, again = plans(tmp_path)
+    assert first[0] == 0
+    assert again[0] in (6, 7), "not at a multiple of four, where it would have been saved anyway"
+    assert curve(tmp_path) == curve(runs / "fsdp")
 
 
 def test_torchrun_starts_a_killed_worker_again(tmp_path: Path, runs: Path) -> None:

@@ -225,7 +225,7 @@ fn choose_bands(jaccard: f64, recall: f64, most: usize) -> Option<(usize, usize)
     dedup::choose_bands(jaccard, recall, most)
 }
 
-/// The least value of each of `count` hash functions over lists of hashes, one list after another.
+/// Signatures of lists of hashes, `count` slots each, one list after another.
 #[pyfunction]
 fn signatures<'py>(
     py: Python<'py>,

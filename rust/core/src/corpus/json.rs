@@ -419,7 +419,7 @@ impl Columns {
                 scanner.at += 1;
                 let Column::Text(column) = &mut self.cells[at] else { return None };
                 if scanner.string(level, &mut column.values)? {
-                    std::str::from_utf8(column.pending()).ok()?;
+                    simdutf8::basic::from_utf8(column.pending()).ok()?;
                 }
                 Cell::Text
             } else {

@@ -216,7 +216,9 @@ impl PartWriter {
                 properties = properties
                     .set_column_dictionary_enabled("text".into(), false)
                     .set_column_dictionary_enabled("id".into(), false)
-                    .set_column_statistics_enabled("text".into(), EnabledStatistics::None);
+                    .set_column_statistics_enabled("text".into(), EnabledStatistics::None)
+                    // Looks at a page's size more often, so that it stays in a near cache.
+                    .set_write_batch_size(64);
             }
             let properties = properties.build();
             let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
