@@ -98,7 +98,7 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping."""
     hashes: Mapping[Path, str] = field(default_factory=dict)
-    """What `input_hash` would say of files among the inputs, where the work hashed them as it read."""
+    """What `input_hash` would say of files among the inputs, if the work hashed them as it read."""
     partial: bool = False
     """The parts are whole, but the work stopped early: the same call goes on with it. It never
     replaces a finished result."""
@@ -176,6 +176,13 @@ def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) 
         return hash_json(made)
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
     return hash_json([[str(file.relative_to(path)), input_hash(file, known)] for file in files])
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file that `input_hash` may look at."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    states = [(file, file.stat()) for file in files]
+    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
 
 
 def _stage_parts(folder: Path) -> list[list[str]] | None:
@@ -268,6 +275,7 @@ def run_stage(
             raise InputError(f"{path}: no such file or folder")
     hashes: list[str] = []
     key = ""
+    before_work = [_state(path) for path in paths] if hashes_inputs else []
     if not hashes_inputs or resumable or precious or (folder / MANIFEST).is_file():
         hashes = [input_hash(path) for path in paths]
         key = _key(stage, config, hashes)
@@ -278,6 +286,10 @@ def run_stage(
     start, cpu = time.time(), time.process_time()
     try:
         outcome = work(folder)
+        for path, state in zip(paths, before_work, strict=hashes_inputs):
+            # What was hashed or is hashed now would not be what was read.
+            if _state(path) != state:
+                raise InputError(f"{path}: changed while it was being read; run it again")
         if not key:
             hashes = [input_hash(path, outcome.hashes) for path in paths]
             key = _key(stage, config, hashes)

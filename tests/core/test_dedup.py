@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,30 @@ def test_inputs_are_hashed_while_they_are_read(tmp_path: Path) -> None:
         assert hb.dedup(inputs, out, method="exact").reused
     (folder / "notes.txt").write_text("changed")
     assert not hb.dedup(folder, tmp_path / "one", method="exact").reused
+
+
+def test_what_changes_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save(folder / "a.jsonl", [{"text": f"text {i}"} for i in range(20)])
+    hb.dedup(folder, tmp_path / "out", method="exact")
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    late = folder / "b.jsonl"
+    module = sys.modules["hornbook.dedup"]
+    last = module.write_page
+
+    def arrives(*arguments: Any) -> None:
+        last(*arguments)
+        save(late, [{"text": "late"}])
+
+    monkeypatch.setattr(module, "write_page", arrives)
+    for out in ("new", "out"):
+        late.unlink(missing_ok=True)
+        with pytest.raises(InputError, match="changed while it was being read"):
+            hb.dedup(folder, tmp_path / out, method="exact", keep="first")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 
 
 def test_done_is_done(tmp_path: Path) -> None:

@@ -221,13 +221,15 @@ fn word_hash(text: &str, start: usize, end: usize) -> u64 {
 #[cold]
 fn rare_hash(word: &str) -> u64 {
     let lower: String;
-    // Beyond ASCII bit 5 tells letters apart; no ASCII word has a byte above 127, and none a 0.
-    let (bytes, small) = if word.is_ascii() {
-        (word.as_bytes(), SMALL)
+    let bytes = if word.is_ascii() {
+        word.as_bytes()
     } else {
         lower = word.chars().flat_map(char::to_lowercase).collect();
-        (lower.as_bytes(), 0)
+        lower.as_bytes()
     };
+    // Beyond ASCII bit 5 tells letters apart; no ASCII word has a byte above 127, and none a 0. The
+    // Kelvin sign is beyond ASCII, its lower case is not.
+    let small = if bytes.is_ascii() { SMALL } else { 0 };
     let (sixteens, rest) = bytes.as_chunks::<16>();
     let mut hash = 0;
     let mut add = |sixteen: &[u8; 16]| {
@@ -374,6 +376,7 @@ mod tests {
             check(&format!("{}“q”", "-".repeat(length)));
         }
         // Letters that differ in bit 5 of a byte alone.
+        check("\u{212a} k 10\u{212a} 10k a_\u{212a} A_K");
         check("一 丠 ā ġ 一丁丂七丄丅 丠丁丂七丄丅");
         check("Foo.bar_1 FOO.BAR_1 'Ünïcode' ünÏcode 東京 a\u{301} _x `x @X [y {Y");
     }

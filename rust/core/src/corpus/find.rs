@@ -44,6 +44,8 @@ pub struct InputFile {
     pub input: usize,
     /// Only these of a Parquet file's row groups; none for all of them.
     pub groups: Option<Range<usize>>,
+    /// The columns of the first lines, where the schema is by those alone.
+    pub sampled: Option<Vec<String>>,
 }
 
 pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {
@@ -60,6 +62,7 @@ pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>>
                 label: name.to_string_lossy().into_owned(),
                 input: number,
                 groups: None,
+                sampled: None,
             });
         }
     }
@@ -125,6 +128,7 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
         label: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
         input,
         groups: None,
+        sampled: None,
         path,
     };
     Ok(found.into_iter().map(file).collect())

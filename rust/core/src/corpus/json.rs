@@ -269,8 +269,8 @@ pub struct Columns {
     text: usize,
     rows: usize,
     level: Level,
-    /// Whether the schema may be wrong.
-    strict: bool,
+    /// Which columns a line may have, where the schema may be wrong.
+    strict: Option<Vec<bool>>,
 }
 
 /// Why a line was not added.
@@ -296,17 +296,23 @@ impl Columns {
         let place = |name| fields.iter().position(|field| field.name() == name);
         let (id, text) = place("id").zip(place("text")).expect("a corpus has ids and texts");
         let row = fields.iter().map(|_| None).collect();
-        Self { cells, row, id, text, rows: 0, level: Level::best(), strict: false, schema }
+        Self { cells, row, id, text, rows: 0, level: Level::best(), strict: None, schema }
     }
 
-    /// The same, refusing rows that do not fit the schema.
+    /// The same, refusing rows that have other columns than these, or change the type of one.
     #[must_use]
-    pub fn strict(self) -> Self {
-        Self { strict: true, ..self }
+    pub fn strict(self, columns: &[String]) -> Self {
+        let known =
+            |name: &String| matches!(name.as_str(), "id" | "text") || columns.contains(name);
+        let known = self.schema.fields().iter().map(|field| known(field.name())).collect();
+        Self { strict: Some(known), ..self }
     }
 
     /// Whether a value of this kind leaves the type of a column as it is. Ids may be of any.
     fn holds(&self, at: usize, kind: &DataType) -> bool {
+        if !self.strict.as_ref().is_none_or(|known| known[at]) {
+            return false;
+        }
         match &self.cells[at] {
             Column::Text(_) => at == self.id || matches!(kind, DataType::Utf8 | DataType::Null),
             Column::Bool(_) => matches!(kind, DataType::Boolean | DataType::Null),
@@ -336,7 +342,7 @@ impl Columns {
             let at = self.schema.fields().iter().position(|field| field.name() == name);
             at.is_some_and(|at| self.holds(at, &kind_of(value)))
         };
-        if self.strict && !row.iter().all(fits) {
+        if self.strict.is_some() && !row.iter().all(fits) {
             return Err(Unfit::Schema);
         }
         Ok(self.add_row(&row))
@@ -415,6 +421,11 @@ impl Columns {
             if self.row[at].is_some() {
                 return None;
             }
+            if let Some(known) = &self.strict
+                && !known[at]
+            {
+                return None;
+            }
             self.row[at] = Some(if scanner.peek()? == b'"' {
                 scanner.at += 1;
                 let Column::Text(column) = &mut self.cells[at] else { return None };
@@ -424,7 +435,7 @@ impl Columns {
                 Cell::Text
             } else {
                 let value = scanner.other()?;
-                if self.strict && !self.holds(at, &kind_of(&value)) {
+                if self.strict.is_some() && !self.holds(at, &kind_of(&value)) {
                     return None;
                 }
                 Cell::Other(value)

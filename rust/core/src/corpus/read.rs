@@ -12,6 +12,8 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::RowGroupMetaData;
 
+use rustc_hash::FxHashSet;
+
 use super::find::{Format, InputFile, find};
 use super::json::{Columns, JsonRow, Unfit};
 use super::lines::Lines;
@@ -24,8 +26,6 @@ use crate::{Error, Result};
 pub struct Corpus {
     files: Vec<InputFile>,
     schema: SchemaRef,
-    /// Whether the schema is that of the first lines of each file.
-    provisional: bool,
 }
 
 /// Bytes of lines by which [`Corpus::open_quickly`] judges a file.
@@ -40,9 +40,9 @@ impl Corpus {
     /// file, or holds tables on top beside source files, and when one column has two types that do
     /// not fit together.
     pub fn open(inputs: &[PathBuf], extensions: &[String]) -> Result<Self> {
-        let files = find(inputs, extensions)?;
-        let (schema, _) = unified_schema(&files, usize::MAX)?;
-        Ok(Self { files, schema, provisional: false })
+        let mut files = find(inputs, extensions)?;
+        let schema = unified_schema(&mut files, usize::MAX)?;
+        Ok(Self { files, schema })
     }
 
     /// As [`Corpus::open`], by the first lines of each file alone. Reading ends with
@@ -52,9 +52,9 @@ impl Corpus {
     }
 
     fn open_by(inputs: &[PathBuf], extensions: &[String], bytes: usize) -> Result<Self> {
-        let files = find(inputs, extensions)?;
-        match unified_schema(&files, bytes) {
-            Ok((schema, provisional)) => Ok(Self { files, schema, provisional }),
+        let mut files = find(inputs, extensions)?;
+        match unified_schema(&mut files, bytes) {
+            Ok(schema) => Ok(Self { files, schema }),
             // More lines could make the error another one, or none.
             Err(_) => Self::open(inputs, extensions),
         }
@@ -62,8 +62,9 @@ impl Corpus {
 
     /// The same documents by every line's columns.
     pub fn settled(&self) -> Result<Self> {
-        let (schema, _) = unified_schema(&self.files, usize::MAX)?;
-        Ok(Self { files: self.files.clone(), schema, provisional: false })
+        let mut files = self.files.clone();
+        let schema = unified_schema(&mut files, usize::MAX)?;
+        Ok(Self { files, schema })
     }
 
     /// The error of an input whose rows are not those of the pass before.
@@ -158,7 +159,6 @@ impl Corpus {
             input: 0,
             text_bytes: 0,
             rejects: Vec::new(),
-            provisional: self.provisional,
             only: None,
             hashes: None,
         }
@@ -213,7 +213,6 @@ pub struct Batches {
     /// A guess at those of the next batch of lines.
     text_bytes: usize,
     rejects: Vec<Reject>,
-    provisional: bool,
     only: Option<Only>,
     hashes: Option<Vec<(PathBuf, String)>>,
 }
@@ -281,7 +280,12 @@ impl Batches {
     /// were set aside then. Lines of others are passed over without being read.
     #[must_use]
     pub fn only(mut self, wanted: Vec<bool>, rejects: &[Reject]) -> Self {
-        let rejected = rejects.iter().map(|reject| (reject.path.clone(), reject.row)).collect();
+        // Other files are read whole and set the same rows aside again.
+        let lines = |file: &&InputFile| !matches!(file.format, Format::Parquet | Format::Source);
+        let lines: FxHashSet<&Path> =
+            self.files.iter().filter(lines).map(|file| file.path.as_path()).collect();
+        let rejected = rejects.iter().filter(|reject| lines.contains(reject.path.as_path()));
+        let rejected = rejected.map(|reject| (reject.path.clone(), reject.row)).collect();
         self.only = Some(Only { wanted, rejected, passed: 0, rows: Vec::new() });
         self
     }
@@ -332,7 +336,8 @@ impl Batches {
                     }
                 },
                 Some(Open::Json(file, mut lines, mut seen)) => {
-                    let batch = self.json_batch(&file.path, &mut lines, &mut seen)?;
+                    let known = file.sampled.as_deref();
+                    let batch = self.json_batch(&file.path, known, &mut lines, &mut seen)?;
                     if let Some(batch) = batch {
                         self.open = Some(Open::Json(file, lines, seen));
                         if batch.num_rows() > 0 {
@@ -423,12 +428,13 @@ impl Batches {
     fn json_batch(
         &mut self,
         path: &Path,
+        known: Option<&[String]>,
         lines: &mut Lines,
         seen: &mut u64,
     ) -> Result<Option<RecordBatch>> {
         let mut columns = Columns::new(self.schema.clone(), self.text_bytes);
-        if self.provisional {
-            columns = columns.strict();
+        if let Some(known) = known {
+            columns = columns.strict(known);
         }
         if let Some(only) = &mut self.only {
             only.rows.clear();
@@ -520,6 +526,7 @@ impl Iterator for Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::datatypes::DataType;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -552,10 +559,21 @@ mod tests {
         vec(line, 0..30)
     }
 
+    /// A Parquet file with a text and a null.
+    fn null_text(path: &Path) {
+        let schema = Schema::new(vec![Field::new("text", DataType::Utf8, true)]);
+        let texts = StringArray::from(vec![Some("text"), None]);
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(texts)]).unwrap();
+        let file = File::create(path).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
     fn all(corpus: &Corpus) -> Result<(Vec<RecordBatch>, Vec<Reject>)> {
         let mut batches = corpus.batches();
         let mut found = Vec::new();
-        while let Some(batch) = batches.next() {
+        for batch in batches.by_ref() {
             found.push(batch?);
         }
         Ok((found, batches.take_rejects()))
@@ -586,7 +604,7 @@ mod tests {
 
         /// Some rows, read a second time, are those rows; in lines, in Parquet and in source files.
         #[test]
-        fn only_the_wanted_rows(lines in lines(), wanted in vec(any::<bool>(), 30)) {
+        fn only_the_wanted_rows(lines in lines(), wanted in vec(any::<bool>(), 70)) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("in.jsonl");
             std::fs::write(&path, lines.join("\n")).unwrap();
@@ -604,7 +622,15 @@ mod tests {
             }
             writer.finish().unwrap();
             let open = |name: &str| Corpus::open(&[folder.path().join(name)], &["py".to_owned()]);
-            for corpus in [Ok(plain), open("p"), open("s")].into_iter().flatten() {
+            // Rows are set aside in each kind of file, and the kinds stand side by side.
+            let bad = folder.path().join("bad.py");
+            std::fs::write(&bad, [0xff]).unwrap();
+            let nulls = folder.path().join("nulls.parquet");
+            null_text(&nulls);
+            let jsonl = folder.path().join("in.jsonl");
+            let mixed = [nulls.clone(), jsonl.clone(), bad.clone(), jsonl, nulls, bad];
+            let mixed = Corpus::open(&mixed, &["py".to_owned()]);
+            for corpus in [Ok(plain), open("p"), open("s"), mixed].into_iter().flatten() {
                 let (whole, rejects) = all(&corpus).unwrap();
                 let count = whole.iter().map(RecordBatch::num_rows).sum::<usize>();
                 let mut batches = corpus.batches().only(wanted[..count].to_vec(), &rejects);
@@ -637,7 +663,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in.jsonl");
         std::fs::write(&path, "{\"text\": \"a\"}\n".repeat(40_000)).unwrap();
-        let mut batches = Corpus::open(&[path.clone()], &[]).unwrap().batches().hashing();
+        let mut batches =
+            Corpus::open(std::slice::from_ref(&path), &[]).unwrap().batches().hashing();
         assert!(batches.all(|batch| batch.is_ok()));
         let hash = super::super::hash_file(&path).unwrap();
         assert_eq!(batches.into_hashes(), [(path, hash)]);

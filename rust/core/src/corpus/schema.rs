@@ -16,17 +16,18 @@ fn base_fields() -> Vec<Field> {
     vec![Field::new("id", DataType::Utf8, false), Field::new("text", DataType::Utf8, false)]
 }
 
-/// The schema over all files by at most so many bytes of lines of each, and whether there are more.
-pub fn unified_schema(files: &[InputFile], bytes: usize) -> Result<(SchemaRef, bool)> {
+/// The schema over all files by at most so many bytes of lines of each. Files that have more are marked
+/// with the columns that were seen.
+pub fn unified_schema(files: &mut [InputFile], bytes: usize) -> Result<SchemaRef> {
     let mut fields = base_fields();
-    let mut provisional = false;
     for file in files {
         let found = match file.format {
             Format::Parquet => parquet_fields(&file.path)?,
             Format::Source => vec![Field::new("path", DataType::Utf8, true)],
             _ => {
                 let (found, all) = json_fields(file, bytes)?;
-                provisional |= !all;
+                let names = || found.iter().map(|field| field.name().clone()).collect();
+                file.sampled = (!all).then(names);
                 found
             }
         };
@@ -50,7 +51,7 @@ pub fn unified_schema(files: &[InputFile], bytes: usize) -> Result<(SchemaRef, b
             *known = Field::new(known.name(), joined, true);
         }
     }
-    Ok((Arc::new(Schema::new(fields)), provisional))
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 /// The type that holds both, or none.

@@ -98,24 +98,26 @@ mod tests {
     use super::*;
     use crate::dedup::grams::mix;
     use crate::dedup::minhash::Sketcher;
+    use crate::dedup::sign::least_of;
 
     /// Families of similar documents: the sample sees pairs, and few bands find fewer of them.
     #[test]
     fn few_bands_are_seen_to_miss() {
-        let measure = |bands: usize| {
-            let sketcher = Sketcher::new(bands, 5, 1);
+        let measure = |bands: usize, rows: usize| {
+            let sketcher = Sketcher::new(bands, rows, 1);
             let mut sample = Sample::new(false);
             for document in 0..6000u64 {
                 let own = |i: u64| mix(document << 20 | i);
                 let family = |i: u64| mix((document / 2) << 40 | i | 1 << 63);
                 let grams: Vec<u64> = (0..80).map(family).chain((0..15).map(own)).collect();
                 let mut keys = Vec::new();
-                let least = sketcher.band_keys(&grams, &mut Vec::new(), &mut keys);
+                sketcher.band_keys(&grams, &mut Vec::new(), &mut keys);
+                let least = least_of(&grams);
                 sample.offer(Signature { row: 0, least, keys: &keys, grams: &grams });
             }
             sample.measure(0.7).unwrap()
         };
-        let (few, many) = (measure(2), measure(32));
+        let (few, many) = (measure(2, 5), measure(32, 5));
         // J = 80 / 110 for all: pairs of a family, nothing else.
         assert!(many.documents >= 1000 && many.pairs > 200, "{many:?}");
         assert_eq!(few.pairs, many.pairs);
@@ -123,6 +125,9 @@ mod tests {
         let (_, low, high) = few.estimate.unwrap();
         assert!(low < truth + 0.03 && truth - 0.03 < high, "{few:?} for {truth}");
         assert!(many.estimate.unwrap().0 > 0.98 && few.found < many.found);
+        // Documents come into the sample by a hash that no slot of their signatures shares.
+        let one = measure(1, 1).estimate.unwrap().0;
+        assert!((one - 80.0 / 110.0).abs() < 0.06, "{one}");
     }
 
     #[test]

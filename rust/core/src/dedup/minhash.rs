@@ -62,13 +62,12 @@ impl Sketcher {
         }
     }
 
-    /// Appends one key a band for a set of hashes, which must not be empty; returns the least hash.
-    pub fn band_keys(&self, shingles: &[u64], slots: &mut Vec<u64>, keys: &mut Vec<u64>) -> u64 {
+    /// Appends one key a band for a set of hashes, which must not be empty.
+    pub fn band_keys(&self, shingles: &[u64], slots: &mut Vec<u64>, keys: &mut Vec<u64>) {
         self.signature(shingles, slots);
         keys.extend(slots.chunks_exact(self.rows).zip(1u64..).map(|(band, number)| {
             band.iter().fold(mix(number), |key, value| throw(*value, key.rotate_left(32)))
         }));
-        slots.iter().copied().min().unwrap_or(EMPTY)
     }
 }
 

@@ -107,7 +107,7 @@ pub struct Job<'a> {
     pub against: &'a [Reference],
     /// The index that kept documents are added to, and the name of their segment.
     pub index: Option<(&'a Index, &'a str)>,
-    /// Bytes that sorting may use; without a limit everything is kept in memory.
+    /// Bytes that sorting may use; without a limit nothing is sorted on disk.
     pub memory: Option<usize>,
     /// Called with what is being done, how many documents are, and how many there are if known.
     pub progress: Progress<'a>,

@@ -127,11 +127,12 @@ impl Signer {
                             all.grams.truncate(before + count);
                         }
                         let grams = &all.grams[before..];
-                        let least = match sketcher.filter(|_| !grams.is_empty()) {
-                            Some(sketcher) => sketcher.band_keys(grams, slots, &mut all.keys),
-                            None => 0,
-                        };
-                        all.least.push(least);
+                        if let Some(sketcher) = sketcher.filter(|_| !grams.is_empty()) {
+                            sketcher.band_keys(grams, slots, &mut all.keys);
+                            all.least.push(least_of(grams));
+                        } else {
+                            all.least.push(0);
+                        }
                         all.ends.push(all.grams.len());
                         all.rows.push(i);
                     }
@@ -140,6 +141,11 @@ impl Signer {
             )
             .collect()
     }
+}
+
+/// The least hash of a set, in an order of its own: what is sampled by it must not be what bands see.
+pub fn least_of(grams: &[u64]) -> u64 {
+    grams.iter().min().map_or(u64::MAX, |hash| grams::mix(*hash))
 }
 
 /// xxh3-128 of a text, or of its words by white space with one space between them.
