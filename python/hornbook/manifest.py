@@ -169,19 +169,26 @@ def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) 
     path = Path(path)
     if path.is_file():
         return known.get(path) or _core.hash_file(path)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
     made = _stage_parts(path)
     if made is not None:
         return hash_json(made)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-    return hash_json([[str(file.relative_to(path)), input_hash(file, known)] for file in files])
+    return hash_json(
+        [[str(file.relative_to(path)), input_hash(file, known)] for file in _files(path)]
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an input, in order; links in a folder are not part of it."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file that `input_hash` may look at."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    states = [(file, file.stat()) for file in files]
+    """Name, size and time of every file of an input."""
+    states = [(file, file.stat()) for file in _files(path)]
     return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
 
 
@@ -271,8 +278,6 @@ def run_stage(
     for path in paths:
         if folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise ConfigError(f"{folder}: holds the input {path}; name another folder")
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
     hashes: list[str] = []
     key = ""
     before_work = [_state(path) for path in paths] if hashes_inputs else []
