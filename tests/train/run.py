@@ -44,11 +44,12 @@ def one(module: Any, out: str, options: dict[str, Any]) -> None:
 
     class Rows(module.Rows):  # type: ignore[name-defined, misc]
         def batch(self, first: int, count: int) -> Any:
-            mine = die is not None and die[0] == int(os.environ["RANK"])
+            # A process run alone, without torchrun, is told no rank.
+            here = [int(os.environ.get("RANK", "0")), first // options["batch_size"]]
             fresh = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-            if mine and fresh and first // options["batch_size"] == die[1]:
+            if here == die and fresh:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if ask == [int(os.environ["RANK"]), first // options["batch_size"]]:
+            if here == ask:
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().batch(first, count)
 
