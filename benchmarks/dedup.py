@@ -13,7 +13,8 @@ share of removed documents of which some kept document is truly that similar.
     python benchmarks/dedup.py --threads 2 --only "hornbook minhash" daft
 
 Peers that are not importable are named and left out. dolma may stand in an environment of its own
-if its command is linked beside this Python: it needs an older numpy than datatrove does.
+if its command is linked beside this Python: it needs an older numpy than datatrove does. So may the
+command of github.com/revbucket/minhash-rs, built by cargo.
 """
 
 import argparse
@@ -295,6 +296,28 @@ def datatrove(source: Path, out: Path, threads: int) -> None:
         ).run()
 
 
+def minhash_rs(source: Path, out: Path, threads: int) -> None:
+    """minhash-rs, of which duplodocus was made: words by Unicode; it writes JSON lines."""
+    documents = out / "documents"
+    documents.mkdir(parents=True)
+    (documents / source.name).symlink_to(source)
+    settings = {
+        "name": "benchmark", "num_bands": BANDS, "band_size": ROWS, "ngram_size": NGRAM,
+        "tokenizer_str": "uniseg", "content_key": "text", "num_sig_chunks": 8,
+        "num_docs": 200_000, "max_lines_per_path": 200_000, "local_input": str(documents),
+        "working_dir": str(out / "work"), "output_dir": str(out / "kept"),
+        "remote_input": "", "remote_working_dir": "", "remote_output": "",
+        # Without it, the version of May 2025 compares whole texts instead of n-grams.
+        "exact_override": True,
+    }  # fmt: skip
+    config = out / "config.yaml"
+    config.write_text(json.dumps(settings))  # JSON is YAML
+    command = [str(Path(sys.executable).parent / "minhash-rs"), "min-hash", "--config", str(config)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"minhash-rs: {done.stderr.strip().splitlines()[-1]}")
+
+
 def polars(source: Path, out: Path, threads: int) -> None:
     """polars: exact copies only."""
     import polars as pl
@@ -335,12 +358,13 @@ ENGINES: dict[str, tuple[Callable[[Path, Path, int], None], str]] = {
     "gaoya": (gaoya, "near"),
     "text-dedup": (text_dedup, "near"),
     "datatrove": (datatrove, "near"),
+    "minhash-rs": (minhash_rs, "near"),
     "hornbook exact": (ours("exact"), "exact"),
     "polars": (polars, "exact"),
     "dolma": (dolma, "exact"),
 }
 PACKAGES = ["hornbook", "daft", "rensa", "datasketch", "gaoya", "text-dedup", "datatrove"]
-PACKAGES += ["polars", "dolma", "pyarrow"]
+PACKAGES += ["minhash-rs", "polars", "dolma", "pyarrow"]
 
 
 def engine_process(name: str, source: Path, out: Path, threads: int) -> dict[str, float] | str:
@@ -371,6 +395,8 @@ def kept_rows(out: Path) -> set[int]:
     ids: set[int] = set()
     for part in out.glob("*.parquet"):
         ids.update(int(one) for one in pq.read_table(part, columns=["id"])["id"].to_pylist())
+    for lines in out.glob("kept/*.jsonl"):
+        ids.update(int(json.loads(line)["id"]) for line in lines.open())
     return ids
 
 
@@ -498,8 +524,8 @@ def main() -> None:
                     continue
                 row = rows.setdefault(name, {"kind": ENGINES[name][1], "rounds": []})
                 row["rounds"].append(done)
-                if turn == 0 and any(out.glob("*.parquet")):
-                    row |= quality(kept_rows(out), count, pairs)
+                if turn == 0 and (kept := kept_rows(out)):
+                    row |= quality(kept, count, pairs)
         signing = kernel(args.rounds * 3)
     for name, row in rows.items():
         if "failed" in row:

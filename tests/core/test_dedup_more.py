@@ -149,9 +149,13 @@ def test_real_functions_against_brute_force(
     assert len({row["removed_row"] for row in banded} & removed) >= 0.99 * len(removed)
 
 
-def test_memory_never_changes_a_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_memory_never_changes_a_byte(tmp_path: Path, suffix: str) -> None:
     rows = [{"text": text, "s": i % 3} for i, text in enumerate(planted(5, 3000))]
     source = save(tmp_path / "in.jsonl", rows)
+    if suffix:
+        source = source.with_name("in.jsonl.gz")
+        source.write_bytes(gzip.compress((tmp_path / "in.jsonl").read_bytes()))
     for method in ("minhash", "exact-join", "exact"):
         outs = []
         for memory in (None, 16):
@@ -167,26 +171,31 @@ def test_memory_never_changes_a_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", [{"stars": 3}, {"n": "many"}, {"n": 0.5}])
 @pytest.mark.parametrize("memory_mb", [None, 16])
+@pytest.mark.parametrize("normalize", [False, True])
 def test_columns_that_appear_late_are_kept(
-    tmp_path: Path, last: dict[str, Any], memory_mb: int | None
+    tmp_path: Path, last: dict[str, Any], memory_mb: int | None, normalize: bool
 ) -> None:
     # More lines than those by which the columns are judged at first, then one that does not fit.
     rows = [{"text": f"{i} " + "word " * 2000, "n": i} for i in range(500)]
     rows += [dict(rows[7]), {"text": "the last row of all", "n": None} | last]
     source = save(tmp_path / "in.jsonl", rows)
     assert source.stat().st_size > 4 << 20
-    report = hb.dedup(source, tmp_path / "out", method="exact", memory_mb=memory_mb)
+    out = tmp_path / "out"
+    report = hb.dedup(source, out, method="exact", memory_mb=memory_mb, normalize=normalize)
+    assert sorted(path.name for path in out.glob("part-*")) == ["part-00000.parquet"]
     assert report["counts"]["dropped"] == {"exact": 1}
-    found = list(corpus.read([tmp_path / "out"]))
+    found = list(corpus.read([out]))
     assert len(found) == 501
     for name, value in last.items():
         assert found[-1][name] == value
         assert {type(row[name]) for row in found} <= {type(value), type(None)}
 
 
+# Without normalising, what stays is known at once and there is no second reading.
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_the_second_reading_passes_over_what_goes_and_what_is_no_row(
-    tmp_path: Path, suffix: str
+    tmp_path: Path, suffix: str, normalize: bool
 ) -> None:
     texts = [f"text {i % 60} of some words" for i in range(100)]
     rows = [{"text": text, "n": i} for i, text in enumerate(texts)]
@@ -202,7 +211,7 @@ def test_the_second_reading_passes_over_what_goes_and_what_is_no_row(
         lost = 8
         data = "\n".join(listed).encode()
         source.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
-    report = hb.dedup(source, tmp_path / "out", method="exact", keep="first")
+    report = hb.dedup(source, tmp_path / "out", method="exact", normalize=normalize)
     assert report["counts"] == {"in": 100, "kept": 60, "dropped": {"exact": 40}, "rejected": lost}
     found = [(row["text"], row["n"]) for row in corpus.read([tmp_path / "out"])]
     assert found == [(row["text"], row["n"]) for row in rows[:60]]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::read::parquet_reader;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,24 @@ pub struct InputFile {
     pub groups: Option<Range<usize>>,
     /// The columns of the first lines, where the schema is by those alone.
     pub sampled: Option<Vec<String>>,
+}
+
+impl InputFile {
+    /// Bytes of its text, or a guess at them: what is compressed as a whole counts four times.
+    pub fn text_bytes(&self) -> Result<u64> {
+        if self.format == Format::Parquet {
+            let reader = parquet_reader(&self.path)?;
+            let groups = reader.metadata().row_groups();
+            let range = self.groups.clone().unwrap_or(0..groups.len());
+            return Ok(groups[range]
+                .iter()
+                .map(|group| group.total_byte_size().max(0) as u64)
+                .sum());
+        }
+        let disk = std::fs::metadata(&self.path).map_err(Error::io(&self.path))?.len();
+        let packed = matches!(self.format, Format::JsonlGzip | Format::JsonlZstd);
+        Ok(if packed { 4 * disk } else { disk })
+    }
 }
 
 pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>> {

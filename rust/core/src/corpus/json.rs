@@ -21,7 +21,7 @@ use memchr::memchr2;
 use serde_json::Value;
 
 use super::hash_bytes;
-use super::strings::{block_at, copy_string};
+use super::strings::{block_at, copy_string, escapes};
 use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// A row as `serde_json` has it.
@@ -123,16 +123,9 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
         loop {
             let (block, length) = block_at(self.line, self.at, &mut copy);
             let found = (self.masks)(block);
-            let (mut escapes, mut escaped) = (found.backslash & !carry, carry);
-            carry = 0;
-            while escapes != 0 {
-                let first = escapes.trailing_zeros();
-                let pair = 0b11 << first;
-                escapes &= !pair;
-                escaped |= pair & (pair << 1);
-                carry |= u64::from(first == 63);
-            }
-            let quotes = found.double & !escaped;
+            let escapes = escapes(found.backslash & !carry);
+            let quotes = found.double & !(escapes << 1 | carry);
+            carry = escapes >> 63;
             if quotes != 0 {
                 self.at += quotes.trailing_zeros() as usize + 1;
                 return Some(());
@@ -215,10 +208,9 @@ struct Strings {
 }
 
 impl Strings {
-    fn new(bytes: usize) -> Self {
-        let mut values = Vec::with_capacity(bytes);
-        simd::advise_large_pages(&mut values);
-        Self { values, ends: vec![0], present: NullBufferBuilder::new(0) }
+    /// None, to be written into `room`, which is empty.
+    fn new(room: Vec<u8>) -> Self {
+        Self { values: room, ends: vec![0], present: NullBufferBuilder::new(0) }
     }
 
     /// Bytes of the rows that were added.
@@ -238,10 +230,21 @@ impl Strings {
         self.present.append(present);
     }
 
-    fn finish(mut self) -> Result<StringArray, ArrowError> {
-        self.values.shrink_to_fit();
+    #[allow(unsafe_code)]
+    fn finish(mut self) -> StringArray {
+        // Batches may be kept.
+        if self.values.capacity() > self.values.len() / 2 * 3 {
+            self.values.shrink_to_fit();
+        }
         let ends = OffsetBuffer::new(ScalarBuffer::from(self.ends));
-        StringArray::try_new(ends, Buffer::from_vec(self.values), self.present.finish())
+        let (values, present) = (Buffer::from_vec(self.values), self.present.finish());
+        debug_assert!(
+            StringArray::try_new(ends.clone(), values.clone(), present.clone()).is_ok(),
+            "strings of UTF-8"
+        );
+        // SAFETY: every string came from a `str`, is ASCII, or was found to be UTF-8 before its end was
+        // added, and what was not added was truncated; `Vec` checked every length.
+        unsafe { StringArray::new_unchecked(ends, values, present) }
     }
 }
 
@@ -283,13 +286,17 @@ pub enum Unfit {
 }
 
 impl Columns {
-    /// None yet; `bytes`: a guess at those of the text.
-    pub fn new(schema: SchemaRef, bytes: usize) -> Self {
-        let column = |name: &str, kind: &DataType| match kind {
+    /// None yet; texts will stand in `room`, which is empty.
+    pub fn new(schema: SchemaRef, room: Vec<u8>) -> Self {
+        let mut room = Some(room);
+        let mut column = |name: &str, kind: &DataType| match kind {
             DataType::Boolean => Column::Bool(BooleanBuilder::new()),
             DataType::Int64 => Column::Int(Int64Builder::new()),
             DataType::Float64 => Column::Float(Float64Builder::new()),
-            _ => Column::Text(Strings::new(if name == "text" { bytes } else { 0 })),
+            _ => {
+                let room = room.take_if(|_| name == "text").unwrap_or_default();
+                Column::Text(Strings::new(room))
+            }
         };
         let fields = schema.fields();
         let cells = fields.iter().map(|field| column(field.name(), field.data_type())).collect();
@@ -456,15 +463,15 @@ impl Columns {
 
     /// The batch.
     pub fn finish(self) -> Result<RecordBatch, ArrowError> {
-        let finish = |column| -> Result<ArrayRef, ArrowError> {
-            Ok(match column {
+        let finish = |column| -> ArrayRef {
+            match column {
                 Column::Bool(mut column) => Arc::new(column.finish()),
                 Column::Int(mut column) => Arc::new(column.finish()),
                 Column::Float(mut column) => Arc::new(column.finish()),
-                Column::Text(column) => Arc::new(column.finish()?),
-            })
+                Column::Text(column) => Arc::new(column.finish()),
+            }
         };
-        let columns = self.cells.into_iter().map(finish).collect::<Result<_, _>>()?;
+        let columns = self.cells.into_iter().map(finish).collect();
         RecordBatch::try_new(self.schema, columns)
     }
 }
@@ -509,7 +516,7 @@ mod tests {
 
     /// The batch of some rows that are added one after another.
     fn batch(add: impl FnOnce(&mut Columns)) -> RecordBatch {
-        let mut columns = Columns::new(schema(), 0);
+        let mut columns = Columns::new(schema(), Vec::new());
         add(&mut columns);
         columns.finish().unwrap()
     }

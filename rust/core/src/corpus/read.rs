@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::buffer::Buffer;
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -19,6 +20,7 @@ use super::json::{Columns, JsonRow, Unfit};
 use super::lines::Lines;
 use super::schema::unified_schema;
 use super::{BATCH_BYTES, BATCH_ROWS, MAX_ROW_BYTES, Reject, text_id, texts};
+use crate::tokenizer::simd;
 use crate::{Error, Result};
 
 /// Documents on disk, with one schema over every input.
@@ -72,13 +74,9 @@ impl Corpus {
         changed(self.files.first().map_or(Path::new(""), |file| &file.path))
     }
 
-    /// Bytes of the files, a guess at those of their text: what is compressed counts four times.
-    pub fn bytes(&self) -> u64 {
-        let size = |file: &InputFile| {
-            let disk = std::fs::metadata(&file.path).map_or(0, |meta| meta.len());
-            if matches!(file.format, Format::Jsonl | Format::Source) { disk } else { 4 * disk }
-        };
-        self.files.iter().map(size).sum()
+    /// Bytes of all text, roughly.
+    pub fn bytes(&self) -> Result<u64> {
+        self.files.iter().map(InputFile::text_bytes).sum()
     }
 
     /// Whether reading a second time costs less than keeping what was read: nothing is compressed as a
@@ -141,9 +139,7 @@ impl Corpus {
                     add(one, group.total_byte_size().max(0) as u64);
                 }
             } else {
-                let disk = std::fs::metadata(&file.path).map_err(Error::io(&file.path))?.len();
-                let packed = matches!(file.format, Format::JsonlGzip | Format::JsonlZstd);
-                add(file.clone(), if packed { 4 * disk } else { disk });
+                add(file.clone(), file.text_bytes()?);
             }
         }
         let corpus = |files| Self { files, ..self.clone() };
@@ -157,7 +153,9 @@ impl Corpus {
             files: self.files.clone().into(),
             open: None,
             input: 0,
+            most: (BATCH_ROWS, BATCH_BYTES),
             text_bytes: 0,
+            lent: VecDeque::new(),
             rejects: Vec::new(),
             only: None,
             hashes: None,
@@ -177,7 +175,10 @@ pub fn parquet_rows(path: &Path) -> Result<u64> {
 }
 
 /// A file's batches, and how many of its rows come before them.
-fn parquet_batches(file: &InputFile) -> Result<(ParquetRecordBatchReader, u64)> {
+fn parquet_batches(
+    file: &InputFile,
+    (most_rows, most_bytes): (usize, usize),
+) -> Result<(ParquetRecordBatchReader, u64)> {
     let mut reader = parquet_reader(&file.path)?;
     let groups = reader.metadata().row_groups();
     let range = file.groups.clone().unwrap_or(0..groups.len());
@@ -185,10 +186,10 @@ fn parquet_batches(file: &InputFile) -> Result<(ParquetRecordBatchReader, u64)> 
     // Of long documents fewer stand in a batch.
     let rows = groups[range.clone()]
         .iter()
-        .map(|group| BATCH_BYTES as i64 * group.num_rows() / group.total_byte_size().max(1))
+        .map(|group| most_bytes as i64 * group.num_rows() / group.total_byte_size().max(1))
         .min()
         .unwrap_or(1)
-        .clamp(1, BATCH_ROWS as i64);
+        .clamp(1, most_rows as i64);
     if file.groups.is_some() {
         reader = reader.with_row_groups(range.collect());
     }
@@ -198,6 +199,9 @@ fn parquet_batches(file: &InputFile) -> Result<(ParquetRecordBatchReader, u64)> 
         .map_err(|e| Error::input(&file.path, e.to_string()))?;
     Ok((reader, before as u64))
 }
+
+/// Batches of which a [`Batches`] awaits the room.
+const LENT: usize = 16;
 
 enum Open {
     Parquet(InputFile, Box<ParquetRecordBatchReader>, u64),
@@ -210,8 +214,12 @@ pub struct Batches {
     files: VecDeque<InputFile>,
     open: Option<Open>,
     input: usize,
-    /// A guess at those of the next batch of lines.
+    /// A batch is closed after so many rows, or bytes of strings.
+    most: (usize, usize),
+    /// Those of the last batch of lines: the next one will be of much the same size.
     text_bytes: usize,
+    /// Where the texts of batches stand that were taken back, though others may still hold them.
+    lent: VecDeque<Buffer>,
     rejects: Vec<Reject>,
     only: Option<Only>,
     hashes: Option<Vec<(PathBuf, String)>>,
@@ -306,6 +314,11 @@ impl Batches {
         self.hashes.unwrap_or_default()
     }
 
+    /// Makes batches of at most so many rows, closed after so many bytes of strings.
+    pub fn set_size(&mut self, rows: usize, bytes: usize) {
+        self.most = (rows, bytes);
+    }
+
     /// Files that are not yet begun.
     pub fn files_left(&self) -> usize {
         self.files.len()
@@ -361,7 +374,7 @@ impl Batches {
                     Some(Format::Parquet) => {
                         let file = self.files.pop_front().expect("just seen");
                         self.input = file.input;
-                        let (reader, before) = parquet_batches(&file)?;
+                        let (reader, before) = parquet_batches(&file, self.most)?;
                         self.open = Some(Open::Parquet(file, Box::new(reader), before));
                     }
                     Some(_) => {
@@ -432,7 +445,8 @@ impl Batches {
         lines: &mut Lines,
         seen: &mut u64,
     ) -> Result<Option<RecordBatch>> {
-        let mut columns = Columns::new(self.schema.clone(), self.text_bytes);
+        let (most_rows, most_bytes) = self.most;
+        let mut columns = Columns::new(self.schema.clone(), self.room());
         if let Some(known) = known {
             columns = columns.strict(known);
         }
@@ -441,7 +455,7 @@ impl Batches {
         }
         let mut bytes = 0;
         let mut ended = false;
-        while columns.rows() < BATCH_ROWS && bytes < BATCH_BYTES {
+        while columns.rows() < most_rows && bytes < most_bytes {
             let Some(line) = lines.next_line()? else {
                 ended = true;
                 break;
@@ -469,15 +483,42 @@ impl Batches {
         if ended && columns.rows() == 0 {
             return Ok(None);
         }
-        // The next batch will be of much the same size.
-        self.text_bytes = columns.text_bytes() * 17 / 16;
+        self.text_bytes = columns.text_bytes();
         columns.finish().map(Some).map_err(|e| Error::input(path, e.to_string()))
+    }
+
+    /// Where the texts of a batch of lines are to stand: where others did, as memory that is touched for
+    /// the first time costs more than it does to read into it.
+    fn room(&mut self) -> Vec<u8> {
+        for _ in 0..self.lent.len() {
+            match self.lent.pop_front().map(Buffer::into_vec) {
+                Some(Ok(mut room)) if room.capacity() >= self.text_bytes => {
+                    room.clear();
+                    return room;
+                }
+                Some(Err(held)) => self.lent.push_back(held),
+                _ => {}
+            }
+        }
+        let mut room = Vec::with_capacity(self.text_bytes * 9 / 8);
+        simd::advise_large_pages(&mut room);
+        room
+    }
+
+    /// Takes a batch back: the texts of a later one stand where its did, once nobody else holds them.
+    pub fn reuse(&mut self, batch: &RecordBatch) {
+        if matches!(self.open, Some(Open::Json(..))) {
+            if self.lent.len() == LENT {
+                self.lent.pop_front();
+            }
+            self.lent.push_back(texts(batch).values().clone());
+        }
     }
 
     fn source_batch(&mut self) -> Result<RecordBatch> {
         let mut rows: Vec<JsonRow> = Vec::new();
         let mut bytes = 0;
-        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+        while rows.len() < self.most.0 && bytes < self.most.1 {
             let next = self.files.front().filter(|file| file.format == Format::Source);
             if next.is_none_or(|file| !rows.is_empty() && file.input != self.input) {
                 break;
@@ -507,7 +548,7 @@ impl Batches {
                 }
             }
         }
-        let mut columns = Columns::new(self.schema.clone(), bytes);
+        let mut columns = Columns::new(self.schema.clone(), Vec::with_capacity(bytes));
         for row in &rows {
             columns.add_row(row);
         }
@@ -654,6 +695,43 @@ mod tests {
                     let fewer = wanted[..count - 1].to_vec();
                     prop_assert!(corpus.batches().only(fewer, &rejects).any(|batch| batch.is_err()));
                 }
+            }
+        }
+    }
+
+    /// What others still hold of a batch that was taken back stays as it is.
+    #[test]
+    fn texts_stand_where_nobody_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.jsonl");
+        let lengths: Vec<usize> = (0..2000).map(|row| row * row * 31 % 977).collect();
+        let line = |(row, length): (usize, &usize)| {
+            json!({"text": format!("{row}").repeat(*length)}).to_string() + "\n"
+        };
+        std::fs::write(&path, lengths.iter().enumerate().map(line).collect::<String>()).unwrap();
+        let corpus = Corpus::open(&[path], &[]).unwrap();
+        let mut batches = corpus.batches();
+        batches.set_size(7, usize::MAX);
+        let (mut held, mut places) = (Vec::new(), FxHashSet::default());
+        let mut number = 0;
+        while let Some(batch) = batches.next() {
+            let batch = batch.unwrap();
+            places.insert(texts(&batch).values().as_ptr());
+            batches.reuse(&batch);
+            // Most are let go at once; some are held for long, some in part.
+            if number % 5 == 0 {
+                held.push((7 * number, batch.clone()));
+            }
+            if number % 7 == 0 {
+                held.push((7 * number + 3, batch.slice(3, batch.num_rows() - 3)));
+            }
+            number += 1;
+        }
+        assert!(places.len() < number / 2, "{} of {number}", places.len());
+        for (start, batch) in held {
+            for (row, text) in texts(&batch).iter().enumerate() {
+                let row = start + row;
+                assert_eq!(text.unwrap(), format!("{row}").repeat(lengths[row]));
             }
         }
     }

@@ -144,7 +144,7 @@ fn below(bit: usize) -> u64 {
 
 /// Of backslashes in a block, those that start an escape; the byte before it is not one that does.
 #[inline]
-fn escapes(backslash: u64) -> u64 {
+pub fn escapes(backslash: u64) -> u64 {
     const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
     // In a run that starts at an even place those at even places escape, else those at odd ones. The
     // subtraction carries through runs that start at odd places.

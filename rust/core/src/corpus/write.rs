@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
@@ -70,7 +70,22 @@ pub struct PartWriter {
     parts: Vec<Part>,
     /// Row groups that are compressed at once, quickly; none: in turn, and well.
     together: Option<usize>,
+    /// Where they are compressed together: rows that are not yet a whole chunk.
+    chunk: Chunk,
 }
+
+/// Rows that are encoded as one batch. Where one ends depends on the rows alone, so that the file does
+/// not depend on the batches that they came in.
+#[derive(Default)]
+struct Chunk {
+    slices: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// Of a chunk, at most; a row that exceeds it is the chunk's last.
+const CHUNK_ROWS: usize = 256;
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// A part that is being written.
 enum Open {
@@ -94,9 +109,8 @@ impl Open {
             Self::Together { .. } if batch.num_rows() == 0 => {}
             Self::Together { most, full, open, .. } => {
                 open.push(batch.clone());
-                // By the batches alone, so that the file does not depend on the threads.
                 let rows: usize = open.iter().map(RecordBatch::num_rows).sum();
-                let bytes: usize = open.iter().map(RecordBatch::get_array_memory_size).sum();
+                let bytes: usize = open.iter().map(bytes_of).sum();
                 if rows >= ROWS_PER_GROUP || bytes >= TOGETHER_BYTES {
                     full.push(std::mem::take(open));
                 }
@@ -152,6 +166,24 @@ impl Open {
     }
 }
 
+/// Bytes of a batch's values, however much room they stand in.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    (0..batch.num_rows()).map(|row| row_bytes(batch.columns(), row)).sum()
+}
+
+/// Bytes of a row's values; a guess for types that neither corpora nor our own files have.
+fn row_bytes(columns: &[ArrayRef], row: usize) -> usize {
+    let value = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value_length(row) as usize,
+        DataType::List(item) => {
+            let length = column.as_list::<i32>().value_length(row) as usize;
+            length * item.data_type().primitive_width().unwrap_or(16)
+        }
+        kind => kind.primitive_width().unwrap_or(16),
+    };
+    columns.iter().map(value).sum()
+}
+
 /// Bytes of batches in a row group where several are encoded at once.
 const TOGETHER_BYTES: usize = 4 << 20;
 
@@ -172,6 +204,7 @@ impl PartWriter {
             bytes: 0,
             parts,
             together: None,
+            chunk: Chunk::default(),
         })
     }
 
@@ -199,6 +232,38 @@ impl PartWriter {
 
     /// Appends a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.together.is_none() {
+            return self.append(batch);
+        }
+        let mut start = 0;
+        for row in 0..batch.num_rows() {
+            self.chunk.rows += 1;
+            self.chunk.bytes += row_bytes(batch.columns(), row);
+            if self.chunk.rows >= CHUNK_ROWS || self.chunk.bytes >= CHUNK_BYTES {
+                self.chunk.slices.push(batch.slice(start, row + 1 - start));
+                start = row + 1;
+                self.close_chunk()?;
+            }
+        }
+        if start < batch.num_rows() {
+            self.chunk.slices.push(batch.slice(start, batch.num_rows() - start));
+        }
+        Ok(())
+    }
+
+    fn close_chunk(&mut self) -> Result<()> {
+        let chunk = std::mem::take(&mut self.chunk);
+        match chunk.slices.as_slice() {
+            [] => Ok(()),
+            [one] => self.append(one),
+            many => {
+                let one = concat_batches(&self.schema, many);
+                self.append(&one.map_err(|e| Error::config(e.to_string()))?)
+            }
+        }
+    }
+
+    fn append(&mut self, batch: &RecordBatch) -> Result<()> {
         if self.writer.is_none() {
             let path = self.folder.join(format!("{}.tmp", self.name()));
             let file = File::create(&path).map_err(Error::io(&path))?;
@@ -235,7 +300,7 @@ impl PartWriter {
         let writer = self.writer.as_mut().expect("just opened");
         writer.write(batch).map_err(failed)?;
         self.rows += batch.num_rows() as u64;
-        self.bytes += batch.get_array_memory_size();
+        self.bytes += bytes_of(batch);
         if self.bytes >= PART_BYTES {
             self.close_part()?;
         }
@@ -267,11 +332,24 @@ impl PartWriter {
     /// Closes the last part and returns them all. Without a row, one empty part is written, so that
     /// the output still says its schema.
     pub fn finish(mut self) -> Result<Vec<Part>> {
+        self.close_chunk()?;
         if self.parts.is_empty() && self.writer.is_none() {
-            self.write(&RecordBatch::new_empty(self.schema.clone()))?;
+            self.append(&RecordBatch::new_empty(self.schema.clone()))?;
         }
         self.close_part()?;
         Ok(self.parts)
+    }
+}
+
+impl PartWriter {
+    /// Takes back what was written, finished parts included.
+    pub fn discard(self) {
+        let open = format!("{}.tmp", self.name());
+        drop(self.writer);
+        for name in self.parts.into_iter().map(|part| part.name).chain([open]) {
+            // Whoever discards has an error of its own to tell; no manifest names what stays here.
+            let _ = std::fs::remove_file(self.folder.join(name));
+        }
     }
 }
 
@@ -408,29 +486,31 @@ pub fn select(
 mod tests {
     use super::*;
     use arrow::array::StringArray;
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{Field, Schema};
     use std::sync::Arc;
 
-    /// Rows stay in order, and no number of threads changes a byte.
+    /// Rows stay in order, and neither the threads nor the batches change a byte.
     #[test]
-    fn threads_do_not_change_the_file() {
+    fn threads_and_batches_do_not_change_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let field = |name| Field::new(name, DataType::Utf8, false);
         let schema = Arc::new(Schema::new(vec![field("id"), field("text")]));
-        let batches: Vec<RecordBatch> = (0..40)
-            .map(|i| {
-                let ids = (0..1000).map(|row| Some(format!("{}", i * 1000 + row)));
-                let texts = (0..1000).map(|row| Some(format!("text {row} ").repeat(40)));
-                let (ids, texts) = (ids.collect::<StringArray>(), texts.collect::<StringArray>());
-                RecordBatch::try_new(schema.clone(), vec![Arc::new(ids), Arc::new(texts)]).unwrap()
-            })
-            .collect();
-        let write = |name: &str, how: fn(PartWriter) -> PartWriter, threads: usize| {
+        // Of 40,000 rows; every 5,000th is longer than a chunk may be.
+        let ids = (0..40_000).map(|row| Some(format!("{row}"))).collect::<StringArray>();
+        let text = |row: usize| {
+            format!("text {row} ").repeat(if row % 5000 == 77 { 400_000 } else { row % 80 })
+        };
+        let texts = (0..40_000).map(|row| Some(text(row))).collect::<StringArray>();
+        let all =
+            RecordBatch::try_new(schema.clone(), vec![Arc::new(ids), Arc::new(texts)]).unwrap();
+        let write = |name: &str, how: fn(PartWriter) -> PartWriter, threads: usize, rows: usize| {
             let out = folder.path().join(name);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let parts = pool.install(|| {
                 let mut writer = how(PartWriter::create(&out, schema.clone())?);
-                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                for start in (0..40_000).step_by(rows) {
+                    writer.write(&all.slice(start, rows.min(40_000 - start)))?;
+                }
                 writer.finish()
             });
             let corpus = Corpus::open(&[out], &[]).unwrap();
@@ -441,10 +521,11 @@ mod tests {
             assert!(ids.eq((0..40_000).map(|row| row.to_string())), "{name}");
             parts.unwrap()
         };
-        write("small", |writer| writer, 2);
-        let alone = write("alone", |writer| writer.quick(false), 1);
-        assert_eq!(alone, write("three", |writer| writer.quick(false), 3));
-        assert_eq!(alone, write("lean", |writer| writer.quick(true), 3));
+        write("small", |writer| writer, 2, 1000);
+        let alone = write("alone", |writer| writer.quick(false), 1, 256);
+        assert_eq!(alone, write("three", |writer| writer.quick(false), 3, 40_000));
+        assert_eq!(alone, write("lean", |writer| writer.quick(true), 3, 1000));
+        assert_eq!(alone, write("single", |writer| writer.quick(true), 1, 1));
         assert_eq!(alone.iter().map(|part| part.rows).sum::<u64>(), 40_000);
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow::array::BooleanArray;
-use arrow::compute::filter_record_batch;
+use arrow::array::RecordBatch;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
@@ -128,7 +127,11 @@ pub fn write(
         evidence.push(write_components(job.out, &who, outcome)?);
         evidence.push(write_edges(job.out, outcome)?);
     }
-    let (parts, pairs) = write_rows(job, input, documents, outcome)?;
+    corpus::write_rejected(job.out, &documents.rejects)?;
+    let (parts, pairs) = match &documents.parts {
+        Some(parts) => (parts.clone(), Vec::new()),
+        None => write_rows(job, input, documents, outcome)?,
+    };
     if parts.iter().map(|part| part.rows).sum::<u64>() + exact + near != count as u64 {
         return Err(job.corpus.changed());
     }
@@ -175,7 +178,7 @@ fn write_rows(
         wanted.entry(pair.removed).or_default().push((i, 0));
         wanted.entry(pair.kept).or_default().push((i, 1));
     }
-    let mut writer = PartWriter::create(job.out, job.corpus.schema())?.quick(job.memory.is_some());
+    let mut writer = job.writer()?;
     let stays = |row: usize| !removed.contains(row);
     let read = |row: usize| stays(row) || wanted.contains_key(&(row as u32));
     input.each_batch(documents, read, |batch, rows| {
@@ -187,18 +190,35 @@ fn write_rows(
                 pairs[*pair].texts[*side] = Some(text[..end].to_owned());
             }
         }
-        if rows.iter().all(|row| stays(*row)) {
-            writer.write(batch)?;
-        } else {
-            let mask: BooleanArray = rows.iter().map(|row| Some(stays(*row))).collect();
-            let kept = filter_record_batch(batch, &mask);
-            writer.write(&kept.map_err(|e| Error::config(e.to_string()))?)?;
-        }
+        write_some(&mut writer, batch, |i| stays(rows[i]))?;
         let done = rows.last().map_or(0, |row| row + 1);
         (job.progress)("writing", done as u64, Some(documents.len() as u64))
     })?;
-    corpus::write_rejected(job.out, &documents.rejects)?;
     Ok((writer.finish()?, pairs))
+}
+
+impl Job<'_> {
+    /// Writes the rows that stay.
+    pub(super) fn writer(&self) -> Result<PartWriter> {
+        Ok(PartWriter::create(self.out, self.corpus.schema())?.quick(self.memory.is_some()))
+    }
+}
+
+/// Writes those rows of a batch of which `stays` holds.
+pub(super) fn write_some(
+    writer: &mut PartWriter,
+    batch: &RecordBatch,
+    stays: impl Fn(usize) -> bool,
+) -> Result<()> {
+    let mut row = 0;
+    while row < batch.num_rows() {
+        let end = (row..batch.num_rows()).find(|row| !stays(*row)).unwrap_or(batch.num_rows());
+        if end > row {
+            writer.write(&batch.slice(row, end - row))?;
+        }
+        row = end + 1;
+    }
+    Ok(())
 }
 
 struct ShownPair {

@@ -43,6 +43,7 @@ pub use pieces::{
 };
 pub use substring::{Spans, substring};
 
+use evidence::write_some;
 use join::Counts;
 use measure::Sample;
 use minhash::Sketcher;
@@ -113,6 +114,20 @@ pub struct Job<'a> {
     pub progress: Progress<'a>,
 }
 
+impl Job<'_> {
+    /// Whether a row's fate is known once it is read, so that one pass does: copies go alone, and the
+    /// first of them stays.
+    fn one_pass(&self, options: &Options) -> bool {
+        let first_stays = match options.keep {
+            Keep::First => true,
+            // Equal texts are equally long.
+            Keep::Longest => !options.normalize,
+            Keep::Highest(_) => false,
+        };
+        first_stays && options.near.is_none() && self.against.is_empty() && self.index.is_none()
+    }
+}
+
 /// Takes (label, done, total); its error stops the work.
 pub type Progress<'a> = &'a (dyn Fn(&str, u64, Option<u64>) -> Result<()> + Sync);
 
@@ -178,7 +193,7 @@ impl Input<'_> {
             let wanted = (0..documents.len()).map(wanted).collect();
             let mut batches = self.corpus.batches().only(wanted, &documents.rejects);
             let rows = |batches: &mut Batches| batches.rows().0.to_vec();
-            ahead(self.room, &mut batches, rows, |batch, rows| each(&batch, &rows))?;
+            ahead(self.room, &mut batches, rows, |batch, rows| each(batch, &rows))?;
             let complete = batches.rows().1 == documents.len();
             return if complete { Ok(()) } else { Err(self.corpus.changed()) };
         };
@@ -199,27 +214,37 @@ impl Input<'_> {
     }
 }
 
+/// Of a batch: rows and bytes for each thread, and at most so many of these.
+const PIECE_ROWS: usize = 256;
+const PIECE_BYTES: usize = 4 << 20;
+const MOST_PIECES: usize = 16;
+
 /// Calls `work` for every batch, with what `beside` says of the reader after it. The next one is read by
 /// another thread of the pool meanwhile, unless there is no `room` for two.
 fn ahead<B: Send>(
     room: bool,
     batches: &mut Batches,
     beside: impl Fn(&mut Batches) -> B + Sync,
-    mut work: impl FnMut(RecordBatch, B) -> Result<()> + Send,
+    mut work: impl FnMut(&RecordBatch, B) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut read = || match batches.next() {
+    let read = |batches: &mut Batches| match batches.next() {
         Some(batch) => batch.map(|batch| Some((batch, beside(batches)))),
         None => Ok(None),
     };
-    let mut next = read()?;
+    // Small, so that a batch is still in a near cache when it is looked at again; a piece for each thread.
+    let pieces = if room { rayon::current_num_threads().min(MOST_PIECES) } else { 1 };
+    batches.set_size(pieces * PIECE_ROWS, pieces * PIECE_BYTES);
+    let mut next = read(batches)?;
     while let Some((batch, beside)) = next {
         if room {
-            let (after, done) = rayon::join(&mut read, || work(batch, beside));
+            let (after, done) = rayon::join(|| read(batches), || work(&batch, beside));
             done?;
+            batches.reuse(&batch);
             next = after?;
         } else {
-            work(batch, beside)?;
-            next = read()?;
+            work(&batch, beside)?;
+            batches.reuse(&batch);
+            next = read(batches)?;
         }
     }
     Ok(())
@@ -247,6 +272,8 @@ struct Documents<'a> {
     sample: Option<Sample>,
     rejects: Vec<Reject>,
     hashes: Vec<(PathBuf, String)>,
+    /// The rows that stay, where they were written as they were read.
+    parts: Option<Vec<Part>>,
 }
 
 /// Copies a corpus without its duplicates into `out`. Runs on the current rayon pool.
@@ -276,7 +303,8 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
         // Bands need the n-grams of candidates alone in order.
         distinct: options.near == Some(Near::Join),
     };
-    let keep = job.memory.is_none() && !job.corpus.cheap_to_read_again();
+    let again = !job.one_pass(options);
+    let keep = again && job.memory.is_none() && !job.corpus.cheap_to_read_again();
     let room = job.memory.is_none();
     let mut input = Input { corpus: job.corpus, loaded: keep.then(Vec::new), room };
     let mut documents = read(job, options, &signer, &mut input, scratch.as_ref())?;
@@ -292,7 +320,8 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
 /// Bytes of text for a word, roughly.
 const WORD_BYTES: usize = 9;
 
-/// First pass: ids, exact copies, and the signatures of the rest.
+/// First pass: ids, exact copies, and the signatures of the rest; where one pass does, the rows that stay
+/// are written on the way.
 fn read<'a>(
     job: &Job<'_>,
     options: &Options,
@@ -309,32 +338,38 @@ fn read<'a>(
         signed: 0,
         seen: FxHashMap::default(),
         grams: (job.memory.is_none() && options.near.is_some()).then(Default::default),
-        counts: (job.memory.is_none() && options.near == Some(Near::Join))
-            .then(|| Counts::new(job.corpus.bytes() as usize / WORD_BYTES)),
+        counts: match options.near {
+            Some(Near::Join) if job.memory.is_none() => {
+                Some(Counts::new(job.corpus.bytes()? as usize / WORD_BYTES))
+            }
+            _ => None,
+        },
         candidates: candidates::Candidates::new(job, scratch),
         sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
         rejects: Vec::new(),
         hashes: Vec::new(),
+        parts: None,
     };
+    let mut writer = if job.one_pass(options) { Some(job.writer()?) } else { None };
     let mut numbers: FxHashMap<String, u32> = FxHashMap::default();
     let banded = signer.sketcher.is_some();
     // With a limit, the join has no use for n-grams before it knows how often each occurs.
     let sign_now = banded || documents.grams.is_some();
     let mut batches = job.corpus.batches().hashing();
     let beside = |batches: &mut Batches| (batches.input(), batches.take_rejects());
-    ahead(job.memory.is_none(), &mut batches, beside, |batch, (number_of_input, rejects)| {
+    let read = |batch: &RecordBatch, (number_of_input, rejects)| {
         let start = documents.first.len();
         if start + batch.num_rows() > u32::MAX as usize / 2 {
             return Err(Error::config("more than 2^31 rows: split the input"));
         }
-        let ids = corpus::ids(&batch);
-        for (i, hash) in signer.hashes(&batch).into_iter().enumerate() {
+        let ids = corpus::ids(batch);
+        for (i, hash) in signer.hashes(batch).into_iter().enumerate() {
             let row = (start + i) as u32;
             documents.names.push(ids.value(i))?;
             documents.first.push(*documents.seen.entry(hash).or_insert(row));
         }
-        add_weights(&batch, &options.keep, &mut documents.weights)?;
-        let labels = source_labels(&batch, options.source.as_deref())?;
+        add_weights(batch, &options.keep, &mut documents.weights)?;
+        let labels = source_labels(batch, options.source.as_deref())?;
         for i in 0..batch.num_rows() {
             let label = match &labels {
                 Some(labels) if labels.is_valid(i) => labels.value(i),
@@ -353,9 +388,12 @@ fn read<'a>(
         if let Some((_, places)) = &mut documents.grams {
             places.resize(start + batch.num_rows(), Place::default());
         }
+        let is_first = |i: usize| documents.first[start + i] as usize == start + i;
+        if let Some(writer) = &mut writer {
+            write_some(writer, batch, is_first)?;
+        }
         if sign_now {
-            let is_first = |i: usize| documents.first[start + i] as usize == start + i;
-            let signed = signer.sign(&batch, banded, is_first);
+            let signed = signer.sign(batch, banded, is_first);
             if let Some(counts) = &documents.counts {
                 let add = |one: &Signatures| one.iter().for_each(|one| counts.add(one.grams));
                 signed.par_iter().for_each(add);
@@ -365,11 +403,20 @@ fn read<'a>(
             }
         }
         if let Some(loaded) = &mut input.loaded {
-            loaded.push(batch);
+            loaded.push(batch.clone());
         }
         documents.rejects.extend(rejects);
         (job.progress)("reading", documents.first.len() as u64, None)
-    })?;
+    };
+    let done = ahead(job.memory.is_none(), &mut batches, beside, read);
+    if let Some(writer) = writer {
+        if let Err(error) = done {
+            writer.discard();
+            return Err(error);
+        }
+        documents.parts = Some(writer.finish()?);
+    }
+    done?;
     documents.rejects.extend(batches.take_rejects());
     documents.hashes = batches.into_hashes();
     Ok(documents)
