@@ -434,16 +434,17 @@ def time_head() -> None:
     print(f"memory   { ({name: round(mib) for name, mib in peaks.items()}) } MiB", flush=True)
 
 
-def time_all(lengths: list[int], tutorial: Path | None) -> None:
-    """Every timing; attention at each of these lengths."""
+def time_all(lengths: list[int], tutorial: Path | None, keep: Callable[[], None]) -> None:
+    """Every timing; attention at each of these lengths. `keep` is called after each kind."""
     time_attention(lengths)
+    keep()
     if tutorial is None:
         skip("Triton's tutorial kernel", "no --tutorial PATH: it is not part of Triton's wheel")
     else:
         time_tutorial(tutorial, 2048)
-    time_block(2048)
-    time_memory()
-    time_head()
+    for time_kind in (partial(time_block, 2048), time_memory, time_head):
+        time_kind()
+        keep()
 
 
 def record() -> None:

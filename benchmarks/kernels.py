@@ -426,19 +426,23 @@ def main() -> int:
     if why:
         skip("everything on the GPU", why)
         return 0
+    # Written as it comes: a run may be stopped before its end.
+    keep = partial(save, began, options.out)
     # Rotary and the losses otherwise wait for this benchmark's record of the card.
     with forced("triton"):
         if options.tune and GPU:
-            tune(options.head_dims, options.documents, partial(save, began, options.out))
+            tune(options.head_dims, options.documents, keep)
         else:
             check_all(options.quick)
+            keep()
         if not GPU:
             skip_gpu()
             for name in ("tune", "record", "tutorial"):
                 if getattr(options, name):
                     skip(f"--{name}", "no GPU")
         elif not options.tune:
-            time_all([2048] if options.quick else [512, 2048, 4096, 8192], options.tutorial)
+            lengths = [2048] if options.quick else [512, 2048, 4096, 8192]
+            time_all(lengths, options.tutorial, keep)
             if options.record:
                 record()
     save(began, options.out)

@@ -6,7 +6,11 @@ a CPU); arms take turns, for several rounds. Ours is the real loop. MFU = flops_
 6 N + 12 L d T, N without the embedding. Goals on one GPU: 1.05 times the same model through
 transformers with SDPA and compile, 1.5 times HF Trainer's defaults, 50 % MFU.
 
-    python benchmarks/train.py                     # one GPU: phi-1, 8 to 32 rows of 2048
+Results are written after every arm, so that a run that is stopped loses only the arm at hand.
+
+    python benchmarks/train.py                     # one GPU: phi-1, 8 to 32 rows of 2048; an hour
+    python benchmarks/train.py --quick             # 16 rows, the arms of the goals, each once
+    python benchmarks/train.py --quick --minutes 8 # and no arm is begun after 8 minutes
     python benchmarks/train.py --model phi-1-small
     python benchmarks/train.py --tiny              # a CPU: whether every arm runs, and agrees
 """
@@ -50,6 +54,9 @@ ARMS = {
     "litgpt + compile": {"peer": "litgpt", "compile": True},
 }
 GOALS = {"transformers + SDPA + compile": 1.05, "HF Trainer, defaults": 1.5}
+QUICK = ["ours, kernels, compile", "transformers + SDPA + compile", "HF Trainer, defaults"]
+QUICK += ["ours, compile", "ours, kernels", "ours"]
+"""Arms by what they tell, if not all can be run."""
 LINKS = {"NVLink, 8 GPUs of a machine": (8, 360e9), "InfiniBand 400G, 4 machines": (32, 45e9)}
 """Processes, and bytes a second that a ring between them carries for each (80 % of the link)."""
 
@@ -322,23 +329,31 @@ def modelled_scaling(parameters: int, step_s: float) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=("phi-1", "phi-1-small"), default="phi-1")
-    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--rows", type=int, nargs="+", help="8, 16 and 32; 16 with --quick")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="3; 1 with --quick")
     parser.add_argument("--tiny", action="store_true", help="a small model, for a CPU")
-    parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), default=list(ARMS))
+    parser.add_argument("--quick", action="store_true", help="the arms that matter most, once")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no arm after them")
+    parser.add_argument("--arms", nargs="+", choices=sorted(ARMS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         print(json.dumps(run_arm(json.loads(options.arm))))
         return
+    began = time.monotonic()
     import torch
 
     from hornbook.train.plan import flops_per_token, parameter_count
 
+    options.rows = options.rows or ([16] if options.quick else [8, 16, 32])
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.arms = options.arms or (QUICK if options.quick else list(ARMS))
     gpu = torch.cuda.is_available()
     if not gpu and not options.tiny:
         parser.error("there is no GPU here; --tiny runs every arm on a CPU")
@@ -349,31 +364,7 @@ def main() -> None:
         options.rows, options.rounds, options.steps = [2], 1, min(options.steps, 8)
     warmup = min(8, options.steps // 3)
     top = ceiling()
-    rows_of = []
-    for rows in options.rows:
-        results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
-        for turn in range(options.rounds):
-            for arm in options.arms:
-                task = {
-                    "model": model,
-                    "rows": rows,
-                    "steps": options.steps,
-                    "warmup": warmup,
-                    "dropout": 0.1 if gpu else 0.0,
-                    "threads": 1 if options.tiny else os.cpu_count() or 1,
-                }
-                if results[arm] and "failed" in results[arm][0]:
-                    continue
-                print(f"{rows} rows, round {turn + 1} of {options.rounds}: {arm}", file=sys.stderr)
-                results[arm].append(start_arm(arm, task))
-        rows_of.append({"rows": rows, "arms": summarise(results, per_token, top)})
-        print_table(rows_of[-1])
-    best = max(
-        (a["tokens_per_second"] for a in rows_of[0]["arms"].values() if "tokens_per_second" in a),
-        default=math.nan,
-    )
-    step_s = options.rows[0] * shape.max_position_embeddings / best
-    report = {
+    report: dict[str, Any] = {
         "question": __doc__.splitlines()[0],
         "model": model,
         "parameters": parameter_count(shape),
@@ -381,8 +372,9 @@ def main() -> None:
         "formula": "MFU = flops_per_token * tokens_per_second / matrix_flops_per_second",
         "matrix_flops_per_second": top,
         "measured_on_gpu": gpu,
-        "batches": rows_of,
-        "scaling": modelled_scaling(parameter_count(shape), step_s) if gpu else "needs a GPU",
+        "batches": [],
+        "left_out": [],
+        "scaling": "needs a GPU",
         "anchors": "MFU elsewhere: TinyLlama 56 % (A100), llm.c 49 % and MPT-1B 42 % (H100), "
         "phi-1 itself at least 53 % (8 A100, under 4 days)",
         "machine": {
@@ -393,8 +385,47 @@ def main() -> None:
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for rows in options.rows:
+        results: dict[str, list[dict[str, Any]]] = {}
+        report["batches"].append({"rows": rows, "arms": {}})
+        batch = report["batches"][-1]
+        for turn, arm in itertools.product(range(options.rounds), options.arms):
+            if "failed" in results.get(arm, [{}])[0]:
+                continue
+            what = f"{rows} rows, round {turn + 1} of {options.rounds}: {arm}"
+            if time.monotonic() - began > 60 * options.minutes:
+                report["left_out"].append(what)
+                continue
+            print(what, file=sys.stderr)
+            task = {
+                "model": model,
+                "rows": rows,
+                "steps": options.steps,
+                "warmup": warmup,
+                "dropout": 0.1 if gpu else 0.0,
+                "threads": 1 if options.tiny else os.cpu_count() or 1,
+            }
+            results.setdefault(arm, []).append(start_arm(arm, task))
+            batch["arms"] = summarise(results, per_token, top)
+            save(report, shape, options.out)
+        print_table(batch)
+    save(report, shape, options.out)
+    print("\n".join(f"out of time: {what}" for what in report["left_out"]))
     print(f"wrote {options.out}")
+    for batch in report["batches"]:
+        check_losses(batch["arms"])
+
+
+def save(report: dict[str, Any], shape: Any, out: Path) -> None:
+    """Writes what is known so far."""
+    from hornbook.train.plan import parameter_count
+
+    first = report["batches"][0]
+    rates = [a["tokens_per_second"] for a in first["arms"].values() if "mfu" in a]
+    if rates and report["measured_on_gpu"]:
+        step_s = first["rows"] * shape.max_position_embeddings / max(rates)
+        report["scaling"] = modelled_scaling(parameter_count(shape), step_s)
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def summarise(
@@ -421,7 +452,6 @@ def summarise(
             entry["ours_is_faster_by"] = round(max(ours) / entry["tokens_per_second"], 3)
             if arm in GOALS:
                 entry["goal"] = GOALS[arm]
-    check_losses(made)
     return made
 
 

@@ -139,8 +139,13 @@ def _names(value: Sequence[StrPath], option: str) -> tuple[str, ...]:
     return tuple(os.fspath(name) for name in value)
 
 
-def _embedder(embedder: Embedder | str | None) -> tuple[str | None, Embedder | None]:
+def _embedder(
+    embedder: Embedder | str | None, model: str, url: str
+) -> tuple[str | None, Embedder | None]:
     """The embedder and what the manifest calls it."""
+    neural = isinstance(embedder, str) and embedder != "hash"
+    if not neural and (model or url):
+        raise ConfigError("embedder_model and embedder_url go with an embedder by a neural model")
     if embedder is None:
         return None, None
     if embedder == "hash":
@@ -148,23 +153,29 @@ def _embedder(embedder: Embedder | str | None) -> tuple[str | None, Embedder | N
 
         # Its other columns are ratios of any size, which would drown the hashed tokens.
         return f"{embedder_id()}, hashed tokens", lambda texts: embed(texts)[:, :DIMENSIONS]
-    if isinstance(embedder, str) or not callable(embedder):
-        raise ConfigError(f"embedder: {embedder!r} is neither 'hash' nor a function of texts")
+    if isinstance(embedder, str):
+        from hornbook.quality.embed import embedder_of
+
+        made = embedder_of(embedder, model=model, url=url)
+        return made.id, made.embed
+    if not callable(embedder):
+        raise ConfigError(f"embedder: {embedder!r} is neither a name nor a function of texts")
     name = getattr(embedder, "__qualname__", type(embedder).__qualname__)
     return getattr(embedder, "id", f"{getattr(embedder, '__module__', '')}.{name}"), embedder
 
 
-def _unit(embed: Embedder, name: str | None, texts: Sequence[str]) -> "NDArray[np.float32]":
+def _unit(embed: Embedder, name: str | None, texts: Sequence[str]) -> "NDArray[np.float64]":
     import numpy as np
 
-    rows = np.asarray(embed(texts), dtype=np.float32)
+    # In double precision: of close vectors a cosine in single precision is too coarse.
+    rows = np.asarray(embed(texts), dtype=np.float64)
     if rows.ndim != 2 or len(rows) != len(texts) or not np.isfinite(rows).all():
         raise ConfigError(
             f"embedder {name}: gave shape {rows.shape} for {len(texts)} texts (wanted: one row of "
             "finite numbers each)"
         )
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    scaled: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1)
     return scaled
 
 
@@ -243,6 +254,8 @@ def decontaminate(
     strip: Sequence[str] = STRIPPED,
     min_nodes: int = 20,
     embedder: Embedder | str | None = None,
+    embedder_model: str = "",
+    embedder_url: str = "",
     embedding_threshold: float = 0.16,
     combine: Combine = "or",
     sweep: Sequence[float] = TAUS,
@@ -276,9 +289,13 @@ def decontaminate(
         unit: `node` or `char`: what an edit of the syntax tree changes.
         strip: What is left out of the tree, of `names`, `comments`, `docstrings`, `literals`.
         min_nodes: Reference functions of fewer nodes are not used by the AST rule.
-        embedder: `hash` (the hashed tokens of `quality.embed`), or a function from texts to rows
-            of numbers; without it there is no embedding rule. Its `id` (or its name) is in the
-            manifest: change it with the embedder.
+        embedder: `hash` (the hashed tokens of `quality.embed`), `codegen`, `sentence` or `http` (a
+            neural model, as in `quality.embedder`), or a function from texts to rows of numbers;
+            without it there is no embedding rule. Its `id` (or its name) is in the manifest:
+            change it with the embedder. The paper's is `codegen`.
+        embedder_model: The neural model: a name or a folder. The paper's is
+            Salesforce/codegen-350M-mono.
+        embedder_url: For `http`: the endpoint.
         embedding_threshold: Largest L2 distance of unit vectors. The paper does not give its own;
             0.16 is that of a pair it shows as caught, by another embedder than `hash`.
         combine: `or`: one of the last two rules is enough; `and`: both must hold for one problem.
@@ -313,7 +330,7 @@ def decontaminate(
         nearest=nearest,
         trees=with_trees,
     )
-    called, embed = _embedder(embedder)
+    called, embed = _embedder(embedder, embedder_model, embedder_url)
     if ngram is None and not with_trees and embed is None:
         raise ConfigError("ngram: give it, an ast_threshold or an embedder: there is no rule left")
     if combine == "and" and (not with_trees or embed is None):
@@ -476,6 +493,8 @@ def sweep(
     strip: Sequence[str] = STRIPPED,
     min_nodes: int = 20,
     embedder: Embedder | str | None = None,
+    embedder_model: str = "",
+    embedder_url: str = "",
     embedding_threshold: float = 0.16,
     combine: Combine = "or",
     nearest: int = 1,
@@ -487,7 +506,8 @@ def sweep(
         inputs: Parquet or JSON-lines files, or folders of either or of source files.
         benchmarks: As for `decontaminate`.
         taus: Match rates at which a problem and a document are similar.
-        unit, strip, min_nodes, embedder, embedding_threshold, combine: As for `decontaminate`.
+        unit, strip, min_nodes, embedding_threshold, combine: As for `decontaminate`.
+        embedder, embedder_model, embedder_url: As for `decontaminate`.
         nearest: Nearest documents that are named of each problem.
         threads: At most so many; every core if left out. Never changes the result.
 
@@ -503,7 +523,7 @@ def sweep(
     """
     paths = paths_of(inputs)
     check_threads(threads)
-    called, embed = _embedder(embedder)
+    called, embed = _embedder(embedder, embedder_model, embedder_url)
     if combine == "and" and embed is None:
         raise ConfigError("combine: 'and' needs an embedder")
     similar = _Similar(

@@ -125,12 +125,24 @@ class DecontaminateConfig:
     is the guarantee, and this finds whole copies."""
     ast_threshold: float | None = None
     """Against public benchmarks: also remove functions whose syntax trees match at this rate."""
-    embedder: Literal["none", "hash"] = "none"
-    """Against public benchmarks: also compare embeddings, by hashed tokens."""
+    embedder: Literal["none", "hash", "codegen", "sentence", "http"] = "none"
+    """Against public benchmarks: also compare embeddings, of hashed tokens or by a neural model;
+    the paper's is `codegen`."""
+    embedder_model: str = ""
+    """That model: a name or a folder; the paper's is Salesforce/codegen-350M-mono."""
+    embedder_url: str = ""
+    """For `http`: the endpoint."""
     embedding_threshold: float = 0.16
     """Largest L2 distance of embeddings, scaled to unit length, that counts as similar."""
     combine: Literal["or", "and"] = "or"
     """Whether syntax tree or embedding is enough, or both must be similar to one problem."""
+
+    def __post_init__(self) -> None:
+        if self.embedder not in ("none", "hash") and not self.embedder_model:
+            raise ConfigError(
+                f"decontaminate: embedder `{self.embedder}` needs a model: name it in "
+                "`embedder_model`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,6 +249,8 @@ def _decontaminate(label: str, name: str, source: str) -> Work:
             ngram=config.heldout_ngram if heldout else config.ngram,
             ast_threshold=None if heldout else config.ast_threshold,
             embedder=None if heldout or config.embedder == "none" else config.embedder,
+            embedder_model=config.embedder_model,
+            embedder_url=config.embedder_url,
             embedding_threshold=config.embedding_threshold,
             combine=config.combine,
         )

@@ -32,6 +32,7 @@ from hornbook.decontaminate import (
     sweep,
 )
 from hornbook.errors import ConfigError, InputError
+from hornbook.quality import embedder
 
 DATA = os.environ.get("HORNBOOK_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="HORNBOOK_DATA is not set")
@@ -408,10 +409,40 @@ def test_the_hash_embedder_finds_copies(tmp_path: Path) -> None:
     assert report["counts"]["dropped"] == {"embedding": 2}
 
 
+def test_a_neural_embedder_by_name(tmp_path: Path, codegen: Path) -> None:
+    """The paper's kind, with random weights: what goes is what its own distances say."""
+    texts = [PROGRAM, "Some words about gardens.", OTHER + "\n", "total = 1\n" * 8]
+    source = documents(tmp_path / "in.jsonl", texts)
+    problems = save(tmp_path / "problems.jsonl", PROBLEMS)
+    embed = embedder("codegen", model=str(codegen)).embed
+
+    def unit(texts: Sequence[str]) -> Any:
+        rows = embed(texts)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    programs = unit([PROGRAM, OTHER])
+    least = np.linalg.norm(unit(texts)[:, None] - programs[None], axis=2).min(axis=1)
+    limit = float(np.sort(least)[1:3].mean())
+    report = hb.decontaminate(
+        source,
+        tmp_path / "out",
+        benchmarks=[problems],
+        ngram=None,
+        embedder="codegen",
+        embedder_model=str(codegen),
+        embedding_threshold=limit,
+    )
+    assert kept(tmp_path / "out") == [str(i) for i in range(4) if least[i] > limit]
+    assert report["counts"]["dropped"] == {"embedding": 2}
+    assert report["config"]["embedder"] == embedder("codegen", model=str(codegen)).id
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"embedder": "codegen"}, "embedder"),
+        ({"embedder": "code2vec"}, "unknown"),
+        ({"embedder": "hash", "embedder_model": "m"}, "embedder_model"),
         ({"embedder": lambda texts: np.zeros((1, 2, 3))}, "embedder"),
         ({"embedder": lambda texts: np.full((len(texts), 2), np.nan)}, "finite"),
         ({"embedder": "hash", "embedding_threshold": -1}, "embedding_threshold"),

@@ -253,26 +253,6 @@ def test_batches_hold_each_text_once_within_the_limit(lengths: list[int], tokens
     assert longest == sorted(longest, reverse=True)
 
 
-@pytest.fixture(scope="module")
-def codegen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CodeGen of two small layers with random weights, and a tokenizer of bytes."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    torch = pytest.importorskip("torch")
-    folder = tmp_path_factory.mktemp("codegen")
-    torch.manual_seed(0)
-    config = transformers.CodeGenConfig(
-        vocab_size=300, n_positions=128, n_ctx=128, n_embd=32, n_layer=2, n_head=4, rotary_dim=4
-    )
-    transformers.CodeGenForCausalLM(config).save_pretrained(folder)
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    bpe = tokenizers.models.BPE({letter: at for at, letter in enumerate(alphabet)}, [])
-    tokenizer = tokenizers.Tokenizer(bpe)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    return folder
-
-
 def test_codegen_gives_the_mean_of_the_last_states(codegen: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -294,6 +274,10 @@ def test_codegen_gives_the_mean_of_the_last_states(codegen: Path) -> None:
     np.testing.assert_allclose(mixed, rows[order], atol=1e-5)
     shorter = embedder("codegen", model=str(codegen), max_tokens=32, dtype="float32")
     assert shorter.id != made.id
+    # The model has 128 positions, which is less than what texts are cut to without being told.
+    longest = embedder("codegen", model=str(codegen), dtype="float32")
+    assert longest.embed(["y = 1\n" * 500]).any()
+    assert longest.settings["max_tokens"] == 128
 
 
 def test_codegen_end_to_end(codegen: Path, shards: Path, labels: Path, tmp_path: Path) -> None:

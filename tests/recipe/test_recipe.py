@@ -129,6 +129,13 @@ def test_stages_can_be_left_out():
     assert not any(n.startswith(("dedup", "decontaminate", "study", "report")) for n in names)
 
 
+def test_a_neural_embedder_needs_a_model():
+    with pytest.raises(ConfigError, match="embedder_model"):
+        load("demo", ["decontaminate.embedder=codegen"])
+    named = ["decontaminate.embedder=codegen", "decontaminate.embedder_model=some/model"]
+    assert load("demo", named).decontaminate.embedder_model == "some/model"
+
+
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [

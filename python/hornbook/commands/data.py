@@ -117,7 +117,9 @@ def decontaminate(
     ast_threshold: float | None = None,
     unit: Literal["node", "char"] = "node",
     min_nodes: int = 20,
-    embedder: Literal["hash"] | None = None,
+    embedder: Literal["hash", "codegen", "sentence", "http"] | None = None,
+    embedder_model: str = "",
+    embedder_url: str = "",
     embedding_threshold: float = 0.16,
     combine: Literal["or", "and"] = "or",
     as_json: Json = False,
@@ -144,7 +146,10 @@ def decontaminate(
     min_nodes
         Solutions of fewer nodes match by chance, and are not compared.
     embedder
-        Also compare embeddings.
+        Also compare embeddings: of hashed tokens, or by a neural model. The paper's is codegen.
+    embedder_model
+        For codegen and sentence a name or folder (the paper's: Salesforce/codegen-350M-mono), for
+        http the name at --embedder-url.
     embedding_threshold
         Largest L2 distance of embeddings, scaled to unit length.
     combine
@@ -168,6 +173,8 @@ def decontaminate(
             unit=unit,
             min_nodes=min_nodes,
             embedder=embedder,
+            embedder_model=embedder_model,
+            embedder_url=embedder_url,
             embedding_threshold=embedding_threshold,
             combine=combine,
         )
@@ -227,7 +234,9 @@ def contamination_sweep(
     taus: Annotated[list[float], Parameter(negative="")] = [0.95, 0.9, 0.85, 0.8],  # noqa: B006
     unit: Literal["node", "char"] = "node",
     min_nodes: int = 20,
-    embedder: Literal["hash"] | None = None,
+    embedder: Literal["hash", "codegen", "sentence", "http"] | None = None,
+    embedder_model: str = "",
+    embedder_url: str = "",
     embedding_threshold: float = 0.16,
     combine: Literal["or", "and"] = "or",
     as_json: Json = False,
@@ -245,7 +254,10 @@ def contamination_sweep(
     min_nodes
         Solutions of fewer nodes match by chance, and are not compared.
     embedder
-        Also compare embeddings.
+        Also compare embeddings: of hashed tokens, or by a neural model. The paper's is codegen.
+    embedder_model
+        For codegen and sentence a name or folder (the paper's: Salesforce/codegen-350M-mono), for
+        http the name at --embedder-url.
     embedding_threshold
         Largest L2 distance of embeddings, scaled to unit length.
     combine
@@ -264,6 +276,8 @@ def contamination_sweep(
             unit=unit,
             min_nodes=min_nodes,
             embedder=embedder,
+            embedder_model=embedder_model,
+            embedder_url=embedder_url,
             embedding_threshold=embedding_threshold,
             combine=combine,
         )

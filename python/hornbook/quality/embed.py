@@ -123,6 +123,28 @@ def embedder(kind: str = "hash", **options: Any) -> Embedder:
     return made
 
 
+def embedder_of(
+    kind: str, *, model: str = "", url: str = "", truncation: int | None = None
+) -> Embedder:
+    """The embedder that the options of a command or a recipe name.
+
+    Args:
+        kind: One of `KINDS`.
+        model: For any but `hash`: its name or folder.
+        url: For `http`: the endpoint, if not the default.
+        truncation: Tokens of a text that the model sees (`http`: characters), if not its default.
+
+    Raises:
+        ConfigError: If the kind is unknown, its model is not named or an option is not for it.
+        MissingExtraError: If what it needs is not installed.
+    """
+    limit = "max_characters" if kind == "http" else "max_tokens"
+    options = {"model": model, "base_url": url, limit: truncation}
+    return embedder(
+        kind, **{name: value for name, value in options.items() if value not in ("", None)}
+    )
+
+
 def from_settings(settings: str, id_: str) -> Embedder:
     """The embedder that a forest's file names.
 

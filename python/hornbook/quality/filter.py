@@ -31,7 +31,7 @@ from hornbook.manifest import (
     run_stage,
     write_text,
 )
-from hornbook.quality.embed import DIMENSIONS, Embedder, embedder_id, from_settings
+from hornbook.quality.embed import DIMENSIONS, Embedder, embedder_id, embedder_of, from_settings
 from hornbook.quality.embed import embedder as make_embedder
 from hornbook.quality.filter_report import Tally, page
 from hornbook.quality.forest import Forest
@@ -107,13 +107,12 @@ class FilterConfig:
         """
         if self.embedder == "hash":
             return make_embedder("hash", dimensions=self.dimensions)
-        options: dict[str, Any] = {"model": self.embedder_model}
-        if self.truncation is not None:
-            limit = "max_characters" if self.embedder == "http" else "max_tokens"
-            options[limit] = self.truncation
-        if self.embedder_url:
-            options["base_url"] = self.embedder_url
-        return make_embedder(self.embedder, **options)
+        return embedder_of(
+            self.embedder,
+            model=self.embedder_model,
+            url=self.embedder_url,
+            truncation=self.truncation,
+        )
 
 
 def filter_documents(

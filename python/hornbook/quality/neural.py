@@ -84,6 +84,8 @@ class CodegenEmbedder:
         self._device = _device(device)
         self._model = body.to(self._device).eval()
         self._batch_tokens = batch_tokens
+        # No more than the model has positions for.
+        max_tokens = min(max_tokens, getattr(body.config, "max_position_embeddings", max_tokens))
         self._max_tokens = max_tokens
         # A folder may be named in more ways than one; what counts is its weights.
         self.id = (
