@@ -301,10 +301,11 @@ def minhash_rs(source: Path, out: Path, threads: int) -> None:
     documents = out / "documents"
     documents.mkdir(parents=True)
     (documents / source.name).symlink_to(source)
+    most = max(200_000, source.stat().st_size // 1000)
     settings = {
         "name": "benchmark", "num_bands": BANDS, "band_size": ROWS, "ngram_size": NGRAM,
         "tokenizer_str": "uniseg", "content_key": "text", "num_sig_chunks": 8,
-        "num_docs": 200_000, "max_lines_per_path": 200_000, "local_input": str(documents),
+        "num_docs": most, "max_lines_per_path": most, "local_input": str(documents),
         "working_dir": str(out / "work"), "output_dir": str(out / "kept"),
         "remote_input": "", "remote_working_dir": "", "remote_output": "",
         # Without it, the version of May 2025 compares whole texts instead of n-grams.

@@ -405,7 +405,9 @@ def save(began: float, out: Path | None) -> None:
     report["seconds"] = round(time.perf_counter() - began)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary = out.with_name(f"{out.name}.tmp")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(out)
 
 
 def main() -> int:

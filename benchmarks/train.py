@@ -372,9 +372,11 @@ def main() -> None:
         "formula": "MFU = flops_per_token * tokens_per_second / matrix_flops_per_second",
         "matrix_flops_per_second": top,
         "measured_on_gpu": gpu,
+        "steps": options.steps,
+        "rounds": options.rounds,
         "batches": [],
         "left_out": [],
-        "scaling": "needs a GPU",
+        "scaling": "none of our arms ran" if gpu else "needs a GPU",
         "anchors": "MFU elsewhere: TinyLlama 56 % (A100), llm.c 49 % and MPT-1B 42 % (H100), "
         "phi-1 itself at least 53 % (8 A100, under 4 days)",
         "machine": {
@@ -410,10 +412,11 @@ def main() -> None:
             save(report, shape, options.out)
         print_table(batch)
     save(report, shape, options.out)
-    print("\n".join(f"out of time: {what}" for what in report["left_out"]))
+    for what in report["left_out"]:
+        print(f"out of time: {what}")
     print(f"wrote {options.out}")
-    for batch in report["batches"]:
-        check_losses(batch["arms"])
+    if not report["first_losses_agree"]:
+        raise SystemExit("first losses differ, so the arms are not the same model")
 
 
 def save(report: dict[str, Any], shape: Any, out: Path) -> None:
@@ -425,7 +428,10 @@ def save(report: dict[str, Any], shape: Any, out: Path) -> None:
     if rates and report["measured_on_gpu"]:
         step_s = first["rows"] * shape.max_position_embeddings / max(rates)
         report["scaling"] = modelled_scaling(parameter_count(shape), step_s)
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report["first_losses_agree"] = all(same_model(batch["arms"]) for batch in report["batches"])
+    temporary = out.with_name(f"{out.name}.tmp")
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out)
 
 
 def summarise(
@@ -433,9 +439,10 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Medians over rounds, and each peer's step time over our best arm's."""
     made: dict[str, dict[str, Any]] = {}
-    for arm, rounds in results.items():
-        if "failed" in rounds[0]:
-            made[arm] = rounds[0]
+    for arm, tried in results.items():
+        rounds = [one for one in tried if "failed" not in one]
+        if not rounds:
+            made[arm] = tried[0]
             continue
         rate = statistics.median(r["tokens_per_second"] for r in rounds)
         made[arm] = {
@@ -455,12 +462,11 @@ def summarise(
     return made
 
 
-def check_losses(made: dict[str, dict[str, Any]]) -> None:
+def same_model(made: dict[str, dict[str, Any]]) -> bool:
     """Arms that start from the same weights see the same rows, so the first losses agree."""
     same = {n: a["first_loss"] for n, a in made.items() if "mfu" in a and "litgpt" not in n}
     same.pop("HF Trainer, defaults", None)  # shuffles, and predicts one token less
-    if same and max(same.values()) - min(same.values()) > 0.05:
-        raise SystemExit(f"first losses differ, so the arms are not the same model: {same}")
+    return not same or max(same.values()) - min(same.values()) <= 0.05
 
 
 def print_table(batch: dict[str, Any]) -> None:

@@ -143,9 +143,10 @@ def _embedder(
     embedder: Embedder | str | None, model: str, url: str
 ) -> tuple[str | None, Embedder | None]:
     """The embedder and what the manifest calls it."""
-    neural = isinstance(embedder, str) and embedder != "hash"
-    if not neural and (model or url):
-        raise ConfigError("embedder_model and embedder_url go with an embedder by a neural model")
+    if model and (not isinstance(embedder, str) or embedder == "hash"):
+        raise ConfigError("embedder_model goes with an embedder by a neural model")
+    if url and embedder != "http":
+        raise ConfigError("embedder_url goes with the embedder `http`")
     if embedder is None:
         return None, None
     if embedder == "hash":
@@ -330,13 +331,14 @@ def decontaminate(
         nearest=nearest,
         trees=with_trees,
     )
-    called, embed = _embedder(embedder, embedder_model, embedder_url)
-    if ngram is None and not with_trees and embed is None:
+    if ngram is None and not with_trees and embedder is None:
         raise ConfigError("ngram: give it, an ast_threshold or an embedder: there is no rule left")
-    if combine == "and" and (not with_trees or embed is None):
+    if combine == "and" and (not with_trees or embedder is None):
         raise ConfigError("combine: 'and' needs an ast_threshold and an embedder")
     files = [benchmark_path(name) for name in names]
     contaminants = load(files, rule or NgramRule())
+    # Last, as it may take a model's loading.
+    called, embed = _embedder(embedder, embedder_model, embedder_url)
     grams = _grams(contaminants, rule)
 
     def work(folder: Path) -> Outcome:
@@ -380,6 +382,7 @@ def decontaminate(
         "strip": sorted(strip),
         "min_nodes": min_nodes,
         "embedder": called,
+        "embedder_url": embedder_url,
         "embedding_threshold": None if embed is None else embedding_threshold,
         "combine": combine,
         "sweep": list(similar.sweep),
@@ -523,9 +526,9 @@ def sweep(
     """
     paths = paths_of(inputs)
     check_threads(threads)
-    called, embed = _embedder(embedder, embedder_model, embedder_url)
-    if combine == "and" and embed is None:
+    if combine == "and" and embedder is None:
         raise ConfigError("combine: 'and' needs an embedder")
+    called, embed = _embedder(embedder, embedder_model, embedder_url)
     similar = _Similar(
         syntax=SyntaxRule(unit=unit, strip=_names(strip, "strip"), min_nodes=min_nodes),
         ast_threshold=None,

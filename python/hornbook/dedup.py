@@ -4,8 +4,8 @@ Guarantees: a document is removed only if a document that stays has the same tex
 similarity of word n-grams of at least the threshold; `evidence/removed.json` names that document.
 There is no transitive closure: a chain of similar documents is not one cluster. Threads, shards and
 memory never change the result. Costs: about 110 MB of Python a CPU second, JSON in and zstd Parquet
-out; memory about the size of the text (the text itself is read a second time, not kept), a quarter
-of it for `exact`, or what `memory_mb` allows and 100 bytes a document.
+out; memory about the size of the text (the text itself is read a second time, not kept), a fifth of
+it for `exact`, or what `memory_mb` allows and 100 bytes a document.
 
     hornbook.dedup(["data/"], "clean/")
 """
@@ -199,7 +199,8 @@ def dedup(
             was made with another ngram, layout, seed or version of the hashes. A repeated run
             replaces what it added.
         memory_mb: Megabytes (2^20 bytes) for sorting and buffers: texts and n-grams then stay on
-            disk, and the input is read three times. About 100 bytes a document come on top.
+            disk, and the input is read three times (`exact`: once or twice). About 100 bytes a
+            document come on top.
         threads: At most so many; every core if left out. Never changes the result.
 
     Returns:

@@ -138,11 +138,15 @@ class DecontaminateConfig:
     """Whether syntax tree or embedding is enough, or both must be similar to one problem."""
 
     def __post_init__(self) -> None:
-        if self.embedder not in ("none", "hash") and not self.embedder_model:
-            raise ConfigError(
-                f"decontaminate: embedder `{self.embedder}` needs a model: name it in "
-                "`embedder_model`"
-            )
+        neural = self.embedder not in ("none", "hash")
+        if neural and not self.embedder_model:
+            raise ConfigError(f"embedder `{self.embedder}` needs a model: name it: embedder_model")
+        if not neural and self.embedder_model:
+            raise ConfigError(f"embedder_model is not for embedder `{self.embedder}`")
+        if self.embedder != "http" and self.embedder_url:
+            raise ConfigError(f"embedder_url is not for embedder `{self.embedder}`")
+        if self.combine == "and" and (self.ast_threshold is None or self.embedder == "none"):
+            raise ConfigError("combine = 'and' needs an ast_threshold and an embedder")
 
 
 @dataclass(frozen=True, kw_only=True)

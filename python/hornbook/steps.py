@@ -13,7 +13,7 @@ from typing import Any
 from hornbook import progress
 from hornbook.errors import ConfigError, HornbookError
 from hornbook.manifest import MANIFEST, Report
-from hornbook.recipe import Recipe
+from hornbook.recipe import DecontaminateConfig, Recipe
 
 HELDOUT = "problems/problems.jsonl"
 """The held-out problems, in a run's folder."""
@@ -235,6 +235,18 @@ def packed_from(recipe: Recipe, name: str) -> str:
     return data_folder(recipe, name) if last is None else f"decontaminate/{last}/{name}"
 
 
+def similar(config: DecontaminateConfig) -> dict[str, Any]:
+    """The rules that go beyond words, which hold against public benchmarks alone."""
+    return {
+        "ast_threshold": config.ast_threshold,
+        "embedder": None if config.embedder == "none" else config.embedder,
+        "embedder_model": config.embedder_model,
+        "embedder_url": config.embedder_url,
+        "embedding_threshold": config.embedding_threshold,
+        "combine": config.combine,
+    }
+
+
 def _decontaminate(label: str, name: str, source: str) -> Work:
     def work(recipe: Recipe, root: Path) -> Report:
         from hornbook.decontaminate import decontaminate
@@ -247,12 +259,7 @@ def _decontaminate(label: str, name: str, source: str) -> Work:
             root / "decontaminate" / label / name,
             benchmarks=against,
             ngram=config.heldout_ngram if heldout else config.ngram,
-            ast_threshold=None if heldout else config.ast_threshold,
-            embedder=None if heldout or config.embedder == "none" else config.embedder,
-            embedder_model=config.embedder_model,
-            embedder_url=config.embedder_url,
-            embedding_threshold=config.embedding_threshold,
-            combine=config.combine,
+            **({} if heldout else similar(config)),
         )
 
     return work

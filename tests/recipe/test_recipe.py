@@ -129,9 +129,21 @@ def test_stages_can_be_left_out():
     assert not any(n.startswith(("dedup", "decontaminate", "study", "report")) for n in names)
 
 
-def test_a_neural_embedder_needs_a_model():
-    with pytest.raises(ConfigError, match="embedder_model"):
-        load("demo", ["decontaminate.embedder=codegen"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["embedder=codegen"], "embedder_model"),
+        (["embedder=hash", "embedder_model=m"], "embedder_model"),
+        (["embedder=codegen", "embedder_model=m", "embedder_url=u"], "embedder_url"),
+        (["embedder=hash", "combine=and"], "ast_threshold"),
+    ],
+)
+def test_senseless_decontamination(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load("demo", [f"decontaminate.{setting}" for setting in settings])
+
+
+def test_a_neural_embedder_has_a_model():
     named = ["decontaminate.embedder=codegen", "decontaminate.embedder_model=some/model"]
     assert load("demo", named).decontaminate.embedder_model == "some/model"
 
@@ -163,6 +175,11 @@ def test_decontamination_by_embedding(tmp_path, settings, kept):
     recipe = load("demo", [f"decontaminate.{setting}" for setting in wanted])
     report = steps._decontaminate("public", "raw", "pool")(recipe, tmp_path)
     assert report["counts"]["kept"] == kept
+    # Held-out problems are looked for by their words alone.
+    (tmp_path / steps.HELDOUT).parent.mkdir()
+    (tmp_path / "problems.jsonl").rename(tmp_path / steps.HELDOUT)
+    report = steps._decontaminate("heldout", "raw", "pool")(recipe, tmp_path)
+    assert report["counts"] == {"in": 2, "kept": 2, "dropped": {"ngram": 0}, "rejected": 0}
 
 
 def test_raw_code_must_be_named_before_anything_runs(tmp_path):

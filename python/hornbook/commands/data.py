@@ -150,6 +150,8 @@ def decontaminate(
     embedder_model
         For codegen and sentence a name or folder (the paper's: Salesforce/codegen-350M-mono), for
         http the name at --embedder-url.
+    embedder_url
+        For http: the endpoint.
     embedding_threshold
         Largest L2 distance of embeddings, scaled to unit length.
     combine
@@ -258,6 +260,8 @@ def contamination_sweep(
     embedder_model
         For codegen and sentence a name or folder (the paper's: Salesforce/codegen-350M-mono), for
         http the name at --embedder-url.
+    embedder_url
+        For http: the endpoint.
     embedding_threshold
         Largest L2 distance of embeddings, scaled to unit length.
     combine

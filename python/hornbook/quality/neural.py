@@ -53,6 +53,10 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         order = order[count:]
 
 
+MAX_TOKENS = 1024
+"""That a causal model sees of a text unless told otherwise, or as many as it has positions for."""
+
+
 class CodegenEmbedder:
     """The mean of a causal language model's last hidden states (the paper: CodeGen-Mono 350M)."""
 
@@ -60,7 +64,7 @@ class CodegenEmbedder:
         self,
         model: str,
         *,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         batch_tokens: int = 16_384,
         device: str = "",
         dtype: str = "bfloat16",
@@ -70,7 +74,7 @@ class CodegenEmbedder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        if max_tokens < 1 or batch_tokens < 1:
+        if (max_tokens is not None and max_tokens < 1) or batch_tokens < 1:
             raise ConfigError("codegen: max_tokens and batch_tokens must be at least 1")
         if dtype not in ("bfloat16", "float32"):
             raise ConfigError(f"codegen: dtype {dtype!r} is unknown: use bfloat16 or float32")
@@ -84,8 +88,11 @@ class CodegenEmbedder:
         self._device = _device(device)
         self._model = body.to(self._device).eval()
         self._batch_tokens = batch_tokens
-        # No more than the model has positions for.
-        max_tokens = min(max_tokens, getattr(body.config, "max_position_embeddings", max_tokens))
+        if max_tokens is None:
+            positions = getattr(body.config, "max_position_embeddings", None)
+            max_tokens = MAX_TOKENS
+            if isinstance(positions, int) and 0 < positions < max_tokens:
+                max_tokens = positions
         self._max_tokens = max_tokens
         # A folder may be named in more ways than one; what counts is its weights.
         self.id = (

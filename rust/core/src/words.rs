@@ -11,6 +11,8 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
 use crate::tokenizer::simd::{self, BLOCK, Level, ListingKernel, Masks};
 
 /// The rule above in one line, for manifests.
@@ -53,25 +55,30 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 /// Calls `each(start, end, hash)` for every word of a text, in order.
 #[inline]
 pub fn each_word_hash(text: &str, level: Level, each: impl FnMut(usize, usize, u64)) {
-    simd::run_listing(level, &mut Walk::<_, false> { text, each, whole: true });
+    simd::run_listing(level, &mut Walk::<_, false> { text, each });
 }
 
 /// As [`each_word_hash`] of what a JSON string stands for, without decoding it; offsets are those of the
-/// JSON. False, and at once, where a `\u` makes decoding necessary.
+/// JSON. False, and nothing is called, where a `\u` makes decoding necessary.
 ///
 /// Every other escape stands for something that is not a word, and so does the backslash: all there is
 /// to do is to take the letter after it out of the words.
 #[inline]
 pub fn each_json_word_hash(json: &str, level: Level, each: impl FnMut(usize, usize, u64)) -> bool {
-    let mut walk = Walk::<_, true> { text: json, each, whole: true };
-    simd::run_listing(level, &mut walk);
-    walk.whole
+    let bytes = json.as_bytes();
+    // One more backslash before it, and it is that one which is escaped.
+    let escapes =
+        |at: usize| bytes[..at].iter().rev().take_while(|b| **b == b'\\').count() % 2 == 0;
+    if memmem::find_iter(bytes, b"\\u").any(escapes) {
+        return false;
+    }
+    simd::run_listing(level, &mut Walk::<_, true> { text: json, each });
+    true
 }
 
 struct Walk<'a, F, const JSON: bool> {
     text: &'a str,
     each: F,
-    whole: bool,
 }
 
 impl<F: FnMut(usize, usize, u64), const JSON: bool> ListingKernel for Walk<'_, F, JSON> {
@@ -83,7 +90,7 @@ impl<F: FnMut(usize, usize, u64), const JSON: bool> ListingKernel for Walk<'_, F
         masks: impl Fn(&[u8; BLOCK]) -> Masks,
         list: impl Fn(u64, u16, &mut [u16; BLOCK]),
     ) {
-        self.whole = walk::<JSON>(self.text, masks, list, &mut self.each);
+        walk::<JSON>(self.text, masks, list, &mut self.each);
     }
 }
 
@@ -94,7 +101,7 @@ fn walk<const JSON: bool>(
     masks: impl Fn(&[u8; BLOCK]) -> Masks,
     list: impl Fn(u64, u16, &mut [u16; BLOCK]),
     each: &mut impl FnMut(usize, usize, u64),
-) -> bool {
+) {
     let bytes = text.as_bytes();
     // Where words start and end, in turn, from the start of the window.
     let mut edges = [0u16; WINDOW + BLOCK];
@@ -127,20 +134,9 @@ fn walk<const JSON: bool>(
                 spilled = next;
             }
             if JSON {
-                // A backslash that is escaped itself escapes nothing.
-                let mut left = found.backslash & !escaped;
-                let mut taken = u128::from(escaped);
-                while left != 0 {
-                    let after = left.trailing_zeros() + 1;
-                    left &= left - 1;
-                    if bytes.get(base + after as usize) == Some(&b'u') {
-                        return false;
-                    }
-                    taken |= 1u128 << after;
-                    left &= !(taken as u64);
-                }
-                mask &= !(taken as u64);
-                escaped = (taken >> 64) as u64;
+                let letters;
+                (letters, escaped) = simd::escaped(found.backslash, escaped);
+                mask &= !letters;
             }
             let found = mask ^ ((mask << 1) | before);
             before = mask >> 63;
@@ -163,7 +159,6 @@ fn walk<const JSON: bool>(
         open = last.first().map_or(open, |start| Some(window + usize::from(*start)));
         window += WINDOW;
     }
-    true
 }
 
 /// Bytes whose words are listed before they are hashed.

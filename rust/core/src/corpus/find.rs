@@ -50,7 +50,8 @@ pub struct InputFile {
 }
 
 impl InputFile {
-    /// Bytes of its text, or a guess at them: what is compressed as a whole counts four times.
+    /// Bytes of its text, roughly: of Parquet those of all columns as they are encoded; compressed lines
+    /// count four times.
     pub fn text_bytes(&self) -> Result<u64> {
         if self.format == Format::Parquet {
             let reader = parquet_reader(&self.path)?;

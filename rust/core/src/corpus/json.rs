@@ -21,7 +21,7 @@ use memchr::memchr2;
 use serde_json::Value;
 
 use super::hash_bytes;
-use super::strings::{block_at, copy_string, escapes};
+use super::strings::{block_at, copy_string};
 use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
 
 /// A row as `serde_json` has it.
@@ -123,9 +123,9 @@ impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
         loop {
             let (block, length) = block_at(self.line, self.at, &mut copy);
             let found = (self.masks)(block);
-            let escapes = escapes(found.backslash & !carry);
-            let quotes = found.double & !(escapes << 1 | carry);
-            carry = escapes >> 63;
+            let escaped;
+            (escaped, carry) = simd::escaped(found.backslash, carry);
+            let quotes = found.double & !escaped;
             if quotes != 0 {
                 self.at += quotes.trailing_zeros() as usize + 1;
                 return Some(());
@@ -238,10 +238,10 @@ impl Strings {
         }
         let ends = OffsetBuffer::new(ScalarBuffer::from(self.ends));
         let (values, present) = (Buffer::from_vec(self.values), self.present.finish());
-        debug_assert!(
-            StringArray::try_new(ends.clone(), values.clone(), present.clone()).is_ok(),
-            "strings of UTF-8"
-        );
+        if cfg!(any(test, debug_assertions)) {
+            let checked = StringArray::try_new(ends.clone(), values.clone(), present.clone());
+            assert!(checked.is_ok(), "strings of UTF-8");
+        }
         // SAFETY: every string came from a `str`, is ASCII, or was found to be UTF-8 before its end was
         // added, and what was not added was truncated; `Vec` checked every length.
         unsafe { StringArray::new_unchecked(ends, values, present) }
@@ -627,6 +627,14 @@ mod tests {
             }
             prop_assert!(check(&line));
             check(&line[..line.floor_char_boundary(cut.min(line.len()))]);
+        }
+
+        #[test]
+        fn runs_of_backslashes_read_alike(
+            before in 0usize..130, run in 0usize..140, after in "[n\"]{0,3}"
+        ) {
+            let text = format!("{}{}{after}", "x".repeat(before), "\\".repeat(run));
+            check(&format!(r#"{{"text": "{text}", "n": 1}}"#));
         }
 
         #[test]

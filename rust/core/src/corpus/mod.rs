@@ -4,7 +4,7 @@
 //! A document is a row with `id` and `text` (both strings) and any other columns, which are carried
 //! through. A row that cannot be used is set aside with its reason ([`Reject`]) and never stops a run;
 //! a file that cannot be used does. Memory is one batch (at most [`BATCH_ROWS`] rows or about
-//! [`BATCH_BYTES`] of text) plus one row group while writing, or with
+//! [`BATCH_BYTES`] of text, unless told otherwise) plus one row group while writing, or with
 //! [`PartWriter::quick`] one of a few MB for each thread.
 
 mod find;

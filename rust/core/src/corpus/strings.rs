@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
+use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks, escapes};
 
 /// Appends to `out` the string that `rest` begins with, its first quote left out. Returns how many
 /// bytes of `rest` it took, the last quote included, and whether it may not be ASCII.
@@ -142,16 +142,6 @@ fn below(bit: usize) -> u64 {
     1u64.checked_shl(bit as u32).unwrap_or(0).wrapping_sub(1)
 }
 
-/// Of backslashes in a block, those that start an escape; the byte before it is not one that does.
-#[inline]
-pub fn escapes(backslash: u64) -> u64 {
-    const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
-    // In a run that starts at an even place those at even places escape, else those at odd ones. The
-    // subtraction carries through runs that start at odd places.
-    let after = backslash << 1;
-    ((after | ODD).wrapping_sub(backslash) ^ ODD) & backslash
-}
-
 /// The next 64 bytes, at the end filled up with spaces, and how many there are.
 #[inline]
 pub fn block_at<'a>(
@@ -248,13 +238,5 @@ mod tests {
         fn runs_of_backslashes_at_any_place(before in 0usize..130, run in 0usize..140, after in "[n\"]{0,3}") {
             check(&format!("{}{}{after}\"", "x".repeat(before), "\\".repeat(run)));
         }
-    }
-
-    #[test]
-    fn escapes_are_every_second_of_a_run() {
-        for (backslash, expected) in [(0b111, 0b101), (0b1110, 0b1010), (0b110_0110, 0b010_0010)] {
-            assert_eq!(escapes(backslash), expected, "{backslash:b}");
-        }
-        assert_eq!(escapes(u64::MAX), 0x5555_5555_5555_5555);
     }
 }

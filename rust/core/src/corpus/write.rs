@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -59,7 +60,7 @@ impl Write for Hashing {
 
 /// Writes `part-00000.parquet`, `part-00001.parquet`, ... into a folder.
 ///
-/// The same rows give the same bytes. Each part is written under a temporary name, synced and renamed;
+/// The same batches give the same bytes, and with [`PartWriter::quick`] the same rows do. Each part is written under a temporary name, synced and renamed;
 /// a writer that is dropped without [`PartWriter::finish`] leaves at most one `.tmp` file.
 pub struct PartWriter {
     folder: PathBuf,
@@ -99,20 +100,24 @@ enum Open {
         written: usize,
         full: Vec<Vec<RecordBatch>>,
         open: Vec<RecordBatch>,
+        /// Of the open one.
+        rows: usize,
+        bytes: usize,
     },
 }
 
 impl Open {
-    fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+    fn write(&mut self, batch: &RecordBatch, more: usize) -> Result<(), ParquetError> {
         match self {
             Self::InTurn(writer) => writer.write(batch)?,
             Self::Together { .. } if batch.num_rows() == 0 => {}
-            Self::Together { most, full, open, .. } => {
+            Self::Together { most, full, open, rows, bytes, .. } => {
                 open.push(batch.clone());
-                let rows: usize = open.iter().map(RecordBatch::num_rows).sum();
-                let bytes: usize = open.iter().map(bytes_of).sum();
-                if rows >= ROWS_PER_GROUP || bytes >= TOGETHER_BYTES {
+                *rows += batch.num_rows();
+                *bytes += more;
+                if *rows >= ROWS_PER_GROUP || *bytes >= TOGETHER_BYTES {
                     full.push(std::mem::take(open));
+                    (*rows, *bytes) = (0, 0);
                 }
                 if full.len() >= *most {
                     self.write_full()?;
@@ -171,17 +176,52 @@ fn bytes_of(batch: &RecordBatch) -> usize {
     (0..batch.num_rows()).map(|row| row_bytes(batch.columns(), row)).sum()
 }
 
-/// Bytes of a row's values; a guess for types that neither corpora nor our own files have.
+/// Bytes of a row's values.
 fn row_bytes(columns: &[ArrayRef], row: usize) -> usize {
-    let value = |column: &ArrayRef| match column.data_type() {
-        DataType::Utf8 => column.as_string::<i32>().value_length(row) as usize,
-        DataType::List(item) => {
-            let length = column.as_list::<i32>().value_length(row) as usize;
-            length * item.data_type().primitive_width().unwrap_or(16)
+    columns.iter().map(|column| value_bytes(column, row)).sum()
+}
+
+/// Bytes of a value; a guess for rare types without offsets.
+fn value_bytes(column: &ArrayRef, row: usize) -> usize {
+    let all = |values: &ArrayRef, rows: Range<usize>| -> usize {
+        match values.data_type().primitive_width() {
+            Some(width) => width * rows.len(),
+            None => rows.map(|row| value_bytes(values, row)).sum(),
         }
-        kind => kind.primitive_width().unwrap_or(16),
     };
-    columns.iter().map(value).sum()
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value_length(row) as usize,
+        DataType::LargeUtf8 => column.as_string::<i64>().value_length(row) as usize,
+        // The low half of a view is a length.
+        DataType::Utf8View => column.as_string_view().views()[row] as u32 as usize,
+        DataType::BinaryView => column.as_binary_view().views()[row] as u32 as usize,
+        DataType::Binary => column.as_binary::<i32>().value_length(row) as usize,
+        DataType::LargeBinary => column.as_binary::<i64>().value_length(row) as usize,
+        DataType::FixedSizeBinary(width) => *width as usize,
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            let offsets = list.value_offsets();
+            all(list.values(), offsets[row] as usize..offsets[row + 1] as usize)
+        }
+        DataType::LargeList(_) => {
+            let list = column.as_list::<i64>();
+            let offsets = list.value_offsets();
+            all(list.values(), offsets[row] as usize..offsets[row + 1] as usize)
+        }
+        DataType::FixedSizeList(_, length) => {
+            let list = column.as_fixed_size_list();
+            let start = list.value_offset(row) as usize;
+            all(list.values(), start..start + *length as usize)
+        }
+        DataType::Map(..) => {
+            let map = column.as_map();
+            let offsets = map.value_offsets();
+            let rows = offsets[row] as usize..offsets[row + 1] as usize;
+            map.entries().columns().iter().map(|values| all(values, rows.clone())).sum()
+        }
+        DataType::Struct(_) => row_bytes(column.as_struct().columns(), row),
+        kind => kind.primitive_width().unwrap_or(16),
+    }
 }
 
 /// Bytes of batches in a row group where several are encoded at once.
@@ -233,7 +273,7 @@ impl PartWriter {
     /// Appends a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if self.together.is_none() {
-            return self.append(batch);
+            return self.append(batch, bytes_of(batch));
         }
         let mut start = 0;
         for row in 0..batch.num_rows() {
@@ -255,15 +295,41 @@ impl PartWriter {
         let chunk = std::mem::take(&mut self.chunk);
         match chunk.slices.as_slice() {
             [] => Ok(()),
-            [one] => self.append(one),
+            [one] => self.append(one, chunk.bytes),
             many => {
                 let one = concat_batches(&self.schema, many);
-                self.append(&one.map_err(|e| Error::config(e.to_string()))?)
+                self.append(&one.map_err(|e| Error::config(e.to_string()))?, chunk.bytes)
             }
         }
     }
 
-    fn append(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Appends those rows of a batch of which `stays` holds.
+    pub fn write_where(
+        &mut self,
+        batch: &RecordBatch,
+        stays: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let bytes = |row| row_bytes(batch.columns(), row);
+        let rows = 0..batch.num_rows();
+        let kept: usize = rows.clone().filter(|row| stays(*row)).map(bytes).sum();
+        if 2 * kept < rows.clone().map(bytes).sum() {
+            // Slices would keep all of the batch in memory until their chunk is whole.
+            let mask: BooleanArray = rows.map(|row| Some(stays(row))).collect();
+            let kept = filter_record_batch(batch, &mask);
+            return self.write(&kept.map_err(|e| Error::config(e.to_string()))?);
+        }
+        let mut row = 0;
+        while row < rows.end {
+            let end = (row..rows.end).find(|row| !stays(*row)).unwrap_or(rows.end);
+            if end > row {
+                self.write(&batch.slice(row, end - row))?;
+            }
+            row = end + 1;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, batch: &RecordBatch, bytes: usize) -> Result<()> {
         if self.writer.is_none() {
             let path = self.folder.join(format!("{}.tmp", self.name()));
             let file = File::create(&path).map_err(Error::io(&path))?;
@@ -282,8 +348,9 @@ impl PartWriter {
                     .set_column_dictionary_enabled("text".into(), false)
                     .set_column_dictionary_enabled("id".into(), false)
                     .set_column_statistics_enabled("text".into(), EnabledStatistics::None)
-                    // Looks at a page's size more often, so that it stays in a near cache.
-                    .set_write_batch_size(64);
+                    // A chunk is looked at as a whole, whether nulls are marked in it or not: pages end
+                    // at the same rows then.
+                    .set_write_batch_size(CHUNK_ROWS);
             }
             let properties = properties.build();
             let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties))
@@ -291,16 +358,16 @@ impl PartWriter {
             self.writer = Some(if let Some(most) = self.together {
                 let (file, factory) = writer.into_serialized_writer().map_err(self.failed())?;
                 let (full, open) = (Vec::new(), Vec::new());
-                Open::Together { most, file, factory, written: 0, full, open }
+                Open::Together { most, file, factory, written: 0, full, open, rows: 0, bytes: 0 }
             } else {
                 Open::InTurn(writer)
             });
         }
         let failed = self.failed();
         let writer = self.writer.as_mut().expect("just opened");
-        writer.write(batch).map_err(failed)?;
+        writer.write(batch, bytes).map_err(failed)?;
         self.rows += batch.num_rows() as u64;
-        self.bytes += bytes_of(batch);
+        self.bytes += bytes;
         if self.bytes >= PART_BYTES {
             self.close_part()?;
         }
@@ -334,7 +401,7 @@ impl PartWriter {
     pub fn finish(mut self) -> Result<Vec<Part>> {
         self.close_chunk()?;
         if self.parts.is_empty() && self.writer.is_none() {
-            self.append(&RecordBatch::new_empty(self.schema.clone()))?;
+            self.append(&RecordBatch::new_empty(self.schema.clone()), 0)?;
         }
         self.close_part()?;
         Ok(self.parts)
@@ -342,7 +409,7 @@ impl PartWriter {
 }
 
 impl PartWriter {
-    /// Takes back what was written, finished parts included.
+    /// Takes back what was written, finished parts included, also those it was given to go on after.
     pub fn discard(self) {
         let open = format!("{}.tmp", self.name());
         drop(self.writer);
@@ -493,16 +560,21 @@ mod tests {
     #[test]
     fn threads_and_batches_do_not_change_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let field = |name| Field::new(name, DataType::Utf8, false);
-        let schema = Arc::new(Schema::new(vec![field("id"), field("text")]));
+        let field = |name| Field::new(name, DataType::Utf8, name == "note");
+        let schema = Arc::new(Schema::new(vec![field("id"), field("text"), field("note")]));
         // Of 40,000 rows; every 5,000th is longer than a chunk may be.
         let ids = (0..40_000).map(|row| Some(format!("{row}"))).collect::<StringArray>();
         let text = |row: usize| {
             format!("text {row} ").repeat(if row % 5000 == 77 { 400_000 } else { row % 80 })
         };
         let texts = (0..40_000).map(|row| Some(text(row))).collect::<StringArray>();
-        let all =
-            RecordBatch::try_new(schema.clone(), vec![Arc::new(ids), Arc::new(texts)]).unwrap();
+        // Long strings that do not repeat, with nulls in some chunks alone.
+        let note = |row: usize| {
+            (row % 1100 != 5).then(|| format!("{:08x}", row * 40_503).repeat(row % 30))
+        };
+        let notes = (0..40_000).map(note).collect::<StringArray>();
+        let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(texts), Arc::new(notes)];
+        let all = RecordBatch::try_new(schema.clone(), columns).unwrap();
         let write = |name: &str, how: fn(PartWriter) -> PartWriter, threads: usize, rows: usize| {
             let out = folder.path().join(name);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -527,5 +599,68 @@ mod tests {
         assert_eq!(alone, write("lean", |writer| writer.quick(true), 3, 1000));
         assert_eq!(alone, write("single", |writer| writer.quick(true), 1, 1));
         assert_eq!(alone.iter().map(|part| part.rows).sum::<u64>(), 40_000);
+    }
+
+    fn texts(schema: &SchemaRef, texts: &[&str]) -> RecordBatch {
+        let ids: ArrayRef = Arc::new(StringArray::from(vec!["1"; texts.len()]));
+        let texts: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        RecordBatch::try_new(schema.clone(), vec![ids, texts]).unwrap()
+    }
+
+    fn id_and_text() -> SchemaRef {
+        let field = |name| Field::new(name, DataType::Utf8, false);
+        Arc::new(Schema::new(vec![field("id"), field("text")]))
+    }
+
+    #[test]
+    fn what_goes_is_not_kept_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let schema = id_and_text();
+        let long = "x".repeat(1 << 20);
+        let mut writer =
+            PartWriter::create(&folder.path().join("o"), schema.clone()).unwrap().quick(true);
+        for _ in 0..5 {
+            let batch = texts(&schema, &[long.as_str(), "short", long.as_str()]);
+            writer.write_where(&batch, |row| row == 1).unwrap();
+        }
+        let held: usize = writer.chunk.slices.iter().map(RecordBatch::get_array_memory_size).sum();
+        assert_eq!(writer.chunk.rows, 5);
+        assert!(held < 1 << 20, "{held}");
+        assert_eq!(writer.finish().unwrap()[0].rows, 5);
+    }
+
+    #[test]
+    fn discarded_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let schema = id_and_text();
+        let batch = texts(&schema, &["a"; 1000]);
+        let mut writer = PartWriter::create(folder.path(), schema.clone()).unwrap().quick(true);
+        for _ in 0..2 {
+            writer.write(&batch).unwrap();
+            writer.close_part().unwrap();
+        }
+        writer.write(&batch).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        writer.discard();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nested_values_count() {
+        use arrow::array::{BinaryArray, ListArray, StructArray};
+        use arrow::buffer::OffsetBuffer;
+        let role: ArrayRef = Arc::new(StringArray::from(vec!["user", "ai", "user"]));
+        let said: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"hello", b"", b"!"]));
+        let fields = [("role", role), ("said", said)].map(|(name, values)| {
+            (Arc::new(Field::new(name, values.data_type().clone(), false)), values)
+        });
+        let turn: ArrayRef = Arc::new(StructArray::from(fields.to_vec()));
+        let item = Arc::new(Field::new("item", turn.data_type().clone(), false));
+        let offsets = OffsetBuffer::from_lengths([2, 0, 1]);
+        let talks: ArrayRef = Arc::new(ListArray::new(item, offsets, turn, None));
+        let numbers: ArrayRef = Arc::new(arrow::array::Int32Array::from(vec![1, 2, 3]));
+        let bytes = [4 + 5 + 2 + 4, 4, 4 + 1 + 4];
+        assert_eq!([0, 1, 2].map(|row| row_bytes(&[talks.clone(), numbers.clone()], row)), bytes);
+        assert_eq!(row_bytes(&[talks.slice(2, 1)], 0), 5);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow::array::RecordBatch;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
@@ -190,7 +189,7 @@ fn write_rows(
                 pairs[*pair].texts[*side] = Some(text[..end].to_owned());
             }
         }
-        write_some(&mut writer, batch, |i| stays(rows[i]))?;
+        writer.write_where(batch, |i| stays(rows[i]))?;
         let done = rows.last().map_or(0, |row| row + 1);
         (job.progress)("writing", done as u64, Some(documents.len() as u64))
     })?;
@@ -202,23 +201,6 @@ impl Job<'_> {
     pub(super) fn writer(&self) -> Result<PartWriter> {
         Ok(PartWriter::create(self.out, self.corpus.schema())?.quick(self.memory.is_some()))
     }
-}
-
-/// Writes those rows of a batch of which `stays` holds.
-pub(super) fn write_some(
-    writer: &mut PartWriter,
-    batch: &RecordBatch,
-    stays: impl Fn(usize) -> bool,
-) -> Result<()> {
-    let mut row = 0;
-    while row < batch.num_rows() {
-        let end = (row..batch.num_rows()).find(|row| !stays(*row)).unwrap_or(batch.num_rows());
-        if end > row {
-            writer.write(&batch.slice(row, end - row))?;
-        }
-        row = end + 1;
-    }
-    Ok(())
 }
 
 struct ShownPair {

@@ -43,7 +43,6 @@ pub use pieces::{
 };
 pub use substring::{Spans, substring};
 
-use evidence::write_some;
 use join::Counts;
 use measure::Sample;
 use minhash::Sketcher;
@@ -232,8 +231,8 @@ fn ahead<B: Send>(
         None => Ok(None),
     };
     // Small, so that a batch is still in a near cache when it is looked at again; a piece for each thread.
-    let pieces = if room { rayon::current_num_threads().min(MOST_PIECES) } else { 1 };
-    batches.set_size(pieces * PIECE_ROWS, pieces * PIECE_BYTES);
+    let pieces = rayon::current_num_threads().min(MOST_PIECES);
+    batches.set_size(pieces * PIECE_ROWS, PIECE_BYTES * if room { pieces } else { 1 });
     let mut next = read(batches)?;
     while let Some((batch, beside)) = next {
         if room {
@@ -244,6 +243,8 @@ fn ahead<B: Send>(
         } else {
             work(&batch, beside)?;
             batches.reuse(&batch);
+            // What is read next may stand in its place.
+            drop(batch);
             next = read(batches)?;
         }
     }
@@ -279,7 +280,7 @@ struct Documents<'a> {
 /// Copies a corpus without its duplicates into `out`. Runs on the current rayon pool.
 pub fn run(job: &Job<'_>, options: &Options) -> Result<Summary> {
     match run_once(job, options) {
-        // Nothing but temporary files has been written by then.
+        // Of what had been written by then, nothing is left but temporary files.
         Err(Error::Unsettled { .. }) => {
             let corpus = job.corpus.settled()?;
             run_once(&Job { corpus: &corpus, ..*job }, options)
@@ -390,7 +391,7 @@ fn read<'a>(
         }
         let is_first = |i: usize| documents.first[start + i] as usize == start + i;
         if let Some(writer) = &mut writer {
-            write_some(writer, batch, is_first)?;
+            writer.write_where(batch, is_first)?;
         }
         if sign_now {
             let signed = signer.sign(batch, banded, is_first);

@@ -31,7 +31,7 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// Most hashed dimensions.
 pub const MAX_DIMENSIONS: usize = 1 << 16;
 /// Changes whenever the same text would give other numbers.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Columns of [`embed`]'s result for a number of hashed dimensions.
 pub fn width(dimensions: usize) -> usize {

@@ -148,6 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn a_docstring_ends_where_a_comment_begins() {
+        assert!(near(ratio("''# note\n", "docstring_share"), 2.0 / 9.0));
+        assert!(near(ratio("''# note\n", "string_share"), 0.0));
+        let blocks = format!("def f():\n    'a'#{}\n", " note".repeat(2000));
+        assert!(near(ratio(&blocks, "docstring_share"), 3.0 / blocks.len() as f64));
+        // Two strings in a row are one only in Python's eyes.
+        assert!(near(ratio("'a''b'\n", "docstring_share"), 3.0 / 7.0));
+    }
+
+    #[test]
     fn data_in_strings_is_no_docstring() {
         assert!(near(ratio("x = 1\n\"\"\"not at the start\"\"\"\n", "docstring_share"), 0.0));
         assert!(near(ratio("f = {\n    'a': 1,\n    'b': 2}\n", "docstring_share"), 0.0));

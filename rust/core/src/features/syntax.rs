@@ -97,11 +97,11 @@ pub(super) struct Syntax<'a> {
     docstring: Option<(usize, bool)>,
     words: Places,
     first: Places,
-    /// Masks of the stretch's blocks: ends of lines, strings and comments, beginnings of strings, ends
-    /// of lines that cut a string; and where each block's first line begins.
+    /// Masks of the stretch's blocks: ends of lines, strings and comments, where one of these begins,
+    /// ends of lines that cut a string; and where each block's first line begins.
     newline: [u64; STRETCH],
     quiet: [u64; STRETCH],
-    strings: [u64; STRETCH],
+    begins: [u64; STRETCH],
     cut: [u64; STRETCH],
     line_of: [usize; STRETCH],
     seen: [u8; PLACES],
@@ -157,7 +157,7 @@ impl<'a> Syntax<'a> {
             first: Places::new(),
             newline: [0; STRETCH],
             quiet: [0; STRETCH],
-            strings: [0; STRETCH],
+            begins: [0; STRETCH],
             cut: [0; STRETCH],
             line_of: [0; STRETCH],
             seen: [0; PLACES],
@@ -238,7 +238,7 @@ impl<'a> Syntax<'a> {
         self.first.list(first, place, list);
         self.newline[place] = m.newline;
         self.quiet[place] = quiet;
-        self.strings[place] = strings;
+        self.begins[place] |= strings;
         self.line_of[place] = self.line_start;
         if m.newline != 0 {
             self.line_start = base + BLOCK - m.newline.leading_zeros() as usize;
@@ -291,6 +291,7 @@ impl<'a> Syntax<'a> {
                 quiet |= bit;
                 if m.hash & bit != 0 {
                     self.mode = Mode::Comment;
+                    self.begins[place] |= bit;
                     continue;
                 }
                 strings |= bit;
@@ -350,7 +351,7 @@ impl<'a> Syntax<'a> {
             }
         }
         let follow =
-            Follow { base, quiet: &self.quiet[..blocks], strings: &self.strings, cut: &self.cut };
+            Follow { base, quiet: &self.quiet[..blocks], begins: &self.begins, cut: &self.cut };
         if let Some((start, defines)) = self.docstring {
             self.docstring = follow.docstring(start, defines, c);
         }
@@ -380,6 +381,7 @@ impl<'a> Syntax<'a> {
             }
             self.opened = kind;
         }
+        self.begins = [0; STRETCH];
         self.cut = [0; STRETCH];
     }
 
@@ -402,11 +404,11 @@ impl<'a> Syntax<'a> {
     }
 }
 
-/// Where the strings of a stretch end.
+/// Where the strings of a stretch end: before the code, string or comment that follows.
 struct Follow<'a> {
     base: usize,
     quiet: &'a [u64],
-    strings: &'a [u64; STRETCH],
+    begins: &'a [u64; STRETCH],
     cut: &'a [u64; STRETCH],
 }
 
@@ -418,7 +420,7 @@ impl Follow<'_> {
         let within = start.saturating_sub(self.base);
         let mut from = if start < self.base { u64::MAX } else { !1 << (within % BLOCK) };
         for block in within / BLOCK..self.quiet.len() {
-            let stops = (!self.quiet[block] | self.strings[block]) & from;
+            let stops = (!self.quiet[block] | self.begins[block]) & from;
             if stops != 0 {
                 if self.cut[block] & stops & stops.wrapping_neg() == 0 {
                     let end = self.base + block * BLOCK + stops.trailing_zeros() as usize;

@@ -128,6 +128,24 @@ pub struct Masks {
     pub control: u64,
 }
 
+/// Of backslashes in a block, those that start an escape; the byte before it is not one that does.
+#[inline]
+pub fn escapes(backslash: u64) -> u64 {
+    const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
+    // In a run that starts at an even place those at even places escape, else those at odd ones. The
+    // subtraction carries through runs that start at odd places.
+    let after = backslash << 1;
+    ((after | ODD).wrapping_sub(backslash) ^ ODD) & backslash
+}
+
+/// Bytes of a block that a backslash before them escapes, and whether (1 or 0) the first of the next
+/// block is; `first`: the same of this block.
+#[inline]
+pub fn escaped(backslash: u64, first: u64) -> (u64, u64) {
+    let escapes = escapes(backslash & !first);
+    (escapes << 1 | first, escapes >> 63)
+}
+
 /// Work that needs masks and is compiled once for each level.
 pub trait Kernel {
     /// Runs with a function that classifies a block.
@@ -538,7 +556,7 @@ mod neon {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BLOCK, Kernel, Level, ListingKernel, Masks, run, run_listing, scalar};
+    use super::{BLOCK, Kernel, Level, ListingKernel, Masks, escapes, run, run_listing, scalar};
 
     struct List(u64, Vec<u16>);
 
@@ -599,5 +617,13 @@ mod tests {
             check_list(bits | bits << 7);
             check_list(if bits % 2 == 0 { 0 } else { u64::MAX });
         }
+    }
+
+    #[test]
+    fn escapes_are_every_second_of_a_run() {
+        for (backslash, expected) in [(0b111, 0b101), (0b1110, 0b1010), (0b110_0110, 0b010_0010)] {
+            assert_eq!(escapes(backslash), expected, "{backslash:b}");
+        }
+        assert_eq!(escapes(u64::MAX), 0x5555_5555_5555_5555);
     }
 }
