@@ -421,13 +421,11 @@ def main() -> None:
 
 def save(report: dict[str, Any], shape: Any, out: Path) -> None:
     """Writes what is known so far."""
-    from hornbook.train.plan import parameter_count
-
     first = report["batches"][0]
     rates = [a["tokens_per_second"] for a in first["arms"].values() if "mfu" in a]
     if rates and report["measured_on_gpu"]:
         step_s = first["rows"] * shape.max_position_embeddings / max(rates)
-        report["scaling"] = modelled_scaling(parameter_count(shape), step_s)
+        report["scaling"] = modelled_scaling(report["parameters"], step_s)
     report["first_losses_agree"] = all(same_model(batch["arms"]) for batch in report["batches"])
     temporary = out.with_name(f"{out.name}.tmp")
     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,8 @@ mod schema;
 mod strings;
 mod write;
 
+pub(crate) use strings::plain_escape;
+
 pub use read::{Batches, Corpus, parquet_rows};
 pub use write::{
     FileWriter, Part, PartWriter, select, sync_folder, write_rejected, write_rejects, write_whole,

@@ -160,7 +160,7 @@ pub fn block_at<'a>(
 
 /// What a letter after a backslash stands for, if that is one byte.
 #[inline]
-fn plain_escape(letter: u8) -> Option<u8> {
+pub fn plain_escape(letter: u8) -> Option<u8> {
     Some(match letter {
         b'n' => b'\n',
         b'"' | b'\\' | b'/' => letter,

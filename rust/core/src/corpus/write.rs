@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, OffsetSizeTrait, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -200,13 +200,11 @@ fn value_bytes(column: &ArrayRef, row: usize) -> usize {
         DataType::FixedSizeBinary(width) => *width as usize,
         DataType::List(_) => {
             let list = column.as_list::<i32>();
-            let offsets = list.value_offsets();
-            all(list.values(), offsets[row] as usize..offsets[row + 1] as usize)
+            all(list.values(), span(list.value_offsets(), row))
         }
         DataType::LargeList(_) => {
             let list = column.as_list::<i64>();
-            let offsets = list.value_offsets();
-            all(list.values(), offsets[row] as usize..offsets[row + 1] as usize)
+            all(list.values(), span(list.value_offsets(), row))
         }
         DataType::FixedSizeList(_, length) => {
             let list = column.as_fixed_size_list();
@@ -215,13 +213,17 @@ fn value_bytes(column: &ArrayRef, row: usize) -> usize {
         }
         DataType::Map(..) => {
             let map = column.as_map();
-            let offsets = map.value_offsets();
-            let rows = offsets[row] as usize..offsets[row + 1] as usize;
+            let rows = span(map.value_offsets(), row);
             map.entries().columns().iter().map(|values| all(values, rows.clone())).sum()
         }
         DataType::Struct(_) => row_bytes(column.as_struct().columns(), row),
         kind => kind.primitive_width().unwrap_or(16),
     }
+}
+
+/// Where the items of a list's row are.
+fn span<O: OffsetSizeTrait>(offsets: &[O], row: usize) -> Range<usize> {
+    offsets[row].as_usize()..offsets[row + 1].as_usize()
 }
 
 /// Bytes of batches in a row group where several are encoded at once.

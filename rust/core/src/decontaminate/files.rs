@@ -319,8 +319,7 @@ impl Kernel for StringEnd<'_> {
             let ends = found.double & !letters | found.control;
             let mut left = letters & (ends & ends.wrapping_neg()).wrapping_sub(1);
             while left != 0 {
-                let letter = block[left.trailing_zeros() as usize];
-                if !matches!(letter, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') {
+                if corpus::plain_escape(block[left.trailing_zeros() as usize]).is_none() {
                     return;
                 }
                 left &= left - 1;

@@ -10,7 +10,7 @@
 
 use super::keywords::{KINDS, Keywords, Kind, LANES};
 use super::scan::{Places, ROOM, STRETCH};
-use crate::tokenizer::simd::{BLOCK, Masks};
+use crate::tokenizer::simd::{self, BLOCK, Masks};
 
 /// What one pass over a text counts. "Of code" is: outside strings and comments.
 #[derive(Debug, Default, PartialEq)]
@@ -267,14 +267,8 @@ impl<'a> Syntax<'a> {
     /// As above, one beginning or end after the other.
     #[inline(always)]
     fn quiet_by_steps(&mut self, place: usize, base: usize, m: &Masks) -> (u64, u64) {
-        let mut escaped = std::mem::take(&mut self.escaped);
-        let mut slashes = m.backslash & !escaped;
-        while slashes != 0 {
-            let bit = slashes & slashes.wrapping_neg();
-            escaped |= bit << 1;
-            self.escaped = bit >> 63;
-            slashes &= !(bit | bit << 1);
-        }
+        let escaped;
+        (escaped, self.escaped) = simd::escaped(m.backslash, self.escaped);
         let (mut quiet, mut strings) = (0, 0);
         // What is left of the block.
         let mut left = u64::MAX;
