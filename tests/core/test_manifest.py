@@ -85,6 +85,24 @@ def test_crash_leaves_no_manifest_and_is_made_again(tmp_path, source):
     assert not (out / STARTED).exists()
 
 
+def test_output_of_an_unfinished_run_is_not_read(tmp_path, source):
+    out = tmp_path / "all" / "out"
+
+    def crash(folder):
+        (folder / "part.jsonl").write_text('{"text": "half"}')
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_stage("copy", out, inputs=[source], config=1, work=crash)
+    for folder in (out, out.parent):
+        with pytest.raises(InputError, match=r"out: the run of `copy` .* has not ended"):
+            corpus.read([folder])
+    assert [row["text"] for row in corpus.read([out / "part.jsonl"])] == ["half"]
+    # Others have files of this name too.
+    (out / STARTED).write_text('{"when": "yesterday"}')
+    assert [row["text"] for row in corpus.read([out])] == ["half"]
+
+
 def test_kill_while_the_marker_is_written_leaves_room(tmp_path, source):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "started.json.tmp").write_text('{"stage": "co')

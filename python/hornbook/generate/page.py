@@ -55,10 +55,12 @@ def write(
 
 def _samples(folder: Path) -> list[dict[str, Any]]:
     """Rows chosen by hash, so that they are spread over the data set."""
-    if not list(folder.glob("part-*.parquet")):
+    # By name: the folder is not a finished stage's yet.
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
         return []
     best: list[tuple[int, dict[str, Any]]] = []
-    for row in corpus.read([folder]):
+    for row in corpus.read(parts):
         best.append((digest("sample", row["slot"]), row))
         if len(best) > 4 * SAMPLES:
             best = sorted(best, key=lambda pair: pair[0])[:SAMPLES]

@@ -92,6 +92,18 @@ pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>>
     Ok(files)
 }
 
+/// Which stage has begun to write a folder and not ended, if one has.
+fn unfinished(folder: &Path) -> Option<String> {
+    if folder.join("manifest.json").exists() {
+        return None;
+    }
+    let marker = std::fs::read(folder.join("started.json")).ok()?;
+    // Others may have a file of this name too.
+    let marker: serde_json::Value = serde_json::from_slice(&marker).ok()?;
+    marker.get("key").and_then(|stage| stage.as_str())?;
+    marker.get("stage").and_then(|stage| stage.as_str()).map(str::to_owned)
+}
+
 fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {
     let mut found = Vec::new();
     let mut pending = vec![folder.to_path_buf()];
@@ -115,6 +127,15 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
         }
     }
     found.sort();
+    for started in found.iter().filter(|path| path.ends_with("started.json")) {
+        let output = started.parent().unwrap_or(folder);
+        if let Some(stage) = unfinished(output) {
+            let message = format!(
+                "the run of `{stage}` that writes it has not ended: run it again, or name single files",
+            );
+            return Err(Error::input(output, message));
+        }
+    }
     let is_table = |path: &Path| Format::of(path) != Format::Source;
     let is_source = |path: &Path| {
         let extension = path.extension().unwrap_or_default().to_string_lossy();

@@ -7,19 +7,25 @@
 //! [`BATCH_BYTES`] of text, unless told otherwise) plus one row group while writing, or with
 //! [`PartWriter::quick`] one of a few MB for each thread.
 
+mod columns;
 mod find;
-mod json;
 mod lines;
+mod open;
+mod parts;
 mod read;
+mod scanner;
 mod schema;
+mod sizes;
 mod strings;
 mod write;
 
-pub(crate) use strings::plain_escape;
+pub(crate) use scanner::raw_row;
 
-pub use read::{Batches, Corpus, parquet_rows};
+pub use open::Corpus;
+pub use parts::PartWriter;
+pub use read::{Batches, parquet_rows};
 pub use write::{
-    FileWriter, Part, PartWriter, select, sync_folder, write_rejected, write_rejects, write_whole,
+    FileWriter, Part, select, sync_folder, write_rejected, write_rejects, write_whole,
 };
 
 use std::fs::File;

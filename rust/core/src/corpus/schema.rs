@@ -6,9 +6,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::find::{Format, InputFile};
-use super::json::{self, json_row};
 use super::lines::Lines;
 use super::read::parquet_reader;
+use super::scanner::{all_known, json_row, kind_of};
 use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
 
@@ -122,14 +122,14 @@ fn json_fields(file: &InputFile, bytes: usize) -> Result<(Vec<Field>, bool)> {
                 joined == *field.data_type()
             })
         };
-        if json::all_known(line, level, known) {
+        if all_known(line, level, known) {
             continue;
         }
         let Ok(row) = json_row(line) else {
             continue;
         };
         for (name, value) in &row {
-            let found = json::kind_of(value);
+            let found = kind_of(value);
             match fields.iter_mut().find(|field| field.name() == name) {
                 None => fields.push(Field::new(name, found, true)),
                 Some(field) => {

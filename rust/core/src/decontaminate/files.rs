@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use super::ngrams::{GramSet, Hit};
 use super::run::{Evidence, Tick, line};
-use crate::corpus::{self, Corpus, MAX_ROW_BYTES, Reject};
-use crate::tokenizer::simd::{self, Kernel, Level, Masks};
+use crate::corpus::{self, Corpus, MAX_ROW_BYTES, Reject, raw_row};
+use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
 
 /// What a scan found.
@@ -221,7 +221,7 @@ fn json_line(line: &[u8], grams: &GramSet) -> Option<std::result::Result<Found, 
 }
 
 fn json_text(line: &str, grams: &GramSet) -> std::result::Result<Found, String> {
-    let (raw, id) = if let Some(row) = plain_row(line) {
+    let (raw, id) = if let Some(row) = raw_row(line.trim_ascii_end(), Level::best()) {
         row
     } else {
         let row = serde_json::from_str::<Row<'_>>(line).map_err(|e| {
@@ -246,146 +246,4 @@ fn json_text(line: &str, grams: &GramSet) -> std::result::Result<Found, String> 
         |id| serde_json::from_str(id).unwrap_or_else(|_| id.to_owned()),
     );
     Ok(Some((id, text, hits)))
-}
-
-/// `text` and `id` of an ordinary row, as they stand in the line: an object of strings without `\u`, of
-/// numbers, truths and nulls. None for anything else, sound or not, which is then read step by step.
-fn plain_row(line: &str) -> Option<(&str, Option<&str>)> {
-    let bytes = line.as_bytes();
-    let skip = |at: usize| at + bytes[at..].iter().take_while(|b| b.is_ascii_whitespace()).count();
-    let expect = |at: usize, byte| (bytes.get(at) == Some(&byte)).then_some(at + 1);
-    let (mut text, mut id) = (None, None);
-    let mut at = expect(skip(0), b'{')?;
-    loop {
-        let name = expect(skip(at), b'"')?;
-        let name_end = string_end(bytes, name)?;
-        let start = skip(expect(skip(name_end + 1), b':')?);
-        let end = if bytes.get(start) == Some(&b'"') {
-            string_end(bytes, start + 1)? + 1
-        } else {
-            let length = memchr::memchr2(b',', b'}', &bytes[start..])?;
-            let value = line[start..start + length].trim_ascii_end();
-            // A list or an object that holds a comma is no value up to there.
-            serde_json::from_str::<serde::de::IgnoredAny>(value).ok()?;
-            start + value.len()
-        };
-        let known = match &line[name..name_end] {
-            "text" => &mut text,
-            "id" => &mut id,
-            other if other.contains('\\') => return None,
-            _ => &mut None,
-        };
-        if known.replace(&line[start..end]).is_some() {
-            return None;
-        }
-        at = skip(end);
-        match bytes.get(at)? {
-            b',' => at += 1,
-            b'}' if skip(at + 1) == bytes.len() => return Some((text?, id)),
-            _ => return None,
-        }
-    }
-}
-
-/// Where the JSON string that begins at `start` ends; none if it does not, or holds what it must not.
-fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut kernel = StringEnd { bytes, at: start, end: None };
-    simd::run(Level::best(), &mut kernel);
-    kernel.end
-}
-
-struct StringEnd<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    end: Option<usize>,
-}
-
-impl Kernel for StringEnd<'_> {
-    // It must become part of the function that is compiled for the wider instructions.
-    #[allow(clippy::inline_always)]
-    #[inline(always)]
-    fn run(&mut self, masks: impl Fn(&[u8; simd::BLOCK]) -> Masks) {
-        let Self { bytes, mut at, .. } = *self;
-        let mut escaped = 0;
-        while at < bytes.len() {
-            let mut tail = [b' '; simd::BLOCK];
-            let block = bytes[at..].first_chunk().unwrap_or_else(|| {
-                tail[..bytes.len() - at].copy_from_slice(&bytes[at..]);
-                &tail
-            });
-            let found = masks(block);
-            let letters;
-            (letters, escaped) = simd::escaped(found.backslash, escaped);
-            let ends = found.double & !letters | found.control;
-            let mut left = letters & (ends & ends.wrapping_neg()).wrapping_sub(1);
-            while left != 0 {
-                if corpus::plain_escape(block[left.trailing_zeros() as usize]).is_none() {
-                    return;
-                }
-                left &= left - 1;
-            }
-            if ends != 0 {
-                let place = ends.trailing_zeros() as usize;
-                self.end = (block[place] == b'"').then_some(at + place);
-                return;
-            }
-            at += simd::BLOCK;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn serde_row(line: &str) -> Option<(&str, Option<&str>)> {
-        let row: Row<'_> = serde_json::from_str(line).ok()?;
-        Some((row.text?.get(), row.id.map(RawValue::get)))
-    }
-
-    #[test]
-    fn plain_rows_and_others() {
-        let plain = r#" {"id": "7", "n": -1.5e3 , "ok":true,"none" : null, "text":"a\n\"b\\"} "#;
-        assert_eq!(plain_row(plain), Some((r#""a\n\"b\\""#, Some(r#""7""#))));
-        for line in [
-            r#"{"text": "a\u0041"}"#,
-            r#"{"text": "a", "x": [1, 2]}"#,
-            r#"{"text": "a", "x": {}}"#,
-            r#"{"text": "a", "text": "b"}"#,
-            r#"{"t\u0065xt": "a"}"#,
-            r#"{"text": "a\q"}"#,
-            "{\"text\": \"a\tb\"}",
-            r#"{"text": "a"} x"#,
-            r#"{"text": "a",}"#,
-            r#"{"text": "a", "n": 01}"#,
-            r#"{"text": "a"#,
-            r#"{"id": 3}"#,
-            "{}",
-            "",
-        ] {
-            assert_eq!(plain_row(line), None, "{line}");
-        }
-    }
-
-    proptest! {
-        /// Whatever the quick way reads, the sound way reads the same.
-        #[test]
-        fn reads_what_serde_reads(
-            text in "[a\"\\\\\n\té/]{0,150}", id in "[a\\\\]{0,70}", number in any::<i32>(), cut in 0usize..400,
-            wrong in "[\"\\\\,}{: a\u{1}]"
-        ) {
-            let text = serde_json::to_string(&text).unwrap();
-            let id = serde_json::to_string(&id).unwrap();
-            let line = format!("{{\"n\":{number}, \"text\": {text},\"id\":{id}}}");
-            prop_assert_eq!(plain_row(&line), Some((text.as_str(), Some(id.as_str()))));
-            let mut broken = line.clone();
-            if broken.is_char_boundary(cut) && cut < broken.len() {
-                broken.insert_str(cut, &wrong);
-                if let Some(found) = plain_row(&broken) {
-                    prop_assert_eq!(Some(found), serde_row(&broken));
-                }
-            }
-        }
-    }
 }

@@ -1,9 +1,4 @@
-//! JSON lines, fast: rows of plain values are read by a scanner of our own, all others by `serde_json`.
-//!
-//! The scanner walks strings 64 bytes at a time and writes them where they stay. It gives up at
-//! anything that is not wholly plain (nested values, keys given twice, anything malformed); `serde_json`
-//! then decides what the row is, and why it is none. So the scanner only ever answers for rows on which
-//! both agree.
+//! Columns of a batch, filled row by row: from JSON lines by the scanner, or by `serde_json`.
 
 // Whatever uses masks must become part of the function that is compiled for them.
 #![allow(clippy::inline_always)]
@@ -17,188 +12,11 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
-use memchr::memchr2;
 use serde_json::Value;
 
 use super::hash_bytes;
-use super::strings::{block_at, copy_string};
+use super::scanner::{JsonRow, Scanner, json_row, kind_of};
 use crate::tokenizer::simd::{self, BLOCK, Kernel, Level, Masks};
-
-/// A row as `serde_json` has it.
-pub type JsonRow = serde_json::Map<String, Value>;
-
-/// One JSON line as a row with a `text`, or the reason why it is none.
-pub fn json_row(line: &[u8]) -> Result<JsonRow, String> {
-    let value: Value = match std::str::from_utf8(line) {
-        Ok(text) => serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?,
-        Err(e) => return Err(format!("not UTF-8 at byte {}", e.valid_up_to())),
-    };
-    let Value::Object(row) = value else {
-        return Err("not a JSON object".to_owned());
-    };
-    match row.get("text") {
-        Some(Value::String(_)) => Ok(row),
-        Some(_) => Err("`text` is not a string".to_owned()),
-        None => Err("no `text`".to_owned()),
-    }
-}
-
-/// Walks a line; every step is `None` where only `serde_json` can tell.
-struct Scanner<'a, M> {
-    line: &'a [u8],
-    at: usize,
-    masks: M,
-}
-
-impl<'a, M: Fn(&[u8; BLOCK]) -> Masks> Scanner<'a, M> {
-    fn new(line: &'a [u8], masks: M) -> Self {
-        Self { line, at: 0, masks }
-    }
-
-    #[inline(always)]
-    fn peek(&self) -> Option<u8> {
-        self.line.get(self.at).copied()
-    }
-
-    /// Passes over spaces, then over this byte.
-    #[inline(always)]
-    fn pass(&mut self, byte: u8) -> Option<()> {
-        self.spaces();
-        (self.peek()? == byte).then(|| self.at += 1)
-    }
-
-    #[inline(always)]
-    fn spaces(&mut self) {
-        while self.peek() == Some(b' ') {
-            self.at += 1;
-        }
-    }
-
-    /// The next key, up to where its value begins. Call [`Scanner::another`] after the value.
-    #[inline(always)]
-    fn key(&mut self) -> Option<&'a str> {
-        self.pass(b'"')?;
-        let start = self.at;
-        // Keys are short; one with an escape is refused as its quote is then not next.
-        self.at += memchr2(b'"', b'\\', &self.line[start..])?;
-        let key = &self.line[start..self.at];
-        self.pass(b'"')?;
-        self.pass(b':')?;
-        self.spaces();
-        let plain = key.iter().all(|byte| *byte >= 0x20);
-        std::str::from_utf8(key).ok().filter(|_| plain)
-    }
-
-    /// Whether another pair follows, and not the end of the line.
-    #[inline(always)]
-    fn another(&mut self) -> Option<bool> {
-        self.spaces();
-        let next = self.peek()?;
-        self.at += 1;
-        match next {
-            b',' => Some(true),
-            b'}' => {
-                self.spaces();
-                (self.at == self.line.len()).then_some(false)
-            }
-            _ => None,
-        }
-    }
-
-    /// A value that is no string.
-    fn other(&mut self) -> Option<Value> {
-        let rest = &self.line[self.at..];
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-        let length = rest.iter().take_while(|byte| plain(byte)).count();
-        self.at += length;
-        serde_json::from_slice(&rest[..length]).ok()
-    }
-
-    /// Passes over a string whose first quote has been passed. Whether it is a good one is not asked.
-    #[inline(always)]
-    fn skip_string(&mut self) -> Option<()> {
-        let mut copy = [0; BLOCK];
-        // Whether the first byte of the block is escaped by the one before.
-        let mut carry = 0;
-        loop {
-            let (block, length) = block_at(self.line, self.at, &mut copy);
-            let found = (self.masks)(block);
-            let escaped;
-            (escaped, carry) = simd::escaped(found.backslash, carry);
-            let quotes = found.double & !escaped;
-            if quotes != 0 {
-                self.at += quotes.trailing_zeros() as usize + 1;
-                return Some(());
-            }
-            if length < BLOCK {
-                return None;
-            }
-            self.at += BLOCK;
-        }
-    }
-
-    /// Appends a string whose first quote has been passed; returns whether it may not be ASCII.
-    #[inline(always)]
-    fn string(&mut self, level: Level, out: &mut Vec<u8>) -> Option<bool> {
-        let (taken, high) = copy_string(level, &self.line[self.at..], out)?;
-        self.at += taken;
-        Some(high)
-    }
-}
-
-/// Whether every key and kind of value in a line is `known`. `false` also where that is hard to tell.
-pub fn all_known(line: &[u8], level: Level, known: impl Fn(&str, &DataType) -> bool) -> bool {
-    let mut kernel = AllKnown { line, known: &known, answer: None };
-    simd::run(level, &mut kernel);
-    kernel.answer.is_some()
-}
-
-struct AllKnown<'a, F> {
-    line: &'a [u8],
-    known: &'a F,
-    answer: Option<()>,
-}
-
-impl<F: Fn(&str, &DataType) -> bool> Kernel for AllKnown<'_, F> {
-    #[inline(always)]
-    fn run(&mut self, masks: impl Fn(&[u8; BLOCK]) -> Masks) {
-        self.answer = self.scan(Scanner::new(self.line, masks));
-    }
-}
-
-impl<F: Fn(&str, &DataType) -> bool> AllKnown<'_, F> {
-    #[inline(always)]
-    fn scan(&self, mut scanner: Scanner<'_, impl Fn(&[u8; BLOCK]) -> Masks>) -> Option<()> {
-        scanner.pass(b'{')?;
-        loop {
-            let key = scanner.key()?;
-            let kind = if scanner.peek()? == b'"' {
-                scanner.at += 1;
-                scanner.skip_string()?;
-                DataType::Utf8
-            } else {
-                kind_of(&scanner.other()?)
-            };
-            if !(self.known)(key, &kind) {
-                return None;
-            }
-            if !scanner.another()? {
-                return Some(());
-            }
-        }
-    }
-}
-
-/// The column type that a value asks for.
-pub fn kind_of(value: &Value) -> DataType {
-    match value {
-        Value::Null => DataType::Null,
-        Value::Bool(_) => DataType::Boolean,
-        Value::Number(number) if number.is_i64() => DataType::Int64,
-        Value::Number(_) => DataType::Float64,
-        _ => DataType::Utf8,
-    }
-}
 
 /// A column of strings; those of a row that is not added after all can be taken back.
 struct Strings {
@@ -491,6 +309,7 @@ impl Kernel for AddLine<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scanner::all_known;
     use super::*;
     use proptest::prelude::*;
 
