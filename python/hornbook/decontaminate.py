@@ -23,7 +23,6 @@ about 8 MB, nearly all of it parsing.
     hornbook.decontaminate(["data/"], "clean/", benchmarks=["humaneval"], ast_threshold=0.95)
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ from hornbook.contaminants import (
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.dedup import check_threads, paths_of
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.manifest import Outcome, Report, StrPath, json_lines, run_stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -469,7 +468,7 @@ def scan(
         "rows": done["rows"],
         "contaminated": done["contaminated"],
         "problems": [{"item": i, "ngrams": n, "documents": d} for i, n, d in counts],
-        "hits": [json.loads(line) for line in done["evidence"].splitlines()],
+        "hits": list(json_lines(done["evidence"])),
         "rejected": done["rejected"],
     }
 

@@ -5,12 +5,11 @@ open clean/evidence/pairs.html
 
 import difflib
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hornbook.manifest import write_text
+from hornbook.manifest import json_lines, write_text
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 110em; padding: 0 1em; }
@@ -29,8 +28,7 @@ def write_page(folder: Path, details: Mapping[str, Any]) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    lines = (folder / "evidence" / "pairs.json").read_text(encoding="utf-8").splitlines()
-    pairs = [json.loads(line) for line in lines]
+    pairs = list(json_lines((folder / "evidence" / "pairs.json").read_text(encoding="utf-8")))
     parts = ["<!doctype html><meta charset=utf-8><title>dedup</title>", f"<style>{STYLE}</style>"]
     parts += [f"<p class=warning>{html.escape(text)}</p>" for text in details["warnings"]]
     parts.append("<h2>Removed by source</h2><table><tr><th>source<th>documents<th>removed<th>share")

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -138,6 +139,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def json_lines(text: str) -> Iterator[Any]:
+    """The values of JSON lines, empty ones left out.
+
+    JSON may hold U+2028 and other ends of lines by Unicode as they are, which `str.splitlines`
+    takes for ends too.
+
+    Raises:
+        ValueError: At a line that is not JSON.
+    """
+    return (json.loads(line) for line in text.split("\n") if line.strip())
+
+
 def hash_json(value: Any) -> str:
     """xxh3-128 of a value's canonical JSON."""
     return _core.hash_bytes(_CANONICAL.encode(value).encode())
@@ -178,12 +191,13 @@ def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) 
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an input, in order; links in a folder are not part of it."""
+    """The files of an input, in order. Links to files count as what they lead to: a model as the
+    Hugging Face cache keeps it is nothing else."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    return sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:
@@ -251,7 +265,7 @@ def run_stage(
     """Runs `work(folder)` unless its result is already there; writes the manifest last.
 
     A result of the same stage with another key is replaced, but only once the new one is whole: if
-    `work` fails, it is put back.
+    `work` fails, it is put back, and what `resumable` work left waits beside it.
 
     Args:
         stage: The stage's name.
@@ -269,7 +283,8 @@ def run_stage(
         The manifest, as a report.
 
     Raises:
-        ResumeError: If `out` holds something that this stage did not make, or that is precious.
+        ResumeError: If `out` holds something that this stage did not make, or that is precious, or
+            if another process is at work on it.
         ConfigError: If an input lies inside `out`.
         InputError: If an input is missing.
     """
@@ -287,67 +302,153 @@ def run_stage(
         done = completed(folder, stage, key)
         if done is not None:
             return done
-    before = _make_room(folder, stage, key, keep=resumable, precious=precious)
-    start, cpu = time.time(), time.process_time()
     try:
-        outcome = work(folder)
-        for path, state in zip(paths, before_work, strict=hashes_inputs):
-            # What was hashed or is hashed now would not be what was read.
-            if _state(path) != state:
-                raise InputError(f"{path}: changed while it was being read; run it again")
-        if not key:
-            hashes = [input_hash(path, outcome.hashes) for path in paths]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder.parent}: {error.strerror}") from error
+    with locked(_beside(folder, "lock"), folder):
+        _undo_kill(folder, keep=resumable)
+        if not key and (folder / MANIFEST).is_file():
+            hashes = [input_hash(path) for path in paths]
             key = _key(stage, config, hashes)
-    except BaseException:
-        if before is not None:
+        done = completed(folder, stage, key)
+        if done is not None:
+            return done
+        before = _make_room(folder, stage, key, keep=resumable, precious=precious)
+        start, cpu = time.time(), time.process_time()
+        try:
+            outcome = work(folder)
+            for path, state in zip(paths, before_work, strict=hashes_inputs):
+                # What was hashed or is hashed now would not be what was read.
+                if _state(path) != state:
+                    raise InputError(f"{path}: changed while it was being read; run it again")
+            if not key:
+                hashes = [input_hash(path, outcome.hashes) for path in paths]
+                key = _key(stage, config, hashes)
+        except BaseException:
+            if before is not None:
+                unfinished = _beside(folder, "unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                if resumable:
+                    folder.rename(unfinished)
+                else:
+                    shutil.rmtree(folder)
+                before.rename(folder)
+            raise
+        data: dict[str, Any] = {
+            "schema": 1,
+            "stage": stage,
+            # Not the key of a finished result, so that the next run does not take it for one.
+            "key": f"partial-{key}" if outcome.partial else key,
+            "config": json.loads(json.dumps(config, default=_plain)),
+            "inputs": [
+                {"path": str(path), "hash": value}
+                for path, value in zip(paths, hashes, strict=True)
+            ],
+            "seed": seed,
+            "parts": outcome.parts,
+            "counts": {
+                "in": outcome.rows_in,
+                "kept": outcome.kept,
+                "dropped": outcome.dropped,
+                "rejected": outcome.rejected,
+            },
+            "details": outcome.details,
+            "versions": {
+                "hornbook": __version__,
+                "python": platform.python_version(),
+                "platform": f"{sys.platform}-{platform.machine()}",
+            },
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
+            "seconds": round(time.time() - start, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+        }
+        report = Report(data)
+        if outcome.partial and before is not None and not _is_partial(before):
             shutil.rmtree(folder)
             before.rename(folder)
-        raise
-    data: dict[str, Any] = {
-        "schema": 1,
-        "stage": stage,
-        # Not the key of a finished result, so that the next run does not take it for one.
-        "key": f"partial-{key}" if outcome.partial else key,
-        "config": json.loads(json.dumps(config, default=_plain)),
-        "inputs": [
-            {"path": str(path), "hash": value} for path, value in zip(paths, hashes, strict=True)
-        ],
-        "seed": seed,
-        "parts": outcome.parts,
-        "counts": {
-            "in": outcome.rows_in,
-            "kept": outcome.kept,
-            "dropped": outcome.dropped,
-            "rejected": outcome.rejected,
-        },
-        "details": outcome.details,
-        "versions": {
-            "hornbook": __version__,
-            "python": platform.python_version(),
-            "platform": f"{sys.platform}-{platform.machine()}",
-        },
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
-        "seconds": round(time.time() - start, 3),
-        "cpu_seconds": round(time.process_time() - cpu, 3),
-    }
-    report = Report(data)
-    if outcome.partial and before is not None and not _is_partial(before):
-        shutil.rmtree(folder)
-        before.rename(folder)
+            return report
+        report.save(folder / MANIFEST)
+        (folder / STARTED).unlink(missing_ok=True)
+        shutil.rmtree(_beside(folder, "before"), ignore_errors=True)
+        shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
         return report
-    report.save(folder / MANIFEST)
-    (folder / STARTED).unlink(missing_ok=True)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-    return report
 
 
 def _is_partial(folder: Path) -> bool:
     return str(read_json(folder / MANIFEST).get("key", "")).startswith("partial-")
 
 
-def _aside(folder: Path) -> Path:
-    """Where a stage's earlier result waits while the next one is made."""
-    return folder.with_name(f".{folder.name}.before")
+def _key_of(file: Path) -> str | None:
+    """The key in a manifest or a marker, if it is there and sound."""
+    try:
+        return str(read_json(file).get("key"))
+    except InputError:
+        return None
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """What stands beside a stage's folder while it is made: its earlier result, which waits there
+    as `before`; what an interrupted run left, as `unfinished`; its `lock`."""
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _undo_kill(folder: Path, *, keep: bool) -> None:
+    """Puts an earlier result back that a killed run had set aside, and what that run left aside."""
+    before = _beside(folder, "before")
+    if (folder / MANIFEST).is_file() or not (before / MANIFEST).is_file():
+        return
+    if (folder / STARTED).is_file() and keep:
+        shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
+        folder.rename(_beside(folder, "unfinished"))
+    elif (folder / STARTED).is_file() or (folder.is_dir() and not _others(folder)):
+        shutil.rmtree(folder)
+    if not folder.exists():
+        before.rename(folder)
+
+
+@contextmanager
+def locked(lock: Path, folder: Path) -> Iterator[None]:
+    """Keeps other processes off a folder, where the system has `flock`; `lock` is there meanwhile.
+
+    Raises:
+        ResumeError: If another holds it.
+        StorageError: If the file cannot be made.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    while True:
+        try:
+            file = lock.open("a")
+        except OSError as error:
+            raise StorageError(f"{lock}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise ResumeError(f"{folder}: another run is at work in this folder") from error
+        except OSError:
+            # Some network file systems have no locks.
+            pass
+        # Its last holder may have removed it since: then this one keeps nobody off.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                break
+        file.close()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def _others(folder: Path) -> bool:
+    """Whether a folder holds more than a kill leaves while the marker is being written."""
+    return any(path.name != f"{STARTED}.tmp" for path in folder.iterdir())
 
 
 def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool) -> Path | None:
@@ -360,9 +461,7 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
         raise ResumeError(f"{folder}: is a file; name a folder for the output")
     before = None
     marker = folder / STARTED
-    # A kill while the marker was being written leaves its temporary file alone.
-    unnamed = marker.name + ".tmp"
-    if folder.is_dir() and any(path.name != unnamed for path in folder.iterdir()):
+    if folder.is_dir() and _others(folder):
         owner = folder / MANIFEST if (folder / MANIFEST).is_file() else marker
         if not owner.is_file():
             raise ResumeError(
@@ -380,9 +479,12 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
                 "move it away, or name another folder"
             )
         if owner != marker:
-            before = _aside(folder)
+            before = _beside(folder, "before")
             shutil.rmtree(before, ignore_errors=True)
             folder.rename(before)
+            unfinished = _beside(folder, "unfinished")
+            if keep and _key_of(unfinished / STARTED) == key:
+                unfinished.rename(folder)
         elif not (keep and found.get("key") == key):
             shutil.rmtree(folder)
     try:
@@ -405,7 +507,16 @@ def verify(folder: StrPath) -> Report:
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)
     total = 0
-    for part in manifest.get("parts", []):
+    parts = manifest.get("parts")
+    described = {"name": str, "bytes": int, "xxh3": str}
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and all(isinstance(part.get(k), t) for k, t in described.items())
+        for part in parts
+    ):
+        raise InputError(
+            f"{folder / MANIFEST}: `parts` is no list of objects with name, bytes and xxh3"
+        )
+    for part in parts:
         path = folder / part["name"]
         if folder.resolve() not in path.resolve().parents:
             raise InputError(f"{folder / MANIFEST}: part `{part['name']}` lies outside the folder")
@@ -421,7 +532,7 @@ def verify(folder: StrPath) -> Report:
         {
             "folder": str(folder),
             "stage": manifest.get("stage"),
-            "checked": len(manifest.get("parts", [])),
+            "checked": len(parts),
             "bytes": total,
             "ok": True,
         }

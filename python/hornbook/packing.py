@@ -177,7 +177,8 @@ def _arrays(
         raise ConfigError(
             f"a batch of {len(parts)} arrays: give ids, offsets" + ", prompts" * prompts
         )
-    ids, offsets = np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1], np.int64)
+    ids = np.ascontiguousarray(parts[0])
+    offsets = _whole("offsets", parts[1]).astype(np.int64)
     if ids.dtype not in (np.uint16, np.uint32):
         if ids.dtype.kind not in "iu":
             raise ConfigError(f"ids are {ids.dtype}: give whole numbers")
@@ -186,10 +187,28 @@ def _arrays(
         ids = ids.astype(np.uint32)
     if ids.ndim != 1 or offsets.ndim != 1 or len(offsets) < 1:
         raise ConfigError(f"ids {ids.shape} and offsets {offsets.shape}: give two lists")
-    marks = np.ascontiguousarray(parts[2], np.uint32) if prompts else None
-    if marks is not None and len(marks) != len(offsets) - 1:
+    if not prompts:
+        return ids, offsets, None
+    marks = _whole("prompts", parts[2])
+    if marks.shape != (len(offsets) - 1,):
         raise ConfigError(f"{len(marks)} prompts for {len(offsets) - 1} documents")
-    return ids, offsets, marks
+    lengths = np.diff(offsets)
+    # Offsets that go back are told by the core.
+    wrong = np.flatnonzero((marks < 0) | (marks > lengths) & (lengths >= 0))
+    if wrong.size:
+        first = int(wrong[0])
+        raise ConfigError(
+            f"prompts[{first}] is {marks[first]}: give 0 to the {lengths[first]} tokens of it"
+        )
+    return ids, offsets, marks.astype(np.uint32)
+
+
+def _whole(name: str, values: Any) -> npt.NDArray[Any]:
+    """A list of whole numbers as an array."""
+    found = np.ascontiguousarray(values)
+    if found.size and found.dtype.kind not in "iu":
+        raise ConfigError(f"{name} are {found.dtype}: give whole numbers")
+    return found
 
 
 def _config(

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import progress
-from hornbook.errors import ConfigError, HornbookError, ResumeError, StorageError
-from hornbook.manifest import Report, read_json, write_text
+from hornbook.errors import ConfigError, HornbookError, StorageError
+from hornbook.manifest import Report, locked, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
-from hornbook.steps import Step, plan, teacher
+from hornbook.steps import HELDOUT, Step, annotator_options, plan, rounds, teacher
 
 
 def run(
@@ -59,6 +59,8 @@ def run(
         StepError: The first error of a step, after the steps beside it came to an end.
         KeyboardInterrupt: After Ctrl-C; what is done stays, and the same command goes on.
     """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs: {jobs} is less than 1; leave it out to use every core")
     root = Path(out).absolute()
     steps = select_steps(plan(recipe), only)
     if not recipe.source.raw and any(step.name == "source" for step in steps):
@@ -75,7 +77,7 @@ def run(
         raise StorageError(f"{root}: {free / 2**20:,.0f} MiB left on this disk; 1 GiB is needed")
     _check_owner(recipe, root)
     preflight(recipe, root, steps)
-    with _alone(root), _terminated_like_interrupted():
+    with locked(root / "lock", root), _terminated_like_interrupted():
         write_text(root / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
         log = _Log(root / "log.jsonl", on_event)
         start = time.monotonic()
@@ -94,13 +96,33 @@ def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
     """Finds, before anything runs, what would stop the run in the middle.
 
     Raises:
-        ConfigError: If a benchmark's data, the teacher's name, prices or key is missing.
+        ConfigError: If a benchmark's data, the teacher's name, prices or key is missing, or a
+            curriculum, rubric or tokenizer that the recipe names.
+        InputError: If one of these files is not readable, or not what it should be.
     """
     names = {step.name for step in steps}
     if recipe.annotate.annotator == "openai" and "annotate" in names:
-        teacher(recipe, root, recipe.annotate.model)
+        annotator_options(recipe, root)
+        from hornbook.generate.labels import load_rubric
+
+        load_rubric(recipe.annotate.rubric)
     if recipe.generate.teacher != "procedural" and names & {"textbooks", "exercises"}:
         teacher(recipe, root)
+        from hornbook.generate.curriculum import load
+
+        load(recipe.generate.curriculum)
+    if "tokenizer" in names:
+        from hornbook.vocabulary import named
+
+        if recipe.tokenizer.name != "train":
+            named(recipe.tokenizer.name)
+    if any(name.startswith("decontaminate/") for name in names):
+        from hornbook.contaminants import benchmark_path
+
+        for against in rounds(recipe).values():
+            for name in against:
+                if name != HELDOUT:
+                    benchmark_path(name)
     from hornbook.evaluate.problems import load_problems
 
     if any(name.startswith("evaluate/") for name in names):
@@ -317,22 +339,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keeps a second run off the same folder (where the system has `flock`)."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (root / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResumeError(f"{root}: another run is at work in this folder") from error
-        yield
 
 
 def _peak_mb() -> float:

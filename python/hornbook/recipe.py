@@ -39,7 +39,13 @@ class AnnotateConfig:
     annotator: Literal["rubric", "openai"] = "rubric"
     """`rubric`: deterministic, offline. `openai`: an LLM, as in the paper."""
     model: str = ""
-    """For `openai`; empty means `generate.model`."""
+    """For `openai`; empty means `generate.model`. It is asked as that one is: `generate.base_url`,
+    budgets, retries and, if not `procedural`, `generate.teacher`."""
+    price_in: float | None = None
+    """Of another model than `generate.model`, where there is a money budget: US dollars per million
+    prompt tokens."""
+    price_out: float | None = None
+    """US dollars per million completion tokens."""
     rubric: str = "paper"
     """For `openai`: `paper` (0 to 10), `additive` (0 to 5), or a TOML file."""
     windows: int = 3

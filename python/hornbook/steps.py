@@ -94,7 +94,7 @@ def _annotate(recipe: Recipe, root: Path) -> Report:
     from hornbook.generate.labels import annotator as llm_annotator
     from hornbook.generate.ledger import Ledger
 
-    options = teacher(recipe, root, config.model)
+    options = annotator_options(recipe, root)
     with Ledger(options.pop("ledger")) as ledger:
         return run(
             llm_annotator(
@@ -118,8 +118,34 @@ def _filter(recipe: Recipe, root: Path) -> Report:
     )
 
 
-def teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
+def annotator_options(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """How to ask the LLM that annotates: as the teacher is asked, though it may be another model.
+
+    Raises:
+        ConfigError: As `teacher`.
+    """
+    config, of_teacher = recipe.annotate, recipe.generate
+    if not config.model or config.model == of_teacher.model:
+        return teacher(recipe, root)
+    prices = (config.price_in, config.price_out)
+    return teacher(recipe, root, config.model, prices, "annotate")
+
+
+def teacher(
+    recipe: Recipe,
+    root: Path,
+    model: str = "",
+    prices: tuple[float | None, float | None] | None = None,
+    section: str = "generate",
+) -> dict[str, Any]:
     """How to ask the LLM; all calls of a run share one ledger, and so one budget.
+
+    Args:
+        recipe: The run's recipe.
+        root: The run's folder.
+        model: Its name, if it is not the teacher's.
+        prices: Its prices, if it is not the teacher.
+        section: Where in the recipe they stand.
 
     Raises:
         ConfigError: If its name, a price that the budget needs, or its key is missing.
@@ -128,25 +154,30 @@ def teacher(recipe: Recipe, root: Path, model: str = "") -> dict[str, Any]:
     model = model or config.model
     if not model:
         raise ConfigError("no teacher: --set generate.model=NAME (and generate.base_url if local)")
-    prices = None
-    if config.price_in is not None and config.price_out is not None:
-        prices = {model: (config.price_in, config.price_out)}
+    price_in, price_out = prices or (config.price_in, config.price_out)
+    known = None
+    if price_in is not None and price_out is not None:
+        known = {model: (price_in, price_out)}
     elif config.budget_usd is not None:
         raise ConfigError(
-            "a budget in US dollars needs prices: --set generate.price_in=... and "
-            "generate.price_out=... (dollars per million tokens), or use generate.budget_tokens"
+            f"a budget in US dollars needs prices: --set {section}.price_in=... and "
+            f"{section}.price_out=... (dollars per million tokens), or use generate.budget_tokens"
         )
     replayed = config.teacher == "replay"
     if not config.base_url and not replayed and not os.environ.get(config.api_key_env):
         raise ConfigError(f"the environment variable {config.api_key_env} holds no key")
     return {
         "model": model,
+        # The offline teacher has no part in what an LLM is asked for.
+        "teacher": "openai" if config.teacher == "procedural" else config.teacher,
         "base_url": config.base_url or None,
         "api_key_env": config.api_key_env,
         "concurrency": config.concurrency,
         "budget_usd": config.budget_usd,
         "budget_tokens": config.budget_tokens,
-        "prices": prices,
+        "budget_s": config.budget_s,
+        "max_retries": config.max_retries,
+        "prices": known,
         "ledger": root / "ledger.sqlite",
     }
 
@@ -169,9 +200,6 @@ def _from_llm(kind: Any, count: int, rows: int | None, recipe: Recipe, root: Pat
         gate=config.gate,
         verify=run_programs,
         **teacher(recipe, root),
-        teacher=config.teacher,
-        budget_s=config.budget_s,
-        max_retries=config.max_retries,
     )
 
 
@@ -334,9 +362,21 @@ def tuned_folder(arm: str, seed: int) -> str:
 
 
 def benchmark_names(recipe: Recipe) -> dict[str, str]:
-    """Label -> what `evaluate` loads (relative to the run for held-out problems)."""
-    names = {Path(name).stem: name for name in recipe.evaluate.benchmarks}
-    return {"heldout": HELDOUT, **names} if recipe.evaluate.heldout else names
+    """Label -> what `evaluate` loads (relative to the run for held-out problems).
+
+    Raises:
+        ConfigError: If two have one label.
+    """
+    names = {"heldout": HELDOUT} if recipe.evaluate.heldout else {}
+    for name in recipe.evaluate.benchmarks:
+        label = Path(name).stem
+        if label in names:
+            raise ConfigError(
+                f"evaluate.benchmarks: `{name}` would be called `{label}`, as another is: "
+                "rename the file"
+            )
+        names[label] = name
+    return names
 
 
 def _evaluate(model: str, label: str) -> Work:
@@ -367,13 +407,17 @@ def _evaluate(model: str, label: str) -> Work:
 
 
 def evaluations(recipe: Recipe, root: Path, label: str) -> Iterator[tuple[Path, str, str, str]]:
-    """Finished evaluations of this recipe's models: folder, arm, seed, stage."""
+    """Finished evaluations of this recipe's models: folder, arm, seed, stage.
+
+    What an earlier form of the recipe left in the run's folder is not among them.
+    """
+    planned = {step.name for step in plan(recipe)}
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         for arm in recipe.arms:
             for stage in recipe.evaluate.stages:
-                folder = root / "evaluate" / arm / f"seed-{seed}" / stage / label
-                if (folder / MANIFEST).is_file():
-                    yield folder, arm, f"seed-{seed}", stage
+                name = f"evaluate/{arm}/seed-{seed}/{stage}/{label}"
+                if name in planned and (root / name / MANIFEST).is_file():
+                    yield root / name, arm, f"seed-{seed}", stage
 
 
 def _study(recipe: Recipe, root: Path) -> Report:
@@ -444,7 +488,9 @@ def plan(recipe: Recipe) -> list[Step]:
             name = f"evaluate/{model.removeprefix('train/')}/{label}"
             add(name, [model, "problems"], _evaluate(model, label), alone=False)
     done = [step.name for step in steps]
-    if recipe.study.contamination and recipe.evaluate.heldout and "study" not in recipe.skip:
+    # It looks for the held-out problems among the exercises.
+    studied = recipe.study.contamination and "study" not in recipe.skip
+    if studied and recipe.evaluate.heldout and "exercises" in sets:
         add("study/contamination", done, _study)
     if "report" not in recipe.skip:
         add("report", [step.name for step in steps], _report)

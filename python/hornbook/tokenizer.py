@@ -190,7 +190,7 @@ class Tokenizer:
         """The ids of many texts.
 
         Args:
-            texts: A list of texts (or their UTF-8 bytes), or an Arrow array or column of strings.
+            texts: A list of texts (or their UTF-8 bytes), or an Arrow array or column of either.
             threads: How many work; `None` is one a core. Has no effect on the output.
             allowed_special: As in `encode`.
             errors: As in `encode`.
@@ -204,7 +204,8 @@ class Tokenizer:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads = {threads}: give at least 1, or None for one a core")
         if hasattr(texts, "__arrow_c_stream__") or hasattr(texts, "__arrow_c_array__"):
-            ids, offsets = self._core.encode_arrow(texts, special, threads)
+            replace = _checked(errors) == "replace"
+            ids, offsets = self._core.encode_arrow(texts, special, threads, replace)
         else:
             ids, offsets = _each(
                 lambda texts: self._core.encode_batch(texts, special, threads), list(texts), errors
@@ -294,10 +295,15 @@ def _tokens(allowed_special: str) -> bool:
     return allowed_special == "all"
 
 
-def _each(function: Callable[[list[str]], R], texts: list[Any], errors: str) -> R:
-    """Calls the core, which takes no bytes and no `str` that has no UTF-8 form."""
+def _checked(errors: str) -> str:
     if errors not in ("strict", "replace"):
         raise ConfigError(f'errors = {errors!r}: give "strict" or "replace"')
+    return errors
+
+
+def _each(function: Callable[[list[str]], R], texts: list[Any], errors: str) -> R:
+    """Calls the core, which takes no bytes and no `str` that has no UTF-8 form."""
+    _checked(errors)
     try:
         if any(isinstance(text, bytes) for text in texts):
             texts = [t.decode("utf-8", errors) if isinstance(t, bytes) else t for t in texts]

@@ -3,14 +3,13 @@
 hornbook trace 1f0c9d --run runs/demo
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hornbook import corpus
 from hornbook.errors import InputError
-from hornbook.manifest import MANIFEST, StrPath, read_json
+from hornbook.manifest import MANIFEST, StrPath, json_lines, read_json
 
 _FLOW = ("pool", "source", "dedup", "annotate", "filter", "textbooks", "exercises")
 _ROUNDS = ("public", "heldout")
@@ -80,14 +79,11 @@ def _turned_away(folder: Path) -> Iterator[dict[str, Any]]:
     """Answers of a teacher that made no row; they are known by their call."""
     path = folder / "rejected" / "rows.jsonl"
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+        for entry in json_lines(path.read_text(encoding="utf-8")):
             if "call" in entry:
                 yield entry
 
 
 def _evidence(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("evidence/*.json")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                yield json.loads(line)
+        yield from json_lines(path.read_text(encoding="utf-8"))

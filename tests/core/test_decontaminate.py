@@ -9,13 +9,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbook as hb
 from hornbook import corpus
-from hornbook.decontaminate import ast_match, benchmark_path, load_problems, similarity
+from hornbook.decontaminate import (
+    ast_match,
+    benchmark_path,
+    load_problems,
+    scan,
+    similarity,
+)
 from hornbook.errors import ConfigError, InputError
 
 DATA = os.environ.get("HORNBOOK_DATA")
@@ -395,3 +403,25 @@ def test_mbpp_against_humaneval(tmp_path: Path) -> None:
     # Known overlaps: one run of 13 words ("if a b c or a c b ..."), a few textbook functions.
     assert report["counts"]["dropped"]["ngram"] == 1
     assert 1 <= report["counts"]["dropped"]["ast"] < 15
+
+
+def test_scan_reads_rows_as_the_stage_does(tmp_path: Path) -> None:
+    """Rows count from 1 with those set aside; of a key that is there twice the last counts."""
+    copied = COPIED.replace("\n", "\u2028\n")
+    save(tmp_path / "problems.jsonl", [PROBLEM])
+    table = pa.table({"text": [None, None, CLEAN, copied]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    twice = [
+        f'{{"text": "a", "text": {json.dumps(copied, ensure_ascii=False)}}}',
+        f'{{"text": {json.dumps(copied)}, "text": "a"}}',
+    ]
+    lines = ['{"text": null}', "", json.dumps({"text": CLEAN, "more": [1, {"a": 2}]}), *twice]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for name, rejected, row in (("a.parquet", [1, 2], 4), ("b.jsonl", [1], 4)):
+        found = scan(tmp_path / name, benchmarks=[tmp_path / "problems.jsonl"])
+        assert [reject[1] for reject in found["rejected"]] == rejected
+        assert [(hit["row"], hit["context"]) for hit in found["hits"]] == [(row, copied)]
+        stage = hb.decontaminate(
+            tmp_path / name, tmp_path / f"{name}.out", benchmarks=[tmp_path / "problems.jsonl"]
+        )
+        assert found["contaminated"] == stage["counts"]["dropped"].get("ngram", 0) == 1

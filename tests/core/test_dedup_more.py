@@ -536,3 +536,15 @@ def test_a_gigabyte_goes_through_eighty_megabytes(tmp_path):
     removed, peak_kb = map(int, done.stdout.split())
     assert copies * 0.98 <= removed <= copies
     assert peak_kb * 1024 < 80e6
+
+
+def test_ends_of_lines_by_unicode_are_text(tmp_path: Path) -> None:
+    text = "one\u2028two\u2029three\x85four " + " ".join(f"w{i}" for i in range(40))
+    rows = [{"text": text, "id": "a\u2028"}, {"text": text + " more", "id": "b"}]
+    source = save(tmp_path / "in.jsonl", rows)
+    source.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    report = hb.dedup(source, tmp_path / "out", method="minhash")
+    assert report["counts"]["dropped"] == {"exact": 0, "near": 1}
+    assert "three" in (tmp_path / "out/evidence/pairs.html").read_text("utf-8")

@@ -13,6 +13,7 @@ from hornbook.manifest import (
     Report,
     input_hash,
     run_stage,
+    stage_key,
     verify,
 )
 
@@ -197,6 +198,84 @@ def test_failed_replacement_leaves_the_earlier_result(tmp_path, source):
     assert (made, dict(again)) == (0, dict(first))
     assert make(out, source, config=2)[1] == 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_a_resumable_run_left_waits_beside_the_earlier_result(tmp_path, source):
+    out = tmp_path / "out"
+    make(out, source)
+    first = (out / MANIFEST).read_text()
+
+    def work(folder):
+        seen = (folder / "half").exists()
+        (folder / "half").write_text("half")
+        if not seen:
+            raise KeyboardInterrupt
+        return Outcome(details={"resumed": True})
+
+    def again():
+        return run_stage("copy", out, inputs=[source], config=2, work=work, resumable=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert (out / MANIFEST).read_text() == first
+    assert again()["details"] == {"resumed": True}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out"]
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("left", [None, "started.json.tmp", STARTED])
+def test_kill_while_a_result_is_replaced_loses_neither(tmp_path, source, resumable, left):
+    out = tmp_path / "out"
+    make(out, source)
+    first = (out / MANIFEST).read_text()
+    out.rename(tmp_path / ".out.before")
+    if left:
+        key = stage_key("copy", 2, [source])
+        out.mkdir()
+        (out / left).write_text(json.dumps({"stage": "copy", "key": key}))
+        (out / "half").write_text("half") if left == STARTED else None
+    # The earlier result is there for whoever wants it.
+    report, made = make(out, source, resumable=resumable)
+    assert (report.reused, made, (out / MANIFEST).read_text()) == (True, 0, first)
+    found = []
+
+    def fail(folder):
+        found.extend(path.name for path in folder.iterdir())
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_stage("copy", out, inputs=[source], config=2, work=fail, resumable=resumable)
+    assert (out / MANIFEST).read_text() == first
+    assert ("half" in found) == (left == STARTED and resumable)
+
+
+def test_one_run_at_a_time(tmp_path, source):
+    out = tmp_path / "out"
+
+    def work(folder):
+        with pytest.raises(ResumeError, match="another run is at work"):
+            make(out, source)
+        return Outcome()
+
+    run_stage("copy", out, inputs=[source], config=2, work=work)
+    assert make(out, source)[1] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out"]
+
+
+def test_links_to_files_are_what_they_lead_to(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.bin").write_text(name)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.bin").symlink_to(tmp_path / f"{name}.bin")
+        (tmp_path / name / "gone").symlink_to(tmp_path / "nothing")
+    assert input_hash(tmp_path / "a") != input_hash(tmp_path / "b")
+
+
+@pytest.mark.parametrize("parts", ['{"parts": [{"name": "x"}]}', '{"parts": 5}', "{}"])
+def test_manifest_of_another_shape_is_not_verified(tmp_path, parts):
+    (tmp_path / MANIFEST).write_text(parts)
+    with pytest.raises(InputError, match="`parts` is no list"):
+        verify(tmp_path)
 
 
 def test_precious_results_are_never_replaced(tmp_path, source):

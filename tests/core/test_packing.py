@@ -18,7 +18,7 @@ import hornbook as hb
 from hornbook.errors import ConfigError, InputError
 from hornbook.manifest import verify
 from hornbook.packed import PackedDataset
-from hornbook.packing import pack
+from hornbook.packing import pack, pack_tokens
 from hornbook.tokenizer import Tokenizer
 
 IGNORED = -100
@@ -290,6 +290,27 @@ def test_epochs_and_seeds_are_different_orders(tmp_path: Path) -> None:
     assert first != other
     assert sorted(first) == sorted(second) == sorted(other)
     assert sum(a == b for a, b in zip(first, second, strict=True)) < count / 10
+
+
+@pytest.mark.parametrize(
+    ("offsets", "prompts", "message"),
+    [
+        ([0, 5], [-1], r"prompts\[0\] is -1: give 0 to the 5 tokens"),
+        ([0, 2, 5], [2, 4], r"prompts\[1\] is 4: give 0 to the 3 tokens"),
+        ([0, 5], [2**32 + 1], r"prompts\[0\] is 4294967297"),
+        ([0, 5], [1.9], "prompts are float64"),
+        ([0, 1.9, 5.0], [0, 0], "offsets are float64"),
+        ([0, 5], [1, 1], "2 prompts for 1 documents"),
+    ],
+)
+def test_prompt_marks_that_cannot_be_are_refused(
+    tmp_path: Path, offsets: list[Any], prompts: list[Any], message: str
+) -> None:
+    batch = (np.arange(1, 6), np.array(offsets), np.array(prompts))
+    with pytest.raises(ConfigError, match=message):
+        pack_tokens(
+            [batch], tmp_path / "out", tokenizer=Tokenizer.codegen(), identity="x", prompts=True
+        )
 
 
 def test_prompts_are_marked_on_labels(tmp_path: Path) -> None:

@@ -254,6 +254,27 @@ def test_what_is_not_utf8_is_refused_or_replaced_as_asked(tmp_path: Path) -> Non
         tokenizer.encode("a", errors="ignore")  # type: ignore[arg-type]
 
 
+def test_arrow_holds_texts_or_their_bytes() -> None:
+    tokenizer = Tokenizer.codegen()
+    texts = ["a b", "\u00e9", ""]
+    plain = tokenizer.encode_batch(texts)
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
+        values = [text.encode() for text in texts] if "binary" in str(kind) else texts
+        for column in (pa.array(values, kind), pa.chunked_array([pa.array(values, kind)])):
+            found = tokenizer.encode_batch(column)
+            assert found.ids.tolist() == plain.ids.tolist()
+            assert found.offsets.tolist() == plain.offsets.tolist()
+    torn = pa.chunked_array([pa.array([b"a"]), pa.array([b"b", b"c\xff"])])
+    with pytest.raises(InputError, match="text 2 is not UTF-8 at byte 1"):
+        tokenizer.encode_batch(torn)
+    replaced = tokenizer.encode_batch(torn, errors="replace")
+    assert tokenizer.decode(replaced.ids) == "abc\ufffd"
+    with pytest.raises(ConfigError, match="errors"):
+        tokenizer.encode_batch(torn, errors="nonsense")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Int64, not of strings"):
+        tokenizer.encode_batch(pa.array([1, 2]))
+
+
 def test_files_are_encoded_as_their_texts_are(tmp_path: Path) -> None:
     tokenizer = ours("codegen")
     items = ["def f(x):\n    return x\n", "", f"a {SPECIAL} b", "é漢 " * 50]

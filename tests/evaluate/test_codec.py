@@ -3,6 +3,8 @@
 import math
 import os
 import random
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,8 @@ atoms = (
     | st.text(st.characters(), max_size=5)
     | st.binary()
     | st.binary().map(bytearray)
+    | st.decimals(allow_nan=False)
+    | st.fractions()
     | st.builds(range, st.integers(-99, 99), st.integers(-99, 99), st.integers(1, 9))
     | st.sampled_from([int, str, list, object, type(None)])
 )
@@ -83,6 +87,8 @@ def test_subclasses_come_back_as_what_they_extend():
         (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
         (collections.defaultdict(int, {1: 2}), {1: 2}),
         (type("S", (str,), {"__str__": lambda s: "no"})("yes"), "yes"),
+        (type("D", (Decimal,), {"__str__": lambda s: "7"})("1.50"), Decimal("1.50")),
+        (type("Q", (Fraction,), {})(1, 3), Fraction(1, 3)),
         (type("F", (float,), {"__eq__": lambda s, o: True})(-0.0), -0.0),
     ]:
         assert same(there_and_back(value), plain)

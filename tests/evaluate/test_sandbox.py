@@ -383,7 +383,11 @@ def test_without_namespaces_the_other_layers_hold(monkeypatch):
         {"timeout_s": 0},
         {"timeout_s": float("nan")},
         {"wall_s": -1},
+        {"timeout_s": float("inf")},
+        {"wall_s": 1e300},
         {"memory_mb": 1},
+        {"memory_mb": 128.5},
+        {"memory_mb": 1 << 45},
         {"workers": 0},
     ],
 )
@@ -651,3 +655,17 @@ def test_numbers_of_system_calls_are_the_kernels(column):
         name, *found = entry.split(":")
         known = numbers.get(name) or numbers.get({"newfstatat": "fstatat"}.get(name))
         assert found[column] in ("-", known), entry
+
+
+@needs_layers
+def test_a_program_that_slept_is_not_tried_again(monkeypatch):
+    calls = []
+    real = sandbox._run
+
+    def counted(programs, limits, **options):
+        calls.extend(programs)
+        return real(programs, limits, **options)
+
+    monkeypatch.setattr(sandbox, "_run", counted)
+    assert run("import time; time.sleep(99)", wall_s=0.5).status == "wall"
+    assert len(calls) == 1

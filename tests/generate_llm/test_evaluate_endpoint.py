@@ -170,3 +170,35 @@ def test_commands_from_evaluation_to_grades(server: Server, tmp_path: Path, caps
         main(["evaluate", "page", str(tmp_path / "scores"), str(tmp_path / "g"), "-o", str(page)])
     assert ended.value.code == 0
     assert "phi-1-small" in page.read_text()
+
+
+def test_two_servers_may_call_their_models_alike(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.reply = reply
+    path = problems(tmp_path)
+    options = {"budget_tokens": 10**6, "ledger": tmp_path / "l"}
+    first = {**options, "base_url": server.url}
+    evaluate_model(path, "m", tmp_path / "a", endpoint=first)
+    server.reply = lambda body, n: "no idea"
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("127.0.0.1", "localhost"))
+    report = evaluate_model(path, "m", tmp_path / "a", endpoint=options)
+    assert report["pass@1"] == 0
+    assert "localhost" in report["model_id"]
+    assert server.total == 2 * len(ROWS)
+
+
+def test_what_is_said_of_an_endpoint_asks_one_or_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    command = ["evaluate", str(problems(tmp_path)), "--model", "m", "--out", str(tmp_path / "o")]
+    for options, message in (
+        (["--budget-tokens", "9"], "OPENAI_API_KEY"),
+        (["--replay", "--backend", "transformers"], "opens a model here"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, *options])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err

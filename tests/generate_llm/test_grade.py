@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,11 @@ def test_an_attempt_is_data_between_markers_it_cannot_hold(attempt: str) -> None
 
 
 def test_the_summary() -> None:
-    def of(value: float | None) -> Grade:
-        return Grade(task_id="t", grade=value, votes=(), evaluation="", transcript=())
+    def of(value: float | None, task: str = "") -> Grade:
+        name = task or f"t{next(numbers)}"
+        return Grade(task_id=name, grade=value, votes=(), evaluation="", transcript=())
 
+    numbers = count()
     report = summarize([of(2), of(4), of(6), of(None)])
     assert (report["attempts"], report["scored"], report["unscored_rate"]) == (4, 3, 0.25)
     assert report["mean"] == pytest.approx(4)
@@ -152,6 +155,14 @@ def test_the_summary() -> None:
     nothing = summarize([of(None)] * 2)
     assert (nothing["mean"], nothing["unscored_rate"]) == (None, 1.0)
     assert summarize([])["unscored_rate"] == 0
+    # Attempts at one problem tell no more of other problems than one does.
+    once = summarize([of(2, "a"), of(6, "b"), of(4, "c")])
+    grades = ((2, "a"), (6, "b"), (4, "c"))
+    often = summarize([of(grade, task) for grade, task in grades for _ in range(9)])
+    assert often["scored"] == 27
+    assert [often[key] for key in ("mean", "low", "high")] == pytest.approx(
+        [once[key] for key in ("mean", "low", "high")]
+    )
 
 
 def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
@@ -162,8 +173,8 @@ def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     for _ in range(200):
         values = draw.integers(0, 11, 50)
         grades = [
-            Grade(task_id="t", grade=float(v), votes=(), evaluation="", transcript=())
-            for v in values
+            Grade(task_id=str(i), grade=float(v), votes=(), evaluation="", transcript=())
+            for i, v in enumerate(values)
         ]
         report = summarize(grades)
         hits += report["low"] <= 5 <= report["high"]

@@ -408,3 +408,19 @@ def test_the_command_says_no_key_and_writes_page_and_card(
 
 def passed(_: str) -> Any:
     return SimpleNamespace(passed=True, status="passed", output="")
+
+
+def test_what_the_budget_leaves_unrepaired_can_be_finished(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "model": "m",
+        "ledger": tmp_path / "l",
+        "teacher": lambda messages, params: "nonsense",
+        "budget_tokens": 60_000,
+        "gate": GateOptions(repair=True),
+    }
+    with pytest.raises(BudgetReachedError) as caught:
+        generate_llm("exercises", tmp_path / "out", count=1000, **options)
+    made = caught.value.made
+    report = generate_llm("exercises", tmp_path / "out", count=made, **options)
+    assert report["counts"]["in"] == made
+    assert not report["key"].startswith("partial-")

@@ -20,7 +20,9 @@ from hornbook.generate.client import (
     BudgetReachedError,
     Request,
     Response,
+    Session,
     TeacherError,
+    TeacherOptions,
     complete_all,
 )
 from hornbook.generate.curriculum import load
@@ -368,3 +370,13 @@ def test_a_model_that_cannot_plan_is_an_error(server: Server, tmp_path: Path) ->
             **TOKENS,
         )
     assert not (tmp_path / "x.toml").exists()
+
+
+def test_nothing_waits_for_a_batch_after_the_end(server: Server, ledger: Ledger) -> None:
+    options = TeacherOptions(
+        model="m", teacher="openai-batch", base_url=server.url, budget_tokens=1
+    )
+    with Session(ledger, options) as session:
+        for _ in range(2):
+            with pytest.raises(BudgetReachedError):
+                list(session.complete(asks(2)))

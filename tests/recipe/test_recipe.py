@@ -211,3 +211,56 @@ def test_what_is_missing_is_said_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
         run(load("phi-1", named), tmp_path / "run")
+
+
+def test_files_that_later_steps_read_are_looked_for_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("HORNBOOK_DATA", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    base = [f"source.raw={tmp_path}", "generate.teacher=openai", "generate.model=m"]
+    for setting, message in (
+        ("generate.curriculum=nowhere.toml", "nowhere.toml: no such file"),
+        ("tokenizer.name=nowhere.json", "nowhere.json: no tokenizer"),
+        ("decontaminate.benchmarks=nowhere.jsonl", "nowhere.jsonl"),
+        ("decontaminate.benchmarks=humaneval", "HORNBOOK_DATA"),
+    ):
+        with pytest.raises((ConfigError, InputError), match=message):
+            run(load("demo", [*base, setting]), tmp_path / "run")
+    rubric = ["annotate.annotator=openai", "annotate.rubric=nowhere.toml"]
+    with pytest.raises(InputError, match=r"nowhere\.toml: not a readable rubric"):
+        run(load("demo", [*base, *rubric]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="jobs: -1"):
+        run(load("demo", base), tmp_path / "run", jobs=-1)
+
+
+def test_the_annotator_is_asked_as_the_teacher_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    settings = ["generate.teacher=replay", "generate.budget_s=5", "generate.max_retries=2"]
+    settings += ["generate.model=m", "generate.price_in=1", "generate.price_out=2"]
+    recipe = load("demo", settings)
+    options = steps.annotator_options(recipe, tmp_path)
+    assert (options["teacher"], options["budget_s"], options["max_retries"]) == ("replay", 5, 2)
+    assert options["prices"] == {"m": (1, 2)}
+    settings += ["annotate.model=other", "generate.budget_usd=3"]
+    with pytest.raises(ConfigError, match=r"annotate\.price_in"):
+        steps.annotator_options(load("demo", settings), tmp_path)
+    settings += ["annotate.price_in=3", "annotate.price_out=4"]
+    options = steps.annotator_options(load("demo", settings), tmp_path)
+    assert (options["model"], options["prices"]) == ("other", {"other": (3, 4)})
+    # The offline teacher of textbooks is none that could annotate.
+    offline = load("demo", ["generate.model=m"])
+    assert steps.annotator_options(offline, tmp_path)["teacher"] == "openai"
+
+
+def test_benchmarks_of_one_label_are_refused():
+    for names in ('["a/x.jsonl", "b/x.jsonl"]', '["b/heldout.jsonl"]'):
+        with pytest.raises(ConfigError, match="rename the file"):
+            plan(load("demo", [f"evaluate.benchmarks={names}"]))
+
+
+def test_the_study_is_of_exercises():
+    arms = {"books": {"data": {"textbooks": 1.0}, "finetune": False}}
+    recipe = from_dict({**asdict(load("demo")), "arms": arms})
+    names = {step.name for step in plan(recipe)}
+    assert "exercises" not in names
+    assert "study/contamination" not in names
+    assert "report" in names

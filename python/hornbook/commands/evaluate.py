@@ -46,9 +46,15 @@ class Drawing:
     def options(self, endpoint: Endpoint, out: Path) -> dict[str, Any]:
         """As `evaluate_model` takes them; what an endpoint needs if it is one."""
         found: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        asked = self.backend in ("endpoint", "completions")
-        if asked or endpoint.base_url or endpoint.ledger:
+        # Whatever is said of an endpoint besides the name asks for one.
+        said = endpoint != Endpoint(model=endpoint.model)
+        if self.backend in ("endpoint", "completions") or (said and self.backend == "auto"):
             found["endpoint"] = endpoint.options(out)
+        elif said:
+            raise ConfigError(
+                f"--backend {self.backend} opens a model here: leave out what is said of an "
+                "endpoint (--base-url, --ledger, --replay, budgets and the like), or the backend"
+            )
         return found
 
 

@@ -2,9 +2,9 @@
 
 Frames are a big-endian length, the request's random 8 bytes, and JSON in ASCII. Only these cross,
 and only exactly these come out, whatever comes in: None, bool, int, float, complex, str, bytes,
-bytearray, list, tuple, set, frozenset, dict, range, iterators (as their items), the builtin types
-themselves, and `Opaque` for anything else. Subclasses arrive as the builtin they extend. Nothing in
-a frame is ever executed, imported or looked up by name outside a fixed list.
+bytearray, list, tuple, set, frozenset, dict, range, Decimal, Fraction, iterators (as their items),
+the builtin types themselves, and `Opaque` for anything else. Subclasses arrive as what they extend.
+Nothing in a frame is ever executed, imported or looked up by name outside a fixed list.
 
 Only the standard library is used: both processes import this under `-S`.
 """
@@ -16,6 +16,8 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 FRAME_BYTES = 8 << 20
@@ -115,6 +117,10 @@ def pack(value: Any, opaque: bool = False, depth: int = DEPTH) -> Any:
         if len(items) > ITEMS:
             raise UnfitError(f"an iterator of more than {ITEMS:,} items")
         return ["I", *[pack(item, opaque, depth - 1) for item in items]]
+    elif isinstance(value, Decimal):
+        return ["D", Decimal.__str__(value)]
+    elif isinstance(value, Fraction):
+        return ["F", pack(value.numerator), pack(value.denominator)]
     else:
         for base in _BASES:
             if isinstance(value, base):
@@ -165,7 +171,7 @@ def unpack(node: Any, opaque: list[Opaque] | None = None, depth: int = DEPTH) ->
             return dict(zip(items[::2], items[1::2], strict=True))
         if tag == "I" and len(rest) <= ITEMS:
             return iter([unpack(item, opaque, depth - 1) for item in rest])
-        if tag in ("i", "b", "a", "T") and len(rest) == 1 and type(rest[0]) is str:
+        if tag in ("i", "b", "a", "D", "T") and len(rest) == 1 and type(rest[0]) is str:
             return _scalar(tag, rest[0])
         if tag == "c" and [type(part) for part in rest] == [float, float]:
             return complex(*rest)
@@ -173,6 +179,10 @@ def unpack(node: Any, opaque: list[Opaque] | None = None, depth: int = DEPTH) ->
             parts = [unpack(part) for part in rest]
             if all(type(part) is int for part in parts):
                 return range(*parts)
+        if tag == "F" and len(rest) == 2:
+            top, bottom = (unpack(part) for part in rest)
+            if type(top) is int and type(bottom) is int and bottom > 0:
+                return Fraction(top, bottom)
         if tag == "o" and [type(part) for part in rest] == [str, bool]:
             value = Opaque(rest[0][:100], rest[1])
             if opaque is not None:
@@ -190,6 +200,11 @@ def _scalar(tag: str, text: str) -> Any:
         return int(text, 16)
     if tag == "T":
         return _TYPES_BY_NAME[text]
+    if tag == "D":
+        try:
+            return Decimal(text)
+        except ArithmeticError as error:
+            raise ProtocolError(f"not a Decimal: {error}") from None
     return bytes.fromhex(text) if tag == "b" else bytearray.fromhex(text)
 
 

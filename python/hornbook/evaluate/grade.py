@@ -214,21 +214,28 @@ def summarize(grades: Sequence[Grade], *, confidence: float = 0.95, seed: int = 
         `attempts`, `scored`, `unscored_rate`, `mean` and `low`, `high` (of 10; None if nothing is
         scored), `percent` (the paper's scale), `confidence`.
     """
-    scores = np.array([g.grade for g in grades if g.grade is not None], dtype=np.float64)
+    by_problem: dict[str, list[float]] = {}
+    for one in grades:
+        if one.grade is not None:
+            by_problem.setdefault(one.task_id, []).append(one.grade)
+    sums = np.array([sum(found) for found in by_problem.values()], dtype=np.float64)
+    counts = np.array([len(found) for found in by_problem.values()], dtype=np.int64)
     report: dict[str, Any] = {
         "attempts": len(grades),
-        "scored": len(scores),
-        "unscored_rate": 1 - len(scores) / len(grades) if grades else 0.0,
+        "scored": int(counts.sum()),
+        "unscored_rate": 1 - int(counts.sum()) / len(grades) if grades else 0.0,
         "confidence": confidence,
         "mean": None,
         "low": None,
         "high": None,
         "percent": None,
     }
-    if len(scores):
-        draws = np.random.default_rng(seed).integers(0, len(scores), (4000, len(scores)))
+    if by_problem:
+        # Attempts at one problem resemble each other, so problems are drawn, each with all of its.
+        draws = np.random.default_rng(seed).integers(0, len(sums), (4000, len(sums)))
         tail = (1 - confidence) / 2
-        low, high = np.quantile(scores[draws].mean(axis=1), (tail, 1 - tail))
-        mean = float(scores.mean())
+        means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+        low, high = np.quantile(means, (tail, 1 - tail))
+        mean = float(sums.sum() / counts.sum())
         report |= {"mean": mean, "low": float(low), "high": float(high), "percent": mean * 10}
     return Report(report)

@@ -9,9 +9,10 @@ docstrings taken out; the lower median counts, and a difference of 2 or more is 
 
 `items.jsonl` says what was shown, `exchanges.jsonl` holds every request and reply, and
 `grades.jsonl` and `summary.json` follow from those two alone: `rescore` makes them again with
-nobody asked. The markers are random: `nonce.json` holds what they are made of. Agreement with the
-hidden tests is reported as true-positive and true-negative rate, a grade from 6 counting as right.
-About 2 to 10 calls an attempt.
+nobody asked. The markers are random: `nonce.json` holds what they are made of, so what was asked
+for one folder is asked again for another. Agreement with the hidden tests is reported as
+true-positive and true-negative rate, a grade from 6 counting as right. About 2 to 10 calls an
+attempt.
 
     hornbook grade scores/results.jsonl --model gpt-4o --budget-tokens 3000000 --out grades/
 """

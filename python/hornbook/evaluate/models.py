@@ -98,9 +98,12 @@ def open_model(
             raise ConfigError(f"the backend `{backend}` needs an endpoint and a ledger")
         del settings["batch_size"], options["batch_size"]
         chat = backend == "endpoint"
-        address = endpoint.get("base_url")
+        from hornbook.generate.client import address_of
+
+        address = address_of(endpoint.get("base_url"))
+        stops = None if chat else tuple(stop)
         return Model(
-            draw=_Endpoint(str(name), endpoint, options, None if chat else tuple(stop)),
+            draw=_Endpoint(str(name), address or "", endpoint, options, stops),
             model_id=f"{name} at {address or 'the default endpoint'}",
             settings={**settings, "prompt": CHAT if chat else CONTINUED},
             fenced=chat,
@@ -190,6 +193,8 @@ class _Endpoint:
     """A model behind an OpenAI-compatible endpoint: every call is in the ledger."""
 
     name: str
+    address: str
+    """Part of each call's identity: two servers may call two models by one name."""
     endpoint: Mapping[str, Any]
     options: Mapping[str, Any]
     stop: tuple[str, ...] | None
@@ -220,7 +225,7 @@ class _Endpoint:
 
         requests = [
             Request(
-                slot=f"{problem.task_id}/{number}",
+                slot=f"{problem.task_id}/{number} {self.address}".rstrip(),
                 **asked(problem),
                 # A seed for each, so that several samples of a problem differ where it counts.
                 params={**params, "seed": self.options["seed"] + number},

@@ -58,6 +58,10 @@ Status = Literal[
 _UNSPLIT: Any = "unsplit"  # never a result: such a program is run again, in one process
 WALL_FLOOR_S = 60.0
 WALL_FACTOR = 6.0
+STARVED = 0.02
+"""Share of its time on the processor below which a program was asleep, not kept waiting."""
+MOST_S = 7 * 24 * 3600
+MOST_MB = 1 << 20
 _WITHOUT: tuple[str, ...] = ()
 """Layers to do without: `landlock`, `seccomp`, `namespaces`. For tests of the refusal only."""
 
@@ -318,10 +322,14 @@ def run_programs(
         ConfigError: If a limit makes no sense.
         SandboxError: If it cannot be done safely here; nothing was run.
     """
-    if not timeout_s > 0 or (wall_s is not None and not wall_s > 0):
-        raise ConfigError(f"timeout_s ({timeout_s}) and wall_s ({wall_s}) must be above 0")
-    if memory_mb < 128:
-        raise ConfigError(f"memory_mb is {memory_mb}: Python itself needs 128")
+    for name, seconds in (("timeout_s", timeout_s), ("wall_s", wall_s)):
+        if seconds is not None and not 0 < seconds <= MOST_S:
+            raise ConfigError(f"{name} is {seconds}: must be above 0 and at most {MOST_S:,}")
+    if not isinstance(memory_mb, int) or not 128 <= memory_mb <= MOST_MB:
+        raise ConfigError(
+            f"memory_mb is {memory_mb}: must be a whole number from 128, which Python itself "
+            f"needs, to {MOST_MB:,}"
+        )
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}: at least 1 is needed")
     wall_s = max(WALL_FLOOR_S, WALL_FACTOR * timeout_s) if wall_s is None else wall_s
@@ -339,9 +347,10 @@ def run_programs(
     again = _run([runs[i] for i in unsplit], limits, workers=count, isolation=isolation)
     for i, outcome in zip(unsplit, again, strict=True):
         outcomes[i] = outcome
-    # A wall is not the program's fault on a busy machine: once more, alone.
+    # A wall is not the program's fault on a busy machine: once more, alone. One that asked for next
+    # to no processor slept, and would sleep again.
     for i, outcome in enumerate(outcomes):
-        if outcome.status == "wall":
+        if outcome.status == "wall" and outcome.cpu_s > STARVED * outcome.wall_s:
             [outcomes[i]] = _run([runs[i]], limits, workers=1, isolation=isolation)
     return outcomes
 

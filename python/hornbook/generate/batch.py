@@ -75,6 +75,7 @@ class BatchSender:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._flushed = False
+        self._ended = False
         self._thread = threading.Thread(target=self._serve, name="hornbook-teacher", daemon=True)
 
     def __enter__(self) -> "BatchSender":
@@ -90,6 +91,9 @@ class BatchSender:
         """Holds a question back until `flush`; one that is away already is waited for."""
         future: Future[Response] = Future()
         with self._lock:
+            if self._ended:
+                future.set_exception(self._reason())
+                return future
             self._futures[key] = (request, future)
             if key not in self._away:
                 self._held.append((request, key))
@@ -128,12 +132,17 @@ class BatchSender:
             text = clean(f"{type(error).__name__}: {error}", self._secret)
             self._stop = StopError(TeacherError, f"the batch could not be handled: {text}")
         finally:
-            stopped = self._stop or StopError(HornbookError, "the run was stopped")
             with self._lock:
+                self._ended = True
                 left = [future for _, future in self._futures.values()]
                 self._futures.clear()
             for future in left:
-                future.set_exception(StopError(stopped.kind, str(stopped)))
+                future.set_exception(self._reason())
+
+    def _reason(self) -> StopError:
+        """Why nothing is answered any more, for one question."""
+        stopped = self._stop or StopError(HornbookError, "the run was stopped")
+        return StopError(stopped.kind, str(stopped))
 
     def _adopt(self) -> None:
         """Finds batches of ours that the endpoint took, but whose id was not written down."""

@@ -260,7 +260,7 @@ class Session:
         self.options = options
         self.purse = options.purse(ledger)
         self.window = WINDOW * options.concurrency
-        self._address = _address(options.base_url)
+        self._address = address_of(options.base_url)
         self._began = time.monotonic()
         self._stack = ExitStack()
         self._sender: Sender | None = None
@@ -448,12 +448,16 @@ def endpoint(base_url: str | None, api_key_env: str) -> tuple[str | None, str]:
     Raises:
         ConfigError: If the address is none or holds a secret, or there is no key for a vendor.
     """
-    address = _address(base_url)
+    address = address_of(base_url)
     return address, _secret(api_key_env, address)
 
 
-def _address(base_url: str | None) -> str | None:
-    """The endpoint's address, without anything secret in it."""
+def address_of(base_url: str | None) -> str | None:
+    """The endpoint's address, `OPENAI_BASE_URL` where none is named, without anything secret in it.
+
+    Raises:
+        ConfigError: If it is no address, or holds a secret.
+    """
     address = base_url or os.environ.get("OPENAI_BASE_URL") or None
     if address is None:
         return None

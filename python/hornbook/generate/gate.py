@@ -27,7 +27,7 @@ from hornbook.generate.answers import RejectedError, split_blocks, textbook_code
 from hornbook.generate.mutants import mutants, text_mutants
 from hornbook.generate.prompts import digest
 from hornbook.generate.slots import Spec
-from hornbook.manifest import write_text
+from hornbook.manifest import json_lines, write_text
 
 Row = dict[str, Any]
 Run = Callable[..., Iterable[Any]]
@@ -118,9 +118,10 @@ class Gate:
     def _executed(self, rows: Sequence[Row], found: list[RejectedError | None]) -> None:
         places = [place for place, why in enumerate(found) if why is None]
         programs = [program(self._spec, rows[place]) for place in places]
-        first = self._outcomes(programs, self._options.timeout_s)
+        first = self._outcomes([_lucky(text, 0) for text in programs], self._options.timeout_s)
         again = [place for place, outcome in enumerate(first) if outcome.passed]
-        second = self._outcomes([programs[place] for place in again], self._options.timeout_s)
+        other = [_lucky(programs[place], 1) for place in again]
+        second = self._outcomes(other, self._options.timeout_s)
         for place, outcome in zip(places, first, strict=True):
             if not outcome.passed:
                 found[place] = _failure(outcome)
@@ -164,10 +165,15 @@ class Gate:
                 benchmarks=list(self._options.benchmarks),
             )
             evidence = (Path(folder) / "clean/evidence/removed.json").read_text("utf-8")
-        for entry in map(json.loads, evidence.splitlines()):
+        for entry in json_lines(evidence):
             found[int(entry["id"])] = RejectedError(
                 "contaminated", f"shares text with {entry['item']}"
             )
+
+
+def _lucky(text: str, seed: int) -> str:
+    """A program whose `random` draws by this seed: the sandbox gives all of them one."""
+    return text if "from __future__" in text else f"__import__('random').seed({seed})\n{text}"
 
 
 def _failure(outcome: Any) -> RejectedError:

@@ -320,6 +320,7 @@ class _Run:
         self.last = ""
         self.stored = 0
         self.repaired = 0
+        self.unrepaired: BudgetReachedError | None = None
         self.usd = 0.0
         self.tokens = 0
 
@@ -402,6 +403,9 @@ class _Run:
             path.unlink()
             path.parent.rmdir()
         self._steering.finish()
+        if self.stopped is None and self.unrepaired is not None and self.stored < self.slots:
+            # Not where a run was asked again for just what earlier ones had got.
+            self.stopped = self.unrepaired
         if isinstance(self.stopped, BudgetReachedError):
             self.stopped.made = self.slots
         if self.failed and self.stopped is None:
@@ -472,7 +476,11 @@ class _Run:
         requests = [_repair(batch[place], found[place]) for place in again]
         try:
             answers = list(self._session.complete(requests))
-        except (BudgetReachedError, TeacherError, _InterruptedError) as error:
+        except BudgetReachedError as error:
+            # What cannot be repaired stays turned away; first answers may be there all the same.
+            self.unrepaired = error
+            return rows, found
+        except (TeacherError, _InterruptedError) as error:
             self.stopped = self.stopped or error
             return rows, found
         for answer in (response.answer for response in answers):

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import __version__, corpus
-from hornbook.manifest import MANIFEST, read_json
+from hornbook.manifest import MANIFEST, json_lines, read_json
 from hornbook.recipe import Recipe
 from hornbook.steps import (
     HELDOUT,
+    base_folder,
     data_folder,
     data_sets,
     evaluations,
     packed_from,
     plan,
     rounds,
+    tuned_folder,
 )
 
 LOSS_POINTS = 200
@@ -32,6 +34,8 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         root: The run's folder.
     """
     seeds = [_arms(recipe, root, recipe.seed + i) for i in range(recipe.seeds)]
+    planned = {step.name for step in plan(recipe)}
+    study = "study/contamination"
     return {
         "schema": 1,
         "name": recipe.name,
@@ -43,10 +47,10 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "benchmarks": _benchmarks(recipe, root),
         "training": _training(recipe, root),
         "stages": _stages(recipe, root),
-        "filter": _filter(recipe, root),
+        "filter": _filter(recipe, root) if "filter" in planned else {},
         "decontamination": _decontamination(recipe, root),
-        "contamination": _details(root / "study" / "contamination"),
-        "coverage": _coverage(root),
+        "contamination": _details(root / study) if study in planned else {},
+        "coverage": _coverage(root) if "textbooks" in planned else {},
         "tokens": _tokens(recipe, root),
         "loss": _losses(recipe, root),
         "samples": _samples(recipe, root),
@@ -78,11 +82,11 @@ def _score(folder: Path) -> dict[str, Any] | None:
 
 
 def _arms(recipe: Recipe, root: Path, seed: int) -> dict[str, Any]:
-    arms: dict[str, Any] = {}
-    for arm in recipe.arms:
-        folder = root / "evaluate" / arm / f"seed-{seed}"
-        scores = {stage: _score(folder / stage / "heldout") for stage in ("base", "finetuned")}
-        arms[arm] = {stage: score for stage, score in scores.items() if score}
+    arms: dict[str, Any] = {arm: {} for arm in recipe.arms}
+    for folder, arm, of_seed, stage in evaluations(recipe, root, "heldout"):
+        score = _score(folder)
+        if of_seed == f"seed-{seed}" and score:
+            arms[arm][stage] = score
     return arms
 
 
@@ -102,7 +106,8 @@ def _training(recipe: Recipe, root: Path) -> dict[str, Any]:
         steps = config.stop_step or config.steps
         return int(steps * config.batch_size * config.sequence_length)
 
-    first = next(iter(sorted((root / "train").glob("*/seed-*/*"))), None)
+    trained = (root / step.name for step in plan(recipe) if step.name.startswith("train/"))
+    first = next((folder for folder in trained if (folder / MANIFEST).is_file()), None)
     return {
         "parameters": _details(first).get("parameters") if first else None,
         "pretrain_tokens": tokens(recipe.pretrain),
@@ -116,7 +121,7 @@ def _training(recipe: Recipe, root: Path) -> dict[str, Any]:
 def _stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     measured: dict[str, dict[str, Any]] = {}
     log = root / "log.jsonl"
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+    for line in log.read_text(encoding="utf-8").split("\n") if log.is_file() else []:
         try:
             entry = json.loads(line)
         except ValueError:
@@ -217,14 +222,22 @@ def _tokens(recipe: Recipe, root: Path) -> dict[str, Any]:
 
 
 def _losses(recipe: Recipe, root: Path) -> dict[str, Any]:
+    from hornbook.train.metrics import read_metrics
+
     curves: dict[str, Any] = {}
+    planned = {step.name for step in plan(recipe)}
     for arm in recipe.arms:
-        for stage in ("base", "finetuned"):
-            path = root / "train" / arm / f"seed-{recipe.seed}" / stage / "metrics.jsonl"
-            if not path.is_file():
+        folders = {
+            "base": base_folder(arm, recipe.seed),
+            "finetuned": tuned_folder(arm, recipe.seed),
+        }
+        for stage, folder in folders.items():
+            if folder not in planned:
                 continue
-            points = [json.loads(line) for line in path.read_text().splitlines()]
-            points = [p for p in points if p.get("loss") is not None]
+            metrics = read_metrics(root / folder / "metrics.jsonl")
+            points = [p for p in metrics if p.get("loss") is not None]
+            if not points:
+                continue
             every = max(1, len(points) // LOSS_POINTS)
             groups = [points[i : i + every] for i in range(0, len(points), every)]
             curves.setdefault(arm, {})[stage] = [
@@ -239,27 +252,24 @@ def _samples(recipe: Recipe, root: Path, count: int = 4) -> list[dict[str, Any]]
     problems = root / HELDOUT
     if not problems.is_file():
         return []
-    rows = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]
+    rows = list(json_lines(problems.read_text(encoding="utf-8")))
     step = max(1, len(rows) // count)
     chosen = {row["task_id"]: row for row in rows[::step][:count]}
     answers: dict[str, list[dict[str, Any]]] = {task: [] for task in chosen}
-    for arm in recipe.arms:
-        for stage in ("base", "finetuned"):
-            folder = root / "evaluate" / arm / f"seed-{recipe.seed}" / stage / "heldout"
-            if not (folder / "results.jsonl").is_file():
-                continue
-            for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                if entry["task_id"] in answers:
-                    answers[entry["task_id"]].append(
-                        {
-                            "arm": arm,
-                            "stage": stage,
-                            "completion": entry["completion"][:600],
-                            "passed": bool(entry["passed"]),
-                            "result": entry["result"],
-                        }
-                    )
+    for folder, arm, seed, stage in evaluations(recipe, root, "heldout"):
+        if seed != f"seed-{recipe.seed}" or not (folder / "results.jsonl").is_file():
+            continue
+        for entry in json_lines((folder / "results.jsonl").read_text(encoding="utf-8")):
+            if entry["task_id"] in answers:
+                answers[entry["task_id"]].append(
+                    {
+                        "arm": arm,
+                        "stage": stage,
+                        "completion": entry["completion"][:600],
+                        "passed": bool(entry["passed"]),
+                        "result": entry["result"],
+                    }
+                )
     return [
         {
             "task_id": task,

@@ -13,7 +13,7 @@ from typing import Any
 
 from hornbook.decontaminate import closest, sweep
 from hornbook.evaluate.passk import mean_interval
-from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
+from hornbook.manifest import Outcome, Report, file_part, json_lines, run_stage, write_text
 from hornbook.recipe import Recipe
 from hornbook.steps import HELDOUT, evaluations, packed_from
 
@@ -41,13 +41,18 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
         rates = {entry["task_id"]: entry["rate"] for entry in best}
         rows: list[dict[str, Any]] = []
         for result, arm, seed, stage in results:
-            lines = (result / "results.jsonl").read_text(encoding="utf-8").splitlines()
-            passed = [(e["task_id"], bool(e["passed"])) for e in map(json.loads, lines)]
+            found_results = json_lines((result / "results.jsonl").read_text(encoding="utf-8"))
+            attempts: dict[str, list[bool]] = {}
+            for entry in found_results:
+                attempts.setdefault(entry["task_id"], []).append(bool(entry["passed"]))
+            passed = {task: sum(found) / len(found) for task, found in attempts.items()}
             for tau in recipe.study.thresholds:
                 row: dict[str, Any] = {"arm": arm, "seed": seed, "stage": stage, "tau": tau}
                 for half in ("similar", "non-similar"):
                     wanted = half == "similar"
-                    chosen = [ok for task, ok in passed if (rates[task] >= tau) == wanted]
+                    chosen = [
+                        share for task, share in passed.items() if (rates[task] >= tau) == wanted
+                    ]
                     row[half] = {"n": len(chosen), "pass@1": None}
                     if chosen:
                         row[half]["pass@1"], row[half]["stderr"], *_ = mean_interval(chosen)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray};
@@ -117,9 +118,10 @@ impl Tokenizer {
         texts: AnyArray,
         tokens: bool,
         threads: Option<usize>,
+        replace: bool,
     ) -> PyResult<Batch<'py>> {
         let chunks = texts.into_reader()?.collect::<Result<Vec<ArrayRef>, _>>();
-        let chunks = py.detach(|| strings(chunks)).py()?;
+        let chunks = py.detach(|| strings(chunks, replace)).py()?;
         let texts: Vec<&str> =
             chunks.iter().flat_map(|chunk| (0..chunk.len()).map(|i| chunk.value(i))).collect();
         if self.inner.vocab_size() <= MAX_U16_VOCAB {
@@ -153,18 +155,45 @@ fn encode<T: tokenizer::Id>(
     ids
 }
 
+/// Columns of strings, or of bytes that are UTF-8 or with `replace` made so.
 fn strings(
     chunks: Result<Vec<ArrayRef>, ArrowError>,
+    replace: bool,
 ) -> hornbook_core::Result<Vec<LargeStringArray>> {
+    use DataType::{Binary, BinaryView, Dictionary, LargeBinary, LargeUtf8, Utf8, Utf8View};
     let bad = |message: String| Error::input("texts", message);
-    let mut columns = Vec::new();
+    let mut columns: Vec<LargeStringArray> = Vec::new();
+    let mut before = 0;
     for chunk in chunks.map_err(|e| bad(e.to_string()))? {
-        let column = cast(&chunk, &DataType::LargeUtf8)
-            .map_err(|_| bad(format!("an Arrow array of {}, not of strings", chunk.data_type())))?;
+        let kind = match chunk.data_type() {
+            Dictionary(_, kind) => kind.as_ref(),
+            kind => kind,
+        };
+        let to = match kind {
+            Utf8 | LargeUtf8 | Utf8View => LargeUtf8,
+            Binary | LargeBinary | BinaryView => LargeBinary,
+            kind => return Err(bad(format!("an Arrow array of {kind}, not of strings"))),
+        };
+        let column = cast(&chunk, &to).map_err(|e| bad(e.to_string()))?;
         if column.null_count() > 0 {
             return Err(bad("the array holds nulls; drop or fill them".to_owned()));
         }
-        columns.push(column.as_string::<i64>().clone());
+        columns.push(if to == LargeUtf8 {
+            column.as_string::<i64>().clone()
+        } else {
+            let texts = column.as_binary::<i64>().iter().flatten().enumerate();
+            let texts = texts.map(|(i, bytes)| match std::str::from_utf8(bytes) {
+                Ok(text) => Ok(Cow::Borrowed(text)),
+                Err(_) if replace => Ok(String::from_utf8_lossy(bytes)),
+                Err(e) => Err(bad(format!(
+                    "text {} is not UTF-8 at byte {}; decode it, or give errors=\"replace\"",
+                    before + i,
+                    e.valid_up_to()
+                ))),
+            });
+            texts.map(|text| text.map(Some)).collect::<hornbook_core::Result<_>>()?
+        });
+        before += chunk.len();
     }
     Ok(columns)
 }

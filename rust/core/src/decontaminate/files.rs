@@ -3,11 +3,13 @@
 //! Plain JSON lines are searched as they lie on disk: a line's `text` is decoded only where something may
 //! have been found, or where it holds `\u`. Everything else is read as every stage reads it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -169,11 +171,17 @@ impl Pass<'_> {
                 };
                 (0..batch.num_rows()).into_par_iter().with_min_len(16).map(one).collect()
             });
+            let rejects = batches.take_rejects();
+            let mut passed = rejects.iter().map(|reject| reject.row).peekable();
             for found in &found {
                 row += 1;
+                while passed.next_if_eq(&row).is_some() {
+                    row += 1;
+                }
                 self.found(path, row, found)?;
             }
-            self.scan.rejects.extend(batches.take_rejects());
+            row += passed.count() as u64;
+            self.scan.rejects.extend(rejects);
             tick(self.scan.rows)?;
         }
         self.scan.rejects.extend(batches.take_rejects());
@@ -198,13 +206,12 @@ fn split_lines(block: &[u8]) -> Vec<&[u8]> {
     lines
 }
 
-#[derive(Deserialize)]
-struct Row<'a> {
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-}
+/// A row's values as they stand in its line; of a key that stands there twice the last, as elsewhere.
+type Row<'a> = FxHashMap<Name<'a>, &'a RawValue>;
+
+/// A key, borrowed where it has no escape.
+#[derive(Deserialize, PartialEq, Eq, Hash)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// What a line shares, or why it is set aside; none for an empty line.
 fn json_line(line: &[u8], grams: &GramSet) -> Option<std::result::Result<Found, String>> {
@@ -228,7 +235,8 @@ fn json_text(line: &str, grams: &GramSet) -> std::result::Result<Found, String> 
             let is_object = line.trim_start().starts_with('{');
             if is_object { format!("not JSON: {e}") } else { "not a JSON object".to_owned() }
         })?;
-        (row.text.ok_or("no `text`")?.get(), row.id.map(RawValue::get))
+        let value = |name| row.get(&Name(Cow::Borrowed(name))).map(|raw| raw.get());
+        (value("text").ok_or("no `text`")?, value("id"))
     };
     let Some(inside) = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) else {
         return Err("`text` is not a string".to_owned());

@@ -492,7 +492,6 @@ impl Output {
             bytes: state.evidence_bytes,
             xxh3: corpus::hash_file(&from)?,
         };
-        std::fs::rename(&from, &to).map_err(Error::io(&to))?;
         let mut lines = Vec::new();
         for item in &state.items {
             line(&mut lines, item)?;
@@ -505,6 +504,9 @@ impl Output {
         if checkpoint.exists() {
             std::fs::remove_file(&checkpoint).map_err(Error::io(&checkpoint))?;
         }
+        // Last: with a checkpoint, the next run would go on writing where the evidence was.
+        std::fs::rename(&from, &to).map_err(Error::io(&to))?;
+        corpus::sync_folder(&self.folder.join("evidence"))?;
         Ok((parts, vec![removed, problems]))
     }
 }
