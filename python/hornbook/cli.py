@@ -8,11 +8,11 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from hornbook.commands import data, evaluate, generate, results, runs
+from hornbook.commands import clean, evaluate, generate, label, results, runs, tokens
 from hornbook.commands.shared import app, printable
 from hornbook.errors import HornbookError
 
-__all__ = ["app", "data", "evaluate", "generate", "main", "results", "runs"]
+__all__ = ["app", "clean", "evaluate", "generate", "label", "main", "results", "runs", "tokens"]
 
 
 def main(argv: list[str] | None = None) -> None:
