@@ -3,6 +3,7 @@
 Every number is of one run: calls in turn, order reversed every round, medians of events.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import itertools
@@ -10,9 +11,9 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def failed(name: str, failure: Exception, must: Collection[str]) -> None:
         skip(name, text)
 
 
+@contextlib.contextmanager
+def attempt(name: str) -> Iterator[None]:
+    """What raises in here is a failed check, and does not end the run."""
+    try:
+        yield
+    except Exception as failure:
+        failed(name, failure, must={name})
+
+
 def cuts(length: int, count: int = 8) -> list[list[int]]:
     """Rows of `count` documents of uneven lengths, the same for every row but shifted."""
     base = [round(length * (i / count) ** 1.2) for i in range(count + 1)]
@@ -81,6 +91,13 @@ def cuts(length: int, count: int = 8) -> list[list[int]]:
         sorted({0, *(min(length, end + 3 * row) for end in base[1:-1]), length})
         for row in range(BATCH)
     ]
+
+
+def seen_keys(length: int, documents: bool) -> int:
+    """The causal half of the pairs of a query and a key, in a batch of rows."""
+    rows = cuts(length) if documents else [[0, length]] * BATCH
+    sizes = [end - start for row in rows for start, end in itertools.pairwise(row)]
+    return sum(size * size for size in sizes) // 2
 
 
 @dataclass(frozen=True)
@@ -130,10 +147,11 @@ def measure(
     """Median milliseconds of each call, taken in turn; calls that fail are reported and left out,
     and those that must not are faults.
 
-    A round queues each call several times between two events, so that the card is never waiting
-    for Python; the order turns round every time.
+    A round queues each call several times between two events, while the card sleeps for as long as
+    Python takes to do so, so that it never waits for Python; the order turns round every time.
     """
     ready: dict[str, int] = {}
+    sleeps: dict[str, int] = {}
     for name, call in calls.items():
         try:
             for _ in range(3):
@@ -142,17 +160,21 @@ def measure(
             start = time.perf_counter()
             for _ in range(3):
                 call()
+            queued = time.perf_counter() - start
             torch.cuda.synchronize()
-            ready[name] = max(3, min(100, round(0.02 / ((time.perf_counter() - start) / 3))))
+            count = max(3, min(100, round(0.02 / ((time.perf_counter() - start) / 3))))
+            # Half as long again as it took just now, in cycles of 2 GHz, which is a fast card's
+            # clock; at most 0.1 s, should something have been compiled only now.
+            sleeps[name] = min(200_000_000, round(1.5 * 2e9 * count * queued / 3))
+            ready[name] = count
         except Exception as failure:
-            torch.cuda.synchronize()
             failed(name, failure, must)
+            torch.cuda.synchronize()
     samples: dict[str, list[float]] = {name: [] for name in ready}
     for turn in range(rounds):
         for name in list(ready)[:: 1 if turn % 2 else -1]:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            # The card sleeps while Python fills its queue: about 50 microseconds a call.
-            torch.cuda._sleep(100_000 * ready[name])
+            torch.cuda._sleep(sleeps[name])
             start.record()
             for _ in range(ready[name]):
                 calls[name]()
@@ -225,20 +247,23 @@ def attention_peers(
 
 
 def flex_call(leaves: tuple[Tensor, ...], bounds: Tensor | None) -> Callable[[], Tensor]:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    """torch's FlexAttention; built by the first call, where a failure is this peer's alone."""
 
-    def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (i >= j) if bounds is None else (i >= j) & (j >= bounds[0, b, i])
+    @cache
+    def build() -> Callable[..., Tensor]:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    length = leaves[0].shape[1]
-    rows = None if bounds is None else BATCH
-    blocks = create_block_mask(seen, rows, None, length, length, device=DEVICE)
-    # Each length anew: after a few of them the compiler would go over to one code for all.
-    torch._dynamo.reset()
-    compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda: compiled(
-        *(leaf.transpose(1, 2) for leaf in leaves), block_mask=blocks
-    ).transpose(1, 2)
+        def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return (i >= j) if bounds is None else (i >= j) & (j >= bounds[0, b, i])
+
+        length = leaves[0].shape[1]
+        rows = None if bounds is None else BATCH
+        blocks = create_block_mask(seen, rows, None, length, length, device=DEVICE)
+        # Each length anew: after a few of them the compiler would go over to one code for all.
+        torch._dynamo.reset()
+        return partial(torch.compile(flex_attention, dynamic=False), block_mask=blocks)
+
+    return lambda: build()(*(leaf.transpose(1, 2) for leaf in leaves)).transpose(1, 2)
 
 
 def add_varlen(peers: dict[str, Peer], leaves: tuple[Tensor, ...]) -> None:
@@ -265,26 +290,30 @@ def add_varlen(peers: dict[str, Peer], leaves: tuple[Tensor, ...]) -> None:
 def time_attention(lengths: list[int]) -> None:
     """Forward, and forward + backward, beside every peer that computes the same."""
     for length, dropout, documents in itertools.product(lengths, (0.0, 0.1), (False, True)):
-        apart, packed = attention_peers(length, dropout, documents)
-        dout = rand(BATCH, length, HEADS, DIM)
-        # Peers drop other weights: outputs then differ by sqrt(2 p), unrelated ones by sqrt(2).
-        limit = NEAR + 1.5 * (2 * dropout) ** 0.5
         what = f"attention S={length} dropout={dropout} documents={documents}"
-        flops = 2 * BATCH * HEADS * length * length * DIM
-        case = {"length": length, "dropout": dropout, "documents": documents}
-        apart = agreeing(apart, dout, limit)
-        with torch.no_grad():
-            forward = measure({name: peer.call for name, peer in apart.items()})
-        row(f"{what} forward", forward, flops=flops)
-        whole = measure({name: partial(apart[name].whole, dout) for name in forward})
-        row(f"{what} forward+backward", whole, flops=3.5 * flops, packed=False, **case)
-        backward = {name: whole[name] - forward[name] for name in whole}
-        row(f"{what} backward", backward, flops=2.5 * flops)
-        packed = agreeing(packed, dout, limit)
-        times = measure({name: partial(peer.whole, dout) for name, peer in packed.items()})
-        row(f"{what} packed, forward+backward", times, flops=3.5 * flops, packed=True, **case)
-        del apart, packed, dout
+        with attempt(f"timing {what}"):
+            time_attention_case(what, length, dropout, documents)
         torch.cuda.empty_cache()
+
+
+def time_attention_case(what: str, length: int, dropout: float, documents: bool) -> None:
+    apart, packed = attention_peers(length, dropout, documents)
+    dout = rand(BATCH, length, HEADS, DIM)
+    # Peers drop other weights: outputs then differ by sqrt(2 p), unrelated ones by sqrt(2).
+    limit = NEAR + 1.5 * (2 * dropout) ** 0.5
+    flops = 4 * HEADS * DIM * seen_keys(length, documents)
+    case = {"length": length, "dropout": dropout, "documents": documents}
+    apart = agreeing(apart, dout, limit)
+    with torch.no_grad():
+        forward = measure({name: peer.call for name, peer in apart.items()})
+    row(f"{what} forward", forward, flops=flops)
+    whole = measure({name: partial(apart[name].whole, dout) for name in forward})
+    row(f"{what} forward+backward", whole, flops=3.5 * flops, packed=False, **case)
+    backward = {name: whole[name] - forward[name] for name in whole}
+    row(f"{what} backward", backward, flops=2.5 * flops)
+    packed = agreeing(packed, dout, limit)
+    times = measure({name: partial(peer.whole, dout) for name, peer in packed.items()})
+    row(f"{what} packed, forward+backward", times, flops=3.5 * flops, packed=True, **case)
 
 
 def time_block(length: int) -> None:
@@ -409,7 +438,7 @@ def time_head() -> None:
     }
     if hasattr(F, "linear_cross_entropy"):
         native = partial(F.linear_cross_entropy, hidden, weight, labels, linear_bias=bias)
-        calls["torch chunked"] = partial(native, options=torch.nn.LinearCrossEntropyOptions())
+        calls["torch chunked"] = lambda: native(options=torch.nn.LinearCrossEntropyOptions())
         calls["torch unfused"] = native
     else:
         skip("torch's linear_cross_entropy", "needs torch 2.13")
@@ -420,6 +449,8 @@ def time_head() -> None:
             hidden, weight, labels, bias)[0]  # fmt: skip
     except ImportError:
         skip("Liger", "liger-kernel is not installed")
+    except Exception as failure:  # installed, but not for this torch or Triton
+        failed("liger", failure, ())
     peers = agreeing({name: Peer(call, leaves) for name, call in calls.items()}, None)
     times = measure({name: partial(peer.whole, None) for name, peer in peers.items()}, rounds=7)
     peaks = {}
@@ -441,9 +472,12 @@ def time_all(lengths: list[int], tutorial: Path | None, keep: Callable[[], None]
     if tutorial is None:
         skip("Triton's tutorial kernel", "no --tutorial PATH: it is not part of Triton's wheel")
     else:
-        time_tutorial(tutorial, 2048)
-    for time_kind in (partial(time_block, 2048), time_memory, time_head):
-        time_kind()
+        with attempt("timing the tutorial's kernel"):
+            time_tutorial(tutorial, 2048)
+    kinds = {"the block": partial(time_block, 2048), "memory": time_memory, "the head": time_head}
+    for name, time_kind in kinds.items():
+        with attempt(f"timing {name}"):
+            time_kind()
         keep()
 
 

@@ -8,6 +8,7 @@ Exits with 1 if a check failed or one of ours did not run.
     PYTHONPATH=kernels python benchmarks/kernels.py           # S = 512 to 8192
     PYTHONPATH=kernels python benchmarks/kernels.py --quick   # S = 2048: under 4 minutes
     PYTHONPATH=kernels python benchmarks/kernels.py --tune    # times tiles; rows for gpu/configs.py
+    PYTHONPATH=kernels python benchmarks/kernels.py --tune --minutes 9    # as many as that allows
     PYTHONPATH=kernels python benchmarks/kernels.py --tutorial 06-fused-attention.py
     PYTHONPATH=kernels python benchmarks/kernels.py --record  # and lets impl="auto" use the result
 """
@@ -22,15 +23,15 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import astuple
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from kernel_times import (
     BATCH,
     DEVICE,
@@ -40,6 +41,7 @@ from kernel_times import (
     SEED,
     VOCABULARY,
     WIDTH,
+    attempt,
     check,
     cuts,
     error,
@@ -92,110 +94,159 @@ def check_attention(quick: bool) -> None:
         if quick and not main and not (dropout and documents and (dtype, dim) in few):
             continue
         t = length - (37 if documents else 0)
-        qkv = rand(batch, t, 3, heads, dim, dtype=dtype).requires_grad_(True)
-        dout = rand(batch, t, heads, dim, dtype=dtype)
-        bounds = hk.document_bounds(cuts(t)[:batch], t, device=DEVICE) if documents else None
-        out, lse = hk.attention(
-            qkv, bounds=bounds, dropout_p=dropout, seed=SEED, impl="triton", return_lse=True
-        )
-        (grad,) = torch.autograd.grad(out, qkv, dout)
-        exact = qkv.detach().float().requires_grad_(True)
-        mask = visible(bounds) if bounds is not None else None
-        plain, plain_lse = reference.attention(
-            *exact.unbind(2), mask=mask, dropout_p=dropout, seed=SEED
-        )
-        (expected,) = torch.autograd.grad(plain, exact, dout.float())
-        away = worst([(out, plain), (grad, expected)])
         name = f"attention {dtype} d{dim} dropout {dropout} documents {documents}"
-        check(name, away <= LIMITS[dtype], round(away, 7))
-        check(f"{name}: lse", error(lse, plain_lse) < 1e-5)
+        with attempt(name):
+            qkv = rand(batch, t, 3, heads, dim, dtype=dtype).requires_grad_(True)
+            dout = rand(batch, t, heads, dim, dtype=dtype)
+            bounds = hk.document_bounds(cuts(t)[:batch], t, device=DEVICE) if documents else None
+            out, lse = hk.attention(
+                qkv, bounds=bounds, dropout_p=dropout, seed=SEED, impl="triton", return_lse=True
+            )
+            (grad,) = torch.autograd.grad(out, qkv, dout)
+            exact = qkv.detach().float().requires_grad_(True)
+            mask = visible(bounds) if bounds is not None else None
+            plain, plain_lse = reference.attention(
+                *exact.unbind(2), mask=mask, dropout_p=dropout, seed=SEED
+            )
+            (expected,) = torch.autograd.grad(plain, exact, dout.float())
+            away = worst([(out, plain), (grad, expected)])
+            check(name, away <= LIMITS[dtype], round(away, 7))
+            check(f"{name}: lse", error(lse, plain_lse) < 1e-5)
 
 
 def check_edges() -> None:
     """Odd lengths, grouped heads, scaled gradients, far scores, dropout bits on this device."""
-    kept = philox.kept(torch.tensor(SEED, device=DEVICE), (1, 1, 128, 128), 26)
-    eye = torch.eye(128, DIM, device=DEVICE)
-    v = torch.stack([eye, eye.roll(64, 0)])
-    zero = torch.zeros(2, 128, 1, DIM, device=DEVICE)
-    out = hk.attention(
-        zero[:1], zero[:1], v[:1, :, None], causal=False, dropout_p=0.1, seed=SEED, impl="triton"
-    )
-    check(
-        "dropout bits, read through the kernel", torch.equal(out[0, :, 0] > 0, kept[0, 0, :, :64])
-    )
+    name = "dropout bits, read through the kernel"
+    with attempt(name):
+        kept = philox.kept(torch.tensor(SEED, device=DEVICE), (1, 1, 128, 128), 26)
+        v = torch.eye(128, DIM, device=DEVICE)[None, :, None]
+        zero = torch.zeros(1, 128, 1, DIM, device=DEVICE)
+        out = hk.attention(
+            zero, zero, v, causal=False, dropout_p=0.1, seed=SEED, impl="triton"
+        )  # fmt: skip
+        check(name, torch.equal(out[0, :, 0] > 0, kept[0, 0, :, :64]))
     for t in (1, 15, 63, 65, 127, 200, 449):
-        parts = [rand(2, t, 4, DIM, dtype=torch.float16)]
-        parts += [rand(2, t + 5, 2, DIM, dtype=torch.float16) for _ in range(2)]
-        parts = [part.requires_grad_(True) for part in parts]
-        wide = [part.detach().float().requires_grad_(True) for part in parts]
-        made, plain = hk.attention(*parts, impl="triton"), reference.attention(*wide)[0]
-        dout = rand(*made.shape, dtype=torch.float16)
-        grads = torch.autograd.grad(made, parts, dout)
-        expected = torch.autograd.grad(plain, wide, dout.float())
-        away = worst([(made, plain), *zip(grads, expected, strict=True)])
-        check(f"attention T={t} S={t + 5}, grouped heads", away < 1e-3, round(away, 7))
-    qkv = rand(1, 192, 3, 2, DIM, dtype=torch.float16).requires_grad_(True)
-    hk.attention(qkv, impl="triton").backward(rand(1, 192, 2, DIM, dtype=torch.float16) * 2**12)
-    assert qkv.grad is not None
-    check("fp16, gradient scaled by 4096, is finite", bool(qkv.grad.isfinite().all()))
-    far = rand(1, 192, 2, DIM, dtype=torch.float16)
-    made = hk.attention(far, -far * far.norm(dim=-1, keepdim=True), far, impl="triton")
-    check("log-sum-exp far below zero", bool(made.isfinite().all()))
+        name = f"attention T={t} S={t + 5}, grouped heads"
+        with attempt(name):
+            parts = [rand(2, t, 4, DIM, dtype=torch.float16)]
+            parts += [rand(2, t + 5, 2, DIM, dtype=torch.float16) for _ in range(2)]
+            parts = [part.requires_grad_(True) for part in parts]
+            wide = [part.detach().float().requires_grad_(True) for part in parts]
+            made, plain = hk.attention(*parts, impl="triton"), reference.attention(*wide)[0]
+            dout = rand(*made.shape, dtype=torch.float16)
+            grads = torch.autograd.grad(made, parts, dout)
+            expected = torch.autograd.grad(plain, wide, dout.float())
+            away = worst([(made, plain), *zip(grads, expected, strict=True)])
+            check(name, away < 1e-3, round(away, 7))
+    name = "fp16, gradient scaled by 4096, is finite"
+    with attempt(name):
+        qkv = rand(1, 192, 3, 2, DIM, dtype=torch.float16).requires_grad_(True)
+        hk.attention(qkv, impl="triton").backward(rand(1, 192, 2, DIM, dtype=torch.float16) * 2**12)
+        assert qkv.grad is not None
+        check(name, bool(qkv.grad.isfinite().all()))
+    name = "log-sum-exp far below zero"
+    with attempt(name):
+        far = rand(1, 192, 2, DIM, dtype=torch.float16)
+        made = hk.attention(far, -far * far.norm(dim=-1, keepdim=True), far, impl="triton")
+        check(name, bool(made.isfinite().all()))
 
 
 def check_repeats(count: int) -> None:
     """The same bits every time: a race would show as a difference."""
-    shape = (BATCH, 2048, 3, HEADS, DIM) if GPU else (1, 130, 3, 2, DIM)
-    qkv = rand(*shape).requires_grad_(True)
-    dout = rand(*shape[:2], *shape[3:])
-    bounds = hk.document_bounds(cuts(shape[1])[: shape[0]], shape[1], device=DEVICE)
-    first: list[Tensor] = []
-    same = True
-    for _ in range(count):
-        out = hk.attention(qkv, bounds=bounds, dropout_p=0.1, seed=SEED, impl="triton")
-        made = [out, *torch.autograd.grad(out, qkv, dout)]
-        first = first or made
-        same = same and all(torch.equal(a, b) for a, b in zip(first, made, strict=True))
-    check(f"attention: {count} repeats bitwise equal", same)
+    name = f"attention: {count} repeats bitwise equal"
+    with attempt(name):
+        shape = (BATCH, 2048, 3, HEADS, DIM) if GPU else (1, 130, 3, 2, DIM)
+        qkv = rand(*shape).requires_grad_(True)
+        dout = rand(*shape[:2], *shape[3:])
+        bounds = hk.document_bounds(cuts(shape[1])[: shape[0]], shape[1], device=DEVICE)
+        first: list[Tensor] = []
+        same = True
+        for _ in range(count):
+            out = hk.attention(qkv, bounds=bounds, dropout_p=0.1, seed=SEED, impl="triton")
+            made = [out, *torch.autograd.grad(out, qkv, dout)]
+            first = first or made
+            same = same and all(torch.equal(a, b) for a, b in zip(first, made, strict=True))
+        check(name, same)
 
 
-def check_losses() -> None:
-    """Rotary and both losses against fp64."""
-    rows, vocabulary, width = (4096, VOCABULARY, WIDTH) if GPU else (64, 500, 32)
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        logits = (rand(rows, vocabulary, dtype=dtype) * 4).requires_grad_(True)
-        labels = torch.randint(vocabulary, (rows,), device=DEVICE)
-        labels[::5] = -100
-        made = hk.cross_entropy(logits * 1, labels)
-        made.backward()
-        exact = logits.detach().double().requires_grad_(True)
-        plain = F.cross_entropy(exact, labels)
-        plain.backward()
-        away = worst([(logits.grad, exact.grad), (made.detach(), plain.detach())])
-        name = f"cross_entropy {dtype}, loss and gradient"
-        check(name, away <= LIMITS[dtype], round(away, 7))
-        del logits, exact
-        shapes = ((rows, width), (vocabulary, width), (vocabulary,))
-        parts = [rand(*shape, dtype=dtype) * (0.02 if i else 1) for i, shape in enumerate(shapes)]
-        parts = [part.requires_grad_(True) for part in parts]
-        wide = [part.detach().double().requires_grad_(True) for part in parts]
-        made = hk.linear_cross_entropy(*parts, labels, chunk=rows // 3)
-        plain = reference.linear_cross_entropy(*wide, labels)
-        pairs = [(made.detach(), plain.detach())]
-        grads = [torch.autograd.grad(loss, x) for loss, x in ((made, parts), (plain, wide))]
-        pairs += zip(*grads, strict=True)
-        away = worst(pairs)
-        name = f"linear_cross_entropy {dtype}, loss and gradients"
-        check(name, away <= LIMITS[dtype], round(away, 7))
-        del parts, wide, made, plain, pairs, grads
-        x = rand(2, 131, 3, 5, DIM, dtype=dtype)
-        cos, sin = hk.rotary_tables(131, 32, device=DEVICE)
-        for layout in ("half", "interleaved"):
-            exact = hk.apply_rotary(x.double(), cos.double(), sin.double(), layout=layout)
-            made = hk.apply_rotary(x, cos, sin, layout=layout)
-            in_place = hk.apply_rotary_(x.clone(), cos, sin, layout=layout)
-            good = error(made, exact) <= LIMITS[dtype] and torch.equal(made, in_place)
-            check(f"rotary {dtype} {layout}, also in place", good)
+def check_losses(rows: int, vocabulary: int, width: int) -> None:
+    """Both losses against fp64, plain, and with weights and z-loss."""
+    labels = torch.randint(vocabulary, (rows,), device=DEVICE)
+    labels[::5] = -100
+    weighted = {"weights": torch.rand(rows, device=DEVICE), "z_loss": 1e-3}
+    dtypes = (torch.bfloat16, torch.float16, torch.float32)
+    for dtype, options in itertools.product(dtypes, ({}, weighted)):
+        what = f"{dtype}{', weights and z-loss' if options else ''}"
+        name = f"cross_entropy {what}, loss and gradient"
+        with attempt(name):
+            away = cross_entropy_error(dtype, vocabulary, labels, options)
+            check(name, away <= LIMITS[dtype], round(away, 7))
+        name = f"linear_cross_entropy {what}, loss and gradients"
+        with attempt(name):
+            away = linear_error(dtype, vocabulary, width, labels, options)
+            check(name, away <= LIMITS[dtype], round(away, 7))
+
+
+# Sums, not means: a mean over thousands of tokens has gradients that fp16 alone can not hold.
+# The mean is the same but for a factor, so of it only the loss is compared.
+
+
+def cross_entropy_error(
+    dtype: torch.dtype, vocabulary: int, labels: Tensor, options: dict[str, Any]
+) -> float:
+    logits = (rand(len(labels), vocabulary, dtype=dtype) * 4).requires_grad_(True)
+    mean = hk.cross_entropy(logits.detach(), labels, **options)
+    made = hk.cross_entropy(logits * 1, labels, reduction="sum", **options)
+    made.backward()
+    exact = logits.detach().double().requires_grad_(True)
+    plain = reference.cross_entropy(exact, labels, reduction="sum", **options)
+    plain.backward()
+    plain_mean = reference.cross_entropy(exact.detach(), labels, **options)
+    assert logits.grad is not None
+    assert exact.grad is not None
+    pairs = [(logits.grad, exact.grad), (made.detach(), plain.detach()), (mean, plain_mean)]
+    return worst(pairs)
+
+
+def linear_error(
+    dtype: torch.dtype, vocabulary: int, width: int, labels: Tensor, options: dict[str, Any]
+) -> float:
+    shapes = ((len(labels), width), (vocabulary, width), (vocabulary,))
+    parts = [rand(*shape, dtype=dtype) * (0.02 if i else 1) for i, shape in enumerate(shapes)]
+    parts = [part.requires_grad_(True) for part in parts]
+    wide = [part.detach().double().requires_grad_(True) for part in parts]
+    pairs = []
+    chunk = len(labels) // 3
+    for reduction in ("mean", "sum"):
+        made = hk.linear_cross_entropy(*parts, labels, chunk=chunk, reduction=reduction, **options)
+        plain = reference.linear_cross_entropy(*wide, labels, reduction=reduction, **options)
+        pairs.append((made.detach(), plain.detach()))
+    grads = [torch.autograd.grad(loss, x) for loss, x in ((made, parts), (plain, wide))]
+    return worst([*pairs, *zip(*grads, strict=True)])
+
+
+def check_rotary() -> None:
+    """Against fp64: both layouts, with documents, with tables by row."""
+    length = 131
+    tables = hk.rotary_tables(length, 32, device=DEVICE)
+    by_row = [torch.stack((table, table.flip(0))) for table in tables]
+    bounds = hk.document_bounds([[0, 50, length], [0, 3, 3, length]], length, device=DEVICE)
+    cases = itertools.product(
+        (torch.bfloat16, torch.float16, torch.float32), ("half", "interleaved"),
+        (("", tables, None), (", documents", tables, bounds), (", tables by row", by_row, None)),
+    )  # fmt: skip
+    for dtype, layout, (what, (cos, sin), starts) in cases:
+        name = f"rotary {dtype} {layout}{what}, also in place"
+        with attempt(name):
+            x = rand(2, length, 3, 5, DIM, dtype=dtype)
+            options: dict[str, Any] = {"bounds": starts, "layout": layout}
+            exact = hk.apply_rotary(x.double(), cos.double(), sin.double(), **options)
+            made = hk.apply_rotary(x, cos, sin, **options)
+            in_place = hk.apply_rotary_(x.clone(), cos, sin, **options)
+            back = hk.apply_rotary(made, cos, sin, inverse=True, **options)
+            away = error(made, exact)
+            good = away <= LIMITS[dtype] and error(back, x.double()) <= 2 * LIMITS[dtype]
+            check(name, good and torch.equal(made, in_place), round(away, 7))
 
 
 class Small(nn.Module):
@@ -254,13 +305,15 @@ def check_training(steps: int) -> None:
     """The loss with our kernels follows the loss with the plain forms, rotary's and the loss's
     among them.
     """
-    curves = []
-    for impl in ("triton", "reference"):
-        with forced(impl):
-            curves.append(training_curve(impl, steps))
-    gap = float((curves[0] - curves[1]).abs()[-50:].mean())
-    check(f"training, {steps} steps: loss within 0.01 of the plain form's", gap <= 0.01, gap)
-    check("training: the loss fell", bool(curves[0][-1] < curves[0][0]), float(curves[0][-1]))
+    name = f"training, {steps} steps: loss within 0.01 of the plain form's"
+    with attempt(name):
+        curves = []
+        for impl in ("triton", "reference"):
+            with forced(impl):
+                curves.append(training_curve(impl, steps))
+        gap = float((curves[0] - curves[1]).abs()[-50:].mean())
+        check(name, gap <= 0.01, gap)
+        check("training: the loss fell", bool(curves[0][-1] < curves[0][0]), float(curves[0][-1]))
 
 
 def fits(kernel: str, architecture: int, head_dim: int, dropout: bool, documents: bool,
@@ -282,9 +335,34 @@ def line(config: Config) -> str:
     return f"Config({', '.join(str(part) for part in astuple(config)[:5] if part)})"
 
 
+def candidates(kernel: str, table: Config) -> list[Config]:
+    """Tiles to try, those most like the table's first: time may not do for all."""
+    grid = itertools.product((32, 64, 128), (64, 128), (4, 8), (2, 3, 4), (0, 128, 168))
+    most = 128 * 128 // (1 if kernel == "forward" else 2)
+    tiles = list(dict.fromkeys([table, *(Config(*values) for values in grid)]))
+    tiles = [tile for tile in tiles if tile.rows * tile.columns <= most]
+    return sorted(
+        tiles,
+        key=lambda tile: sum(a != b for a, b in zip(astuple(tile), astuple(table), strict=True)),
+    )
+
+
 def best_tile(kernel: str, architecture: int, head_dim: int, dropout: bool, documents: bool,
-              pool: ProcessPoolExecutor) -> str:  # fmt: skip
-    """The fastest tile of those that do not spill."""
+              tiles: dict[Config, Future[bool]], share: float | None) -> str:  # fmt: skip
+    """The fastest tile of those that do not spill.
+
+    Args:
+        kernel: `"forward"`, `"backward_q"` or `"backward_kv"`.
+        architecture: Of the card.
+        head_dim: D.
+        dropout: Whether weights are dropped.
+        documents: Whether there are documents.
+        tiles: Candidates and whether each is fit; the table's own first.
+        share: Seconds for this row: three quarters to compile, the rest to time. None for no limit.
+
+    Returns:
+        The tile as a line of `configs.py`.
+    """
     from hornbook_kernels.gpu import attention
 
     given = tuple(rand(BATCH, 2048, HEADS, head_dim) for _ in range(3))
@@ -301,51 +379,61 @@ def best_tile(kernel: str, architecture: int, head_dim: int, dropout: bool, docu
         "backward_q": (backward, "config_q"),
         "backward_kv": (backward, "config_kv"),
     }[kernel]
-    extras = dropout or documents
-    table = configs.attention(kernel, architecture, head_dim, torch.bfloat16, extras)
-    grid = itertools.product((32, 64, 128), (64, 128), (4, 8), (2, 3, 4), (0, 128, 168))
-    most = 128 * 128 // (1 if kernel == "forward" else 2)
-    tiles = list(dict.fromkeys([table, *(Config(*values) for values in grid)]))
-    tiles = [tile for tile in tiles if tile.rows * tile.columns <= most]
-    fine = pool.map(partial(fits, kernel, architecture, head_dim, dropout, documents), tiles)
-    times = measure(
-        {
-            line(tile): partial(call, **{argument: tile})
-            for tile, good in zip(tiles, fine, strict=True)
-            if good
-        },
-        rounds=5,
-        must=(),
-    )
+    done, late = wait(tiles.values(), None if share is None else 0.75 * share)
+    for future in late:
+        future.cancel()
+    # A worker that the compiler took down is one tile fewer, like those that wait behind it.
+    ended = {future for future in done if future.exception() is None}
+    fine = [tile for tile, future in tiles.items() if future in ended and future.result()]
+    calls = {line(tile): partial(call, **{argument: tile}) for tile in fine}
+    times = measure(calls, rounds=5, must=())
     best = dict(sorted(times.items(), key=lambda item: item[1])[:5])
     what = f"tune {kernel} d{head_dim} dropout={dropout} documents={documents}"
-    report["times"].append({"what": what, "ms": best, "table": line(table)})
-    print(f"tune     {what}: {best}; the table has {line(table)}", flush=True)
-    return next(iter(best), line(table))
+    table = line(next(iter(tiles)))
+    tried = f"{len(ended)} of {len(tiles)}"
+    report["times"].append({"what": what, "ms": best, "table": table, "compiled": tried})
+    print(f"tune     {what}: {best}; the table has {table}; {tried} compiled in time", flush=True)
+    return next(iter(best), table)
 
 
-def tune(head_dims: list[int], documents: bool, save: Callable[[], None]) -> None:
+def tune(
+    head_dims: list[int], documents: bool, minutes: float | None, save: Callable[[], None]
+) -> None:
     """Times tiles of the attention kernels and prints the fastest as rows for `configs.py`.
 
     Args:
         head_dims: Which ones.
         documents: Whether what is timed with dropout also has documents.
-        save: Called after every row.
+        minutes: About how long it may take, shared out evenly; None for no limit.
+        save: Called after every tile that is found.
     """
     architecture = dispatch.card(torch.device(DEVICE))[1]
     assert architecture is not None
-    jobs = min(8, os.cpu_count() or 1)
+    names = ("forward", "backward_q", "backward_kv")
+    end = None if minutes is None else time.perf_counter() + 60 * minutes
+    rows = list(itertools.product(head_dims, names, (False, True)))
+    # One processor is left to the process that times.
+    jobs = max(1, min(16, (os.cpu_count() or 1) - 1))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        names = ("forward", "backward_q", "backward_kv")
-        for head_dim, kernel in itertools.product(head_dims, names):
-            pair = [
-                best_tile(kernel, architecture, head_dim, extras, documents and extras, pool)
-                for extras in (False, True)
-            ]
-            padded = 128 if head_dim == 96 else head_dim
-            text = f"({architecture}, {padded}): ({', '.join(pair)}),"
-            report.setdefault("rows", []).append(f"{kernel} {text}")
-            print(f"row      {kernel} {text}", flush=True)
+        # All at once, so that the next row's are compiled while one is timed.
+        queued = []
+        for head_dim, kernel, extras in rows:
+            table = configs.attention(kernel, architecture, head_dim, torch.bfloat16, extras)
+            case = (kernel, architecture, head_dim, extras, documents and extras)
+            tiles = {tile: pool.submit(fits, *case, tile) for tile in candidates(kernel, table)}
+            queued.append((case, tiles))
+        pair: list[str] = []
+        for i, (case, tiles) in enumerate(queued):
+            left = None if end is None else max(0.0, end - time.perf_counter())
+            share = None if left is None else left / (len(rows) - i)
+            pair.append(best_tile(*case, tiles, share))
+            if len(pair) == 2:
+                kernel, _, head_dim, _, _ = case
+                padded = 128 if head_dim == 96 else head_dim
+                text = f"({architecture}, {padded}): ({', '.join(pair)}),"
+                report.setdefault("rows", []).append(f"{kernel} {text}")
+                print(f"row      {kernel} {text}", flush=True)
+                pair = []
             save()
 
 
@@ -356,14 +444,16 @@ def version(name: str) -> str | None:
         return None
 
 
-def check_all(quick: bool) -> None:
-    """Everything about right and wrong."""
+def check_all(quick: bool, keep: Callable[[], None]) -> None:
+    """Everything about right and wrong. `keep` is called after each kind."""
     repeats, steps = (200, 200) if GPU else (3, 20)
-    check_attention(quick)
-    check_edges()
-    check_repeats(repeats)
-    check_losses()
-    check_training(steps)
+    sizes = (4096, VOCABULARY, WIDTH) if GPU else (64, 500, 32)
+    for kind in (
+        partial(check_attention, quick), check_edges, partial(check_repeats, repeats),
+        partial(check_losses, *sizes), check_rotary, partial(check_training, steps),
+    ):  # fmt: skip
+        kind()
+        keep()
 
 
 def skip_gpu() -> None:
@@ -390,6 +480,9 @@ def arguments() -> argparse.Namespace:
                         choices=dispatch.HEAD_DIMS)  # fmt: skip
     parser.add_argument("--documents", action="store_true",
                         help="of --tune: documents, too, where there is dropout")  # fmt: skip
+    parser.add_argument("--minutes", type=float,
+                        help="of --tune: about how long it may take; tiles that are not compiled "
+                        "by then are left out")  # fmt: skip
     parser.add_argument("--record", action="store_true", help='let impl="auto" use the result')
     parser.add_argument("--tutorial", type=Path, metavar="PATH",
                         help="a copy of Triton's 06-fused-attention.py: run and timed")  # fmt: skip
@@ -408,6 +501,23 @@ def save(began: float, out: Path | None) -> None:
         temporary = out.with_name(f"{out.name}.tmp")
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         temporary.replace(out)
+
+
+def run(options: argparse.Namespace, keep: Callable[[], None]) -> None:
+    if options.tune and GPU:
+        tune(options.head_dims, options.documents, options.minutes, keep)
+    else:
+        check_all(options.quick, keep)
+    if not GPU:
+        skip_gpu()
+        for name in ("tune", "record", "tutorial"):
+            if getattr(options, name):
+                skip(f"--{name}", "no GPU")
+    elif not options.tune:
+        lengths = [2048] if options.quick else [512, 2048, 4096, 8192]
+        time_all(lengths, options.tutorial, keep)
+        if options.record:
+            record()
 
 
 def main() -> int:
@@ -430,24 +540,12 @@ def main() -> int:
         return 0
     # Written as it comes: a run may be stopped before its end.
     keep = partial(save, began, options.out)
-    # Rotary and the losses otherwise wait for this benchmark's record of the card.
-    with forced("triton"):
-        if options.tune and GPU:
-            tune(options.head_dims, options.documents, keep)
-        else:
-            check_all(options.quick)
-            keep()
-        if not GPU:
-            skip_gpu()
-            for name in ("tune", "record", "tutorial"):
-                if getattr(options, name):
-                    skip(f"--{name}", "no GPU")
-        elif not options.tune:
-            lengths = [2048] if options.quick else [512, 2048, 4096, 8192]
-            time_all(lengths, options.tutorial, keep)
-            if options.record:
-                record()
-    save(began, options.out)
+    try:
+        # Rotary and the losses otherwise wait for this benchmark's record of the card.
+        with forced("triton"):
+            run(options, keep)
+    finally:
+        keep()
     bad = [entry["what"] for entry in report["checks"] if not entry["holds"]]
     print(f"{len(report['checks'])} checks, {len(bad)} wrong; {report['seconds']} s; "
           f"{options.out or 'not written: no GPU or --tune, and no --out'}")  # fmt: skip

@@ -96,15 +96,28 @@ SPECIAL = {
     "cos_ptr": "*fp32", "sin_ptr": "*fp32", "labels_ptr": "*i64", "factors_ptr": "*fp32",
     "losses_ptr": "*fp32", "z_loss": "fp32",
 }  # fmt: skip
+# Triton's launches from 3.7 on list every compile-time argument as one without attributes; before,
+# the strings among them.
+ALL_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+# Pointers to what only some launches have, and the constant that says whether they do.
+OPTIONAL = (
+    ("starts_ptr", "DOCUMENTS"), ("starts_ptr", "RESTART"), ("ends_ptr", "DOCUMENTS"),
+    ("seed_ptr", "DROPOUT"),
+)  # fmt: skip
 
 
 def _types(function: Any, dtype: torch.dtype, constants: dict[str, Any]) -> dict[str, str]:
     pointer = f"*{NAMES[dtype]}"
-    return {
+    types = {
         name: SPECIAL.get(name, pointer if name.endswith("_ptr") else "i32")
         for name in function.arg_names
         if name not in constants
     }
+    # Without documents or dropout a launch passes in their place an fp32 tensor that it has anyway.
+    for name, flag in OPTIONAL:
+        if name in types and not constants.get(flag, True):
+            types[name] = "*fp32"
+    return types
 
 
 def _named(name: str, flags: dict[str, bool]) -> str:
@@ -247,12 +260,14 @@ def compile_case(case: Case, architecture: int) -> Row:
     signature = {name: case.types.get(name, "constexpr") for name in names}
     plain = {case.kernel.params[i].name for i in range(len(names))
              if case.kernel.params[i].do_not_specialize}  # fmt: skip
-    divisible = [["tt.divisibility", 16]]
-    attrs = {
-        (i,): divisible
-        for i, name in enumerate(names)
-        if signature[name][0] in "*i" and name not in plain
-    }
+    # As a launch makes them, empty ones included, so that it finds in the cache what this compiles.
+    attrs: dict[tuple[int], list[list[str | int]]] = {}
+    for i, name in enumerate(names):
+        if signature[name] == "constexpr":
+            if ALL_CONSTANTS or isinstance(case.constants[name], str):
+                attrs[i,] = []
+        elif signature[name][0] in "*i" and name not in plain:
+            attrs[i,] = [["tt.divisibility", 16]]
     source = ASTSource(case.kernel, signature, case.constants, attrs)
     target = GPUTarget("cuda", architecture, 32)
     made = triton.compile(source, target=target, options=case.options)

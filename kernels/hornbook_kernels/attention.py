@@ -104,8 +104,15 @@ def _backward(
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Kernels want the numbers of a head side by side; nothing else is copied."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """Kernels want the numbers of a head side by side; nothing else is copied.
+
+    Raises:
+        ValueError: If tokens are so far apart that a tile's offsets would pass 32 bits.
+    """
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    if x.shape[1] > 1 and x.stride(1) >= 2**24:
+        raise ValueError(f"tokens {x.stride(1)} numbers apart: our kernels take less than 2**24")
+    return x
 
 
 def _whole(x: Tensor | None) -> Tensor | None:
@@ -351,7 +358,7 @@ def attention(
         cu_seqlens: For each row its documents' starts and its end; a token then sees only its own
             document. Implies `causal`, and T = S.
         bounds: The same as a tensor, built once for all layers by `document_bounds`, also from
-            document ids.
+            document ids; copied to the device of `q` if it is elsewhere.
         mask: Boolean (true: may see) or additive mask, broadcast to `[B, H, T, S]`, in place of
             `causal` and documents; see `document_mask`. Never our kernel.
         dropout_p: Share of attention weights dropped; with a seed, or in our kernel, rounded to
@@ -389,6 +396,8 @@ def attention(
         bounds = document_bounds(cu_seqlens, q.shape[1], device=q.device)
     if bounds is not None and (bounds.shape != (2, *q.shape[:2]) or bounds.dtype != torch.int32):
         raise ValueError(f"bounds {tuple(bounds.shape)} must be [2, B, T] int32")
+    if bounds is not None:
+        bounds = bounds.to(q.device)
     level = philox.threshold(dropout_p)
     choice = dispatch.choose(
         q.device,
@@ -424,7 +433,7 @@ def attention(
     else:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         if bounds is not None:
-            bounds = bounds.to(q.device).contiguous()
+            bounds = bounds.contiguous()
         if packed:
             out, lse = _packed(qkv, bounds, draw, level, causal, factor)
         else:

@@ -115,7 +115,9 @@ class _CrossEntropy(torch.autograd.Function):
         # A second backward finds that a saved tensor has changed, and torch refuses it.
         logits, labels, factors, lse = ctx.saved_tensors
         logits = logits.clone() if ctx.leaf else logits
-        _overwrite(logits, labels, factors * pull, lse, ctx.z_loss)
+        # What has no loss has no gradient, even where the mean over no token pulls by infinity.
+        pulls = torch.where(factors == 0.0, 0.0, factors * pull)
+        _overwrite(logits, labels, pulls, lse, ctx.z_loss)
         return logits, None, None, None, None
 
 
@@ -131,15 +133,18 @@ def cross_entropy(
     """Cross-entropy whose backward pass writes the gradient over the logits.
 
     Args:
-        logits: `[..., V]`; not to be used again where a gradient is wanted. A leaf is copied first.
-        labels: `[...]` int64; `ignore_index` has no loss.
+        logits: `[..., V]`; not to be used again where a gradient is wanted. A leaf, or a view of
+            one, is copied first.
+        labels: `[...]` int64; `ignore_index` has no loss. Others must be below V: torch refuses
+            them, our kernel on a GPU can not and makes their loss NaN.
         weights: `[...]` factor on each token's loss; no gradient.
         ignore_index: The label without loss.
         reduction: `"none"`, `"sum"`, or `"mean"`: the sum divided by the sum of weights.
         z_loss: Factor on the squared log-sum-exp, added to each token's loss.
 
     Returns:
-        A scalar (`[...]` for `"none"`) in fp32 (fp64 for fp64); one backward pass.
+        A scalar (`[...]` for `"none"`) in fp32 (fp64 for fp64); one backward pass. Under
+            `torch.compile` the logits are copied and stay as they were, after any number of them.
 
     Raises:
         ValueError: If shapes or options make no sense.
@@ -152,7 +157,11 @@ def cross_entropy(
     flat = logits.reshape(-1, logits.shape[-1])
     if flat.stride(-1) != 1:
         flat = flat.contiguous()
-    losses: Tensor = _CrossEntropy.apply(flat, safe, factors, z_loss, logits.is_leaf)
+    # A view of a leaf is none itself, but its numbers are the leaf's. A compiled graph, which can
+    # not ask for that, copies what it gets anyway.
+    leaf = torch.compiler.is_compiling() or logits.is_leaf
+    leaf = leaf or (logits._base is not None and logits._base.is_leaf)
+    losses: Tensor = _CrossEntropy.apply(flat, safe, factors, z_loss, leaf)
     if reduction == "none":
         return losses.reshape(labels.shape)
     return losses.sum() / factors.sum() if reduction == "mean" else losses.sum()
@@ -243,12 +252,22 @@ def _(
 
 def _linear_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.biased = inputs[2] is not None
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(inputs[4], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
+def _scaled(kept: Tensor, pull: Tensor) -> Tensor:
+    """The product in the dtype of `kept`, with one rounding and on a GPU without a wide copy."""
+    # A pull without dimensions would be rounded to half precision before it is multiplied.
+    return torch.mul(kept, pull.reshape(1), out=torch.empty_like(kept))
+
+
+@once_differentiable
 def _linear_grad(ctx: Any, pull: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
-    grad_x, grad_w, grad_b = (kept * pull.to(kept.dtype) for kept in ctx.saved_tensors)
+    factors, *kept = ctx.saved_tensors
+    # The mean over no token pulls by infinity, which would make its zeros NaN.
+    pull = torch.where((factors != 0.0).any(), pull, 0.0)
+    grad_x, grad_w, grad_b = (_scaled(part, pull) for part in kept)
     return grad_x, grad_w, grad_b if ctx.biased else None, *[None] * 6
 
 
@@ -285,7 +304,7 @@ def linear_cross_entropy(
         hidden: `[..., C]`.
         weight: `[V, C]`, the head.
         bias: `[V]` or None.
-        labels: `[...]` int64; `ignore_index` has no loss.
+        labels: `[...]` int64; `ignore_index` has no loss. Others as for `cross_entropy`.
         weights: `[...]` factor on each token's loss; no gradient.
         ignore_index: The label without loss.
         reduction: `"sum"`, or `"mean"`: the sum divided by the sum of weights (NaN if that is 0).
@@ -306,6 +325,13 @@ def linear_cross_entropy(
             f"{tuple(labels.shape)} do not fit"
         )
     safe, factors = _factors(labels, weights, ignore_index, _wide(hidden))
+    count = factors.sum()
+    if reduction == "mean":
+        # Gradients are rounded before the mean divides them: by a power of two alone, which is no
+        # second rounding. What is left of the number goes into the factors.
+        rest = torch.frexp(count).mantissa
+        rest = torch.where(rest == 0.0, 1.0, rest)
+        factors, count = factors / rest, count / rest
     learns = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     total: Tensor = _linear(
         hidden.reshape(-1, hidden.shape[-1]),
@@ -318,4 +344,4 @@ def linear_cross_entropy(
         z_loss,
         learns and torch.is_grad_enabled(),
     )[0]
-    return total / factors.sum() if reduction == "mean" else total
+    return total / count if reduction == "mean" else total

@@ -25,7 +25,11 @@ _ARCHITECTURES = {(8, 0): 80, (9, 0): 90, (10, 0): 100, (10, 3): 100}
 _RECORD: dict[str, Any] = json.loads(
     Path(__file__).with_name("measured.json").read_text(encoding="utf-8")
 )
-_MEASURED: list[dict[str, Any]] = _RECORD["attention"]
+# In words here, because torch.compile can not format numbers that it holds for symbols.
+_MEASURED: list[dict[str, Any]] = [
+    row | {"reason": f"{row['ratio']:.2f}x of torch's at {row['length']}"}
+    for row in _RECORD["attention"]
+]
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -93,6 +97,12 @@ def unfit(device: torch.device, dtype: torch.dtype, head_dim: int | None = None)
     return f"no configuration for {name}" if architecture is None else None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _has_autocast(kind: str) -> bool:
+    """Apart, because torch.compile of torch 2.11 does not see through torch's function."""
+    return torch.amp.is_autocast_available(kind)
+
+
 def working_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype to multiply in: autocast's, where it is on.
 
@@ -103,7 +113,7 @@ def working_dtype(x: torch.Tensor) -> torch.dtype:
         The dtype; fp64 stays.
     """
     kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    autocast = _has_autocast(kind) and torch.is_autocast_enabled(kind)
     low: torch.dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
     return x.dtype if x.dtype == torch.float64 else low
 
@@ -135,16 +145,18 @@ def _measured(
     """Our speed over torch's at the nearest length on record, and where that was."""
     name, _ = card(device)
     wanted = {"card": name, "dtype": str(dtype).removeprefix("torch."), **shape}
-    rows = [
-        row
-        for row in _MEASURED
-        if all(row[key] == value for key, value in wanted.items())
-        and length <= 2 * row["length"] <= 4 * length
-    ]
-    if not rows:
+    nearest: dict[str, Any] | None = None
+    # Not `min` with a key: torch.compile does not see through it where the length is a symbol.
+    for row in _MEASURED:
+        if any(row[key] != value for key, value in wanted.items()):
+            continue
+        if length <= 2 * row["length"] <= 4 * length and (
+            nearest is None or abs(row["length"] - length) < abs(nearest["length"] - length)
+        ):
+            nearest = row
+    if nearest is None:
         return None
-    nearest = min(rows, key=lambda row: abs(row["length"] - length))
-    return nearest["ratio"], f"{nearest['ratio']:.2f}x of torch's at {nearest['length']} on {name}"
+    return nearest["ratio"], f"{nearest['reason']} on {name}"
 
 
 def choose(

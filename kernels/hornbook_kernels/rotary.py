@@ -180,7 +180,7 @@ def _check(
         return None, layout == "interleaved"
     if bounds.shape != (2, *x.shape[:2]) or bounds.dtype != torch.int32:
         raise ValueError(f"bounds {tuple(bounds.shape)} must be [2, B, T] int32")
-    return bounds[0].contiguous(), layout == "interleaved"
+    return bounds[0].to(x.device).contiguous(), layout == "interleaved"
 
 
 def apply_rotary(

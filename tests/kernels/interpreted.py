@@ -232,6 +232,20 @@ def test_attention_drawn(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("t", "s", "causal"), [(0, 0, True), (0, 70, False), (5, 0, False)])
+def test_attention_of_no_tokens(t: int, s: int, causal: bool) -> None:
+    q, k = (rand(1, length, 2, 32, seed=1, dtype=torch.float32) for length in (t, s))
+    out, lse = attention.forward(q, k, k, None, None, 0, causal, 0.1, architecture=90)
+    plain, plain_lse = reference.attention(q, k, k, causal=causal, scale=0.1)
+    assert torch.equal(out, plain)
+    assert torch.equal(lse, plain_lse)
+    grads = tuple(torch.full_like(x, float("nan")) for x in (q, k, k))
+    attention.backward(
+        out, None, q, k, k, out, lse, None, None, 0, causal, 0.1, grads, architecture=90
+    )
+    assert all(not grad.any() for grad in grads)
+
+
 def test_far_scores_do_not_overflow() -> None:
     """Rows whose log-sum-exp is far below and far above zero, as long training makes them."""
     q = rand(1, 70, 1, 64, seed=1, dtype=torch.float16)
@@ -274,6 +288,23 @@ def test_rotary(dtype: torch.dtype, interleaved: bool) -> None:
             close(x, before[..., :36].double(), 2 * LIMIT[dtype])
 
 
+def test_rotary_in_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for more rows than a grid is deep."""
+    x = rand(3, 9, 3, 2, 32, seed=1, dtype=torch.float32)
+    cos, sin = (rand(3, 9, 8, seed=seed, dtype=torch.float32) for seed in (2, 3))
+    starts = hk.document_bounds([[0, 4, 9], [0, 9], [0, 1, 9]], 9)[0]
+    made = []
+    for depth in (3, 2):
+        monkeypatch.setattr(rotary, "_DEPTH", depth)
+        for restart in (None, starts):
+            out, buffer = guarded(*x.shape, dtype=torch.float32)
+            rotary.rotate(x, out, cos, sin, restart, False, False)
+            check_guards(out, buffer)
+            made.append(out)
+    assert torch.equal(made[0], made[2])
+    assert torch.equal(made[1], made[3])
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the row that is all NaN
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocabulary", [1, 100, 4096, 9001])
@@ -300,6 +331,15 @@ def test_cross_entropy(dtype: torch.dtype, vocabulary: int) -> None:
         check_guards(x, buffer)
         close(made, losses.detach(), 1e-5, scale=1.0)
         close(x, expected, LIMIT[dtype], scale=0.1)
+
+
+def test_a_label_outside_the_vocabulary_has_no_number_for_a_loss() -> None:
+    logits = rand(5, 10, seed=1, dtype=torch.float32)
+    labels = torch.tensor([3, -1, 10, 7, 2**40])
+    losses, lse = (torch.empty(5) for _ in range(2))
+    for gradient in (False, True):
+        cross_entropy.run(logits, labels, torch.ones(5), losses, lse, 0.0, gradient)
+        assert losses.isnan().tolist() == [False, True, True, False, True]
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def test_dispatch_on_a_card_follows_the_measurements(monkeypatch: pytest.MonkeyP
     assert dispatch.choose(*q, lse=True).impl == "triton"
     assert dispatch.choose(*odd, lse=True).impl == "reference"
     row = {"card": "Card", "dtype": "bfloat16", "head_dim": 64, "packed": False, "grouped": False,
-           "causal": True, "dropout": False, "documents": True}  # fmt: skip
+           "causal": True, "dropout": False, "documents": True, "reason": "1.30x"}  # fmt: skip
     rows = [row | {"length": 1024, "ratio": 1.3}, row | {"length": 8192, "ratio": 0.9}]
     monkeypatch.setattr(dispatch, "_MEASURED", rows)
     assert dispatch.choose(*q, documents=True).impl == "triton"
@@ -228,6 +228,60 @@ def test_dispatch_on_a_card_follows_the_measurements(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="not installed"):
         dispatch.choose(*q, impl="triton")
     assert dispatch.choose(*q, lse=True).impl == "reference"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("lengths", [(1024,), (1024, 2048)])
+def test_a_record_does_not_break_a_graph_of_any_length(
+    lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hornbook_kernels import dispatch
+
+    card = torch.compiler.assume_constant_result(lambda device: ("Card", 90))
+    monkeypatch.setattr(dispatch, "card", card)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
+    row = {"card": "Card", "dtype": "bfloat16", "head_dim": 64, "packed": False, "grouped": False,
+           "causal": True, "dropout": False, "documents": False, "reason": "?"}  # fmt: skip
+    rows = [row | {"length": length, "ratio": 1024 / length} for length in lengths]
+    monkeypatch.setattr(dispatch, "_MEASURED", rows)
+
+    def choice(x: Tensor) -> Tensor:
+        made = dispatch.choose(torch.device("cuda:0"), torch.bfloat16, x.shape[0], 64)
+        return x + (1 if made.impl == "triton" else 2)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(choice, fullgraph=True, backend="eager", dynamic=True)
+    for length in (1100, 1200, 1990):
+        assert torch.equal(compiled(torch.zeros(length)), choice(torch.zeros(length)))
+
+
+@pytest.mark.parametrize("impl", ["auto", "sdpa", "reference"])
+def test_bounds_may_be_on_another_device(impl: str) -> None:
+    bounds = hk.document_bounds(CUTS, 9)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        qkv = torch.empty(2, 9, 3, 4, 64, device="cuda", dtype=torch.bfloat16)
+        assert hk.attention(qkv, bounds=bounds, impl=impl).device.type == "cuda"
+
+
+def test_tokens_too_far_apart_are_refused() -> None:
+    pytest.importorskip("triton")
+    import importlib
+
+    module: Any = importlib.import_module("hornbook_kernels.attention")
+    near = torch.empty(1, 2, 1, 64, device="meta")
+    far = torch.empty_strided((1, 2, 1, 64), (2**25, 2**24, 64, 1), device="meta")
+    rest = (None, None, 0, True, 0.1)
+    lse = torch.empty(1, 1, 2, device="meta")
+    wide = torch.empty_strided((1, 2, 3, 1, 64), (2**25, 2**24, 64, 64, 1), device="meta")
+    for call, arguments in (
+        (module._forward_cuda, (near, far, near)),
+        (module._backward_cuda, (far, None, near, near, near, near, lse)),
+        (module._backward_cuda, (near, None, near, near, far, near, lse)),
+        (module._packed_backward_cuda, (near, None, wide, near, lse)),
+    ):
+        with pytest.raises(ValueError, match=r"2\*\*24"):
+            call(*arguments, *rest)
+    assert module._dense(far[:, :1]) is not None  # one token is nowhere apart from another
 
 
 def operator_arguments(documents: bool) -> tuple[Any, ...]:

@@ -1,10 +1,19 @@
 """`benchmarks/kernels.py` on a CPU, with this package alone on the path."""
 
+import importlib.util
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
@@ -21,6 +30,150 @@ def run(*options: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, with nothing reported yet."""
+    folder = ROOT / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "kernel_times", raising=False)
+    spec = importlib.util.spec_from_file_location("benchmark_of_kernels", folder / "kernels.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["kernel_times"]
+
+
+@pytest.fixture
+def times(benchmark: Any) -> Any:
+    return sys.modules["kernel_times"]
+
+
+def test_every_dtype_passes_at_the_number_of_tokens_of_a_card(benchmark: Any) -> None:
+    """The gradients of a mean over so many would not be numbers that fp16 can hold."""
+    benchmark.check_losses(4096, 300, 16)
+    checks = benchmark.report["checks"]
+    assert len(checks) == 12
+    assert all(entry["holds"] for entry in checks), checks
+
+
+def test_one_of_ours_that_raises_is_a_failed_check(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_resources(*_: Any, **options: Any) -> None:
+        raise RuntimeError("shared memory")
+
+    monkeypatch.setattr(benchmark.hk, "attention", out_of_resources)
+    monkeypatch.setattr(benchmark, "check_rotary", lambda: None)
+    out = tmp_path / "kernels.json"
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--quick", "--out", str(out)])
+    assert benchmark.main() == 1
+    checks = json.loads(out.read_text(encoding="utf-8"))["checks"]
+    bad = [entry["what"] for entry in checks if not entry["holds"]]
+    assert all(word in " ".join(bad) for word in ("attention torch.float32 d128", "bits", "T=449",
+               "repeats", "training"))  # fmt: skip
+    assert any(entry["holds"] and "cross_entropy" in entry["what"] for entry in checks)
+
+
+def test_what_was_checked_is_kept_when_the_run_is_stopped(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "check_attention", lambda quick: None)
+    monkeypatch.setattr(benchmark, "check_repeats", stop)
+    out = tmp_path / "kernels.json"
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(out)])
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main()
+    assert len(json.loads(out.read_text(encoding="utf-8"))["checks"]) == 10
+
+
+def test_a_peer_that_can_not_be_built_ends_no_other(
+    times: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn.attention import flex_attention
+
+    def broken(*_: Any, **options: Any) -> None:
+        raise RuntimeError("no blocks")
+
+    monkeypatch.setattr(flex_attention, "create_block_mask", broken)
+    leaves = tuple(torch.zeros(1, 4, 1, 8, requires_grad=True) for _ in range(3))
+    flex = times.Peer(times.flex_call(leaves, None), leaves)
+    ours = times.Peer(lambda: leaves[0] + leaves[1] + leaves[2] + 1.0, leaves)
+    kept = times.agreeing({"ours": ours, "flex": flex}, torch.ones(1, 4, 1, 8))
+    assert list(kept) == ["ours"]
+    assert times.report["skipped"][0]["what"] == "flex"
+    # Neither does a kind of timing that raises.
+    monkeypatch.setattr(times, "attention_peers", broken)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    times.time_attention([512, 2048])
+    assert len(times.report["checks"]) == 8
+    assert not any(entry["holds"] for entry in times.report["checks"])
+
+
+def test_work_of_documents_is_counted_by_document(times: Any) -> None:
+    assert times.seen_keys(2048, False) == times.BATCH * 2048**2 // 2
+    squares = sum((b - a) ** 2 for row in times.cuts(2048) for a, b in itertools.pairwise(row))
+    assert times.seen_keys(2048, True) == squares // 2
+    assert squares < times.BATCH * 2048**2 / 4
+
+
+def test_the_card_sleeps_for_as_long_as_python_queues(
+    times: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = math.nan
+
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 1e3 * (other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: slept.append(cycles / 2e9))
+    ms = times.measure({"ours": lambda: time.sleep(1e-3)}, rounds=3)["ours"]
+    count = min(round(0.02 / 1e-3), 100)
+    assert min(slept) > 0.5 * count * ms / 1e3
+    assert max(slept) <= 0.1
+
+
+def test_tuning_leaves_out_what_is_not_compiled_in_time(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from hornbook_kernels.gpu import attention
+
+    table = benchmark.configs.attention("forward", 90, 64, torch.bfloat16, False)
+    tiles = benchmark.candidates("forward", table)
+    assert tiles[0] == table
+    futures: list[Future[bool]] = [Future() for _ in tiles]
+    for future, fits in zip(futures, (True, False, True), strict=False):
+        future.set_result(fits)
+    measured: list[str] = []
+
+    def measure(calls: dict[str, Any], **_: Any) -> dict[str, float]:
+        measured.extend(calls)
+        return {name: 2.0 - i for i, name in enumerate(calls)}
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "rand", lambda *shape: torch.zeros(1))
+    monkeypatch.setattr(attention, "forward", lambda *arguments, **_: (None, None))
+    queued = dict(zip(tiles, futures, strict=True))
+    best = benchmark.best_tile("forward", 90, 64, False, False, queued, 0.01)
+    assert measured == [benchmark.line(table), benchmark.line(tiles[2])]
+    assert best == benchmark.line(tiles[2])
+    assert all(future.cancelled() for future in futures[3:])
+    assert benchmark.report["times"][0]["compiled"] == f"3 of {len(tiles)}"
 
 
 def test_checks_run_without_a_card_and_say_what_they_left_out(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 GATE = ROOT / "kernels" / "compile_gate.py"
@@ -110,6 +111,94 @@ def test_a_row_is_of_its_kernel_and_configuration(
             patch.setattr(gate.inspect, "getsource", lambda _, changed=changed: changed)
             assert (case.source() == before) == same
     gate._functions.cache_clear()
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_gate_gives_the_types_that_a_launch_does(
+    gate: Any, documents: bool, dropout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that registers and spills are those of what runs."""
+    launched: dict[str, tuple[Any, ...]] = {}
+
+    class Kernel:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *arguments, **_: launched.update({self.name: arguments})
+
+    cases = {}
+    for name in ("forward", "backward_q", "backward_kv"):
+        case = gate.attention_case(name, 90, 64, torch.bfloat16, dropout, documents)
+        cases[name] = case
+        monkeypatch.setattr(gate.attention, f"{name}_kernel", Kernel(name))
+    x = torch.empty(2, 9, 32, 64, dtype=torch.bfloat16)
+    bounds = torch.empty(2, 2, 9, dtype=torch.int32) if documents else None
+    rest = (bounds, torch.tensor(1) if dropout else None, 26 if dropout else 0, True, 0.1)
+    out, lse = gate.attention.forward(x, x, x, *rest, architecture=90)
+    gate.attention.backward(
+        out, None, x, x, x, out, lse, *rest, (x, x, x), architecture=90,
+    )  # fmt: skip
+    restart = gate._rotary(torch.bfloat16, restart=documents)
+    cases["rotary"] = restart
+    monkeypatch.setattr(gate.rotary, "rotary_kernel", Kernel("rotary"))
+    table = torch.empty(9, 16)
+    starts = None if bounds is None else bounds[0]
+    gate.rotary.rotate(x[:, :, None], x[:, :, None], table, table, starts, False, False)
+    kinds = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32",
+             torch.int64: "*i64"}  # fmt: skip
+    for name, case in cases.items():
+        given = dict(zip(case.types, launched[name], strict=True))
+        pointers = {key: kinds[part.dtype] for key, part in given.items() if key.endswith("_ptr")}
+        assert pointers == {key: case.types[key] for key in pointers}
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+class Card:
+    is_active = staticmethod(lambda: True)
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+driver.set_active(Card())
+run = JITFunction.run
+JITFunction.run = lambda self, *given, **options: run(self, *given, **options | {"warmup": True})
+import compile_gate
+from hornbook_kernels.gpu import attention
+entries = lambda: len(list(Path(sys.argv[1]).iterdir()))
+for documents in (False, True):
+    case = ("forward", 90, 64, torch.bfloat16, documents, documents)
+    compile_gate.compile_case(compile_gate.attention_case(*case), 90)
+    before = entries()
+    x = torch.empty(2, 64, 32, 64, dtype=torch.bfloat16)
+    bounds, seed = torch.empty(2, 2, 64, dtype=torch.int32), torch.tensor(1)
+    given = (bounds, seed, 26) if documents else (None, None, 0)
+    attention.forward(x, x, x, *given, True, 0.1, architecture=90)
+    assert entries() == before, (documents, before, entries())
+"""
+
+
+def test_a_launch_finds_what_the_gate_has_compiled(gate: Any, tmp_path: Path) -> None:
+    """`benchmarks/kernels.py --tune` compiles its tiles by the gate, several at a time."""
+    for folder in folders() or [None]:
+        path = [str(folder)] if folder else []
+        cache = tmp_path / (folder.name if folder else "installed")
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([*path, str(ROOT / "kernels")]),
+            "TRITON_CACHE_DIR": str(cache),
+        }
+        environment.pop("TRITON_INTERPRET", None)
+        command = [sys.executable, "-c", LAUNCH, str(cache)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_table_is_whole_and_free_of_spills(gate: Any) -> None:

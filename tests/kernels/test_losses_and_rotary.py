@@ -1,5 +1,7 @@
 """Rotary and cross-entropy operators on a CPU: conventions, documents, in place, torch's checks."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,6 +111,61 @@ def test_cross_entropy_spares_a_leaf_and_checks_its_input() -> None:
             hk.cross_entropy(**({"logits": logits, "labels": torch.arange(4)} | wrong))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("view", [lambda x: x.view(-1, 5), lambda x: x[:, :-1], lambda x: x[0]])
+def test_cross_entropy_spares_a_leaf_of_which_it_is_given_a_view(view: Any) -> None:
+    leaf = rand(2, 4, 5).requires_grad_(True)
+    before = leaf.detach().clone()
+    labels = torch.zeros(view(leaf).shape[:-1], dtype=torch.int64)
+    hk.cross_entropy(view(leaf), labels).backward()
+    assert torch.equal(leaf.detach(), before)
+    other = before.clone().requires_grad_(True)
+    hk.reference.cross_entropy(view(other), labels).backward()
+    torch.testing.assert_close(leaf.grad, other.grad)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the view: the compiler asks for it
+def test_a_compiled_cross_entropy_spares_what_it_is_given() -> None:
+    labels = torch.tensor([1, -100, 4, 0])
+    torch._dynamo.reset()
+    loss = torch.compile(lambda x: hk.cross_entropy(x, labels), fullgraph=True, backend="aot_eager")
+    leaf = rand(2, 2, 5).requires_grad_(True)
+    before = leaf.detach().clone()
+    for _ in range(2):
+        made = loss(leaf.view(-1, 5))
+        made.backward(retain_graph=True)
+        made.backward()
+    assert torch.equal(leaf.detach(), before)
+    other = before.clone().requires_grad_(True)
+    (4 * F.cross_entropy(other.view(-1, 5), labels)).backward()
+    torch.testing.assert_close(leaf.grad, other.grad)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_batch_without_a_loss_has_zeros_for_gradients(weighted: bool) -> None:
+    labels = torch.tensor([1, 0, 4]) if weighted else torch.full((3,), -100)
+    weights = torch.zeros(3) if weighted else None
+    for module in (hk, hk.reference):
+        logits = rand(3, 5).requires_grad_(True)
+        module.cross_entropy(logits * 1, labels, weights=weights).backward()
+        parts = [rand(*shape).requires_grad_(True) for shape in ((3, 4), (5, 4), (5,))]
+        module.linear_cross_entropy(*parts, labels, weights=weights).backward()
+        for part in (logits, *parts):
+            assert part.grad is not None
+            assert torch.equal(part.grad, torch.zeros_like(part))
+
+
+def test_an_ignored_token_takes_no_notice_of_its_gradient() -> None:
+    labels = torch.tensor([1, -100, 4])
+    grads = []
+    for function in (hk.cross_entropy, hk.reference.cross_entropy):
+        logits = rand(3, 5).requires_grad_(True)
+        losses = function(logits * 1, labels, reduction="none")
+        losses.backward(torch.tensor([1.0, float("inf"), 2.0], dtype=torch.float64))
+        grads.append(logits.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_rows_without_loss_may_hold_anything() -> None:
     logits = rand(3, 5)
     logits[1] = float("nan")
@@ -171,6 +228,64 @@ def test_head_gradient_is_summed_in_fp32() -> None:
     hk.linear_cross_entropy(hidden, weight, None, labels, reduction="sum", chunk=1).backward()
     assert weight.grad is not None
     assert weight.grad.flatten().tolist() == [-2048.0, 2048.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients_have_the_scale_of_the_mean(dtype: torch.dtype) -> None:
+    """1 / 2040 is 0.39% off in bf16, and an error that all gradients share does not average out."""
+    parts = [rand(2040, 16), rand(30, 16, seed=1) * 0.3, rand(30, seed=2)]
+    low = [part.to(dtype).requires_grad_(True) for part in parts]
+    wide = [part.detach().double().requires_grad_(True) for part in low]
+    labels = torch.arange(2040) % 30
+    (made,) = torch.autograd.grad(hk.linear_cross_entropy(*low, labels), low[:1])
+    (exact,) = torch.autograd.grad(hk.reference.linear_cross_entropy(*wide, labels), wide[:1])
+    assert abs(float((made.double() * exact).sum() / exact.square().sum()) - 1) < 1e-3
+    # A scaled loss, whose scale alone is beyond fp16.
+    loss = hk.linear_cross_entropy(*low, labels) * 2.0**17
+    assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(loss, low))
+
+
+def test_losses_refuse_a_second_derivative() -> None:
+    labels = torch.tensor([1, 0, 4])
+    hidden, weight = (rand(*shape).requires_grad_(True) for shape in ((3, 4), (5, 4)))
+    logits = rand(3, 5, seed=1).requires_grad_(True)
+    for loss, leaf in (
+        (hk.linear_cross_entropy(hidden, weight, None, labels), hidden),
+        (hk.cross_entropy(logits, labels), logits),
+    ):
+        (grad,) = torch.autograd.grad(loss.square(), leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.sum().backward()
+
+
+def test_bounds_may_be_on_another_device() -> None:
+    bounds = hk.document_bounds(CUTS, 9)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 9, 3, 4, 64, device="cuda")
+        cos, sin = (torch.empty(9, 16, device="cuda") for _ in range(2))
+        for turn in (hk.apply_rotary, hk.apply_rotary_):
+            assert turn(x, cos, sin, bounds=bounds).device.type == "cuda"
+
+
+def test_rotary_of_more_rows_than_a_grid_is_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from hornbook_kernels.gpu import rotary
+
+    depths, offsets = [], []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            depths.append(grid[2])
+            return lambda *tensors, **_: offsets.append([x.storage_offset() for x in tensors[:5]])
+
+    monkeypatch.setattr(rotary, "rotary_kernel", Kernel())
+    x, table = torch.empty(70_000, 5, 1, 1, 32), torch.empty(70_000, 5, 8)
+    starts = torch.empty(70_000, 5, dtype=torch.int32)
+    rotary.rotate(x, x, table, table, starts, False, False)
+    assert depths == [65_535, 70_000 - 65_535]
+    assert offsets == [[0] * 5, [65_535 * 5 * n for n in (32, 32, 8, 8, 1)]]
+    rotary.rotate(x, x, table[0], table[0], None, False, False)
+    assert offsets[3] == [65_535 * 5 * 32] * 2 + [0] * 3
 
 
 def test_opcheck() -> None:

@@ -416,7 +416,7 @@ def _padded(head_dim: int) -> int:
 
 def _section(heads: int, length: int, head_dim: int, width: int) -> int:
     """(batch, head) pairs worked on at once: their keys and values fill about 16 MB of cache."""
-    return max(1, min(heads, 2**24 // (2 * length * head_dim * width)))
+    return max(1, min(heads, 2**24 // (2 * max(1, length) * head_dim * width)))
 
 
 def constants(
@@ -474,6 +474,8 @@ def forward(
     config = config or configs.attention("forward", architecture, head_dim, q.dtype, extras)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, heads, t), dtype=torch.float32, device=q.device)
+    if s == 0:  # a query that sees no key
+        return out.zero_(), lse.fill_(-float("inf"))
     tiles = triton.cdiv(t, config.rows)
     section = _section(batch * heads, s, head_dim, q.element_size())
     with on(q):

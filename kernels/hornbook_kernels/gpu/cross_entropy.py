@@ -42,7 +42,8 @@ def cross_entropy_kernel(logits_ptr, labels_ptr, factors_ptr, losses_ptr, lse_pt
         most = tl.max(top, 0)
         total = tl.sum(total * tl.exp2(top - most), 0)
         lse = (most + tl.log2(total)) * _LN2
-        picked = tl.load(base + label).to(tl.float32)
+        known = (label >= 0) & (label < vocabulary)
+        picked = tl.load(base + label, mask=known, other=float("nan")).to(tl.float32)
         tl.store(lse_ptr + row, lse)
         loss = (lse - picked + z_loss * lse * lse) * factor
         tl.store(losses_ptr + row, tl.where(factor == 0.0, 0.0, loss))
@@ -77,7 +78,7 @@ def run(
 
     Args:
         logits: `[N, V]`, last stride 1; overwritten by the gradient if that is wanted.
-        labels: `[N]` int64, all in range.
+        labels: `[N]` int64; where one is outside the vocabulary the loss is NaN.
         factors: `[N]` fp32 factor on each row's loss, and upstream gradient; 0 for no loss.
         losses: `[N]` fp32, to be written; None if `lse` is known already.
         lse: `[N]` fp32, written with `losses`, read without.

@@ -12,6 +12,7 @@ from hornbook_kernels.gpu.configs import Config
 from hornbook_kernels.gpu.launch import on
 
 CONFIG = Config(rows=4, columns=32, warps=4, stages=1)
+_DEPTH = 65_535  # of a grid: rows of one launch
 
 
 @triton.jit(do_not_specialize=["t", "heads", "turned", "copied"])
@@ -105,14 +106,17 @@ def rotate(
     turned = min(parts, 2) * heads
     copy = out.data_ptr() != x.data_ptr()
     copied = parts * heads if copy else turned
-    rows = cos.stride() if cos.dim() == 3 else (0, cos.stride(0))
-    grid = (triton.cdiv(t, CONFIG.rows), triton.cdiv(copied, CONFIG.columns), batch)
+    strides = cos.stride() if cos.dim() == 3 else (0, cos.stride(0))
+    tiles = triton.cdiv(t, CONFIG.rows), triton.cdiv(copied, CONFIG.columns)
     with on(x):
-        rotary_kernel[grid](
-            x, out, cos, sin, cos if starts is None else starts, *x.stride()[:4],
-            *out.stride()[:4], *rows[:2], t, heads, turned, copied,
-            **constants(
-                head_dim, cos.shape[-1], interleaved, inverse, starts is not None, copy
-            ),
-            **CONFIG.options(),
-        )  # fmt: skip
+        for first in range(0, batch, _DEPTH):
+            rows = slice(first, first + _DEPTH)
+            tables = (cos[rows], sin[rows]) if cos.dim() == 3 else (cos, sin)
+            rotary_kernel[*tiles, min(_DEPTH, batch - first)](
+                x[rows], out[rows], *tables, cos if starts is None else starts[rows],
+                *x.stride()[:4], *out.stride()[:4], *strides[:2], t, heads, turned, copied,
+                **constants(
+                    head_dim, cos.shape[-1], interleaved, inverse, starts is not None, copy
+                ),
+                **CONFIG.options(),
+            )  # fmt: skip
