@@ -201,7 +201,11 @@ def tally(
     tuple[NDArray[float64], NDArray[float64], NDArray[float32]],
 ]: ...
 def diversity_json(
-    paths: Sequence[PathLike[str]], extensions: list[str], metrics: list[str], top: int
+    paths: Sequence[PathLike[str]],
+    extensions: list[str],
+    metrics: list[str],
+    top: int,
+    progress: Callable[[str, int, int | None], None],
 ) -> str: ...
 def signature(text: str) -> str: ...
 

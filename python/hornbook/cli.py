@@ -28,6 +28,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(3)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message = printable(f"{where}{error.strerror or error}")
+        errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

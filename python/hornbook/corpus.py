@@ -4,7 +4,9 @@ A document is a row with `id` and `text` and any flat columns. Input: Parquet, J
 `.gz`, `.zst`) and folders of source files. Output: zstd Parquet parts. Reading holds one batch (at
 most 1,024 rows) in memory; the Rust core does the work.
 
-    for row in hornbook.corpus.read(["data/"]): print(row["id"], len(row["text"]))
+    from hornbook import corpus
+
+    for row in corpus.read(["data/"]): print(row["id"], len(row["text"]))
 """
 
 import json

@@ -42,9 +42,9 @@ from hornbook.contaminants import (
     save_ngrams,
 )
 from hornbook.corpus import SOURCE_EXTENSIONS
-from hornbook.dedup import check_threads, paths_of
+from hornbook.dedup import paths_of
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, json_lines, run_stage
+from hornbook.manifest import Outcome, Report, StrPath, check_threads, json_lines, run_stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -336,6 +336,12 @@ def decontaminate(
         raise ConfigError("combine: 'and' needs an ast_threshold and an embedder")
     files = [benchmark_path(name) for name in names]
     contaminants = load(files, rule or NgramRule())
+    solved = any(problem.program for problem in contaminants.problems)
+    if (with_trees or embedder is not None) and not solved:
+        raise ConfigError(
+            "ast_threshold and embedder compare with solutions, and files of hashed n-grams hold "
+            "none: name the problems themselves"
+        )
     # Last, as it may take a model's loading.
     called, embed = _embedder(embedder, embedder_model, embedder_url)
     grams = _grams(contaminants, rule)
@@ -453,6 +459,8 @@ def scan(
     """
     paths = paths_of(inputs)
     check_threads(threads)
+    if most < 0:
+        raise ConfigError(f"most: {most} is less than 0")
     rule = _ngram_rule(ngram, fields, short, trivial, ignore)
     files = [benchmark_path(name) for name in _names(benchmarks, "benchmarks")]
     contaminants = load(files, rule or NgramRule())

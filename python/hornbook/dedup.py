@@ -19,7 +19,16 @@ from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.dedup_page import write_page
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, file_part, hash_json, input_hash, run_stage
+from hornbook.manifest import (
+    Outcome,
+    Report,
+    StrPath,
+    check_threads,
+    file_part,
+    hash_json,
+    input_hash,
+    run_stage,
+)
 
 Method = Literal["minhash", "exact-join", "exact", "substring"]
 Keep = Literal["longest", "first", "highest"]
@@ -28,6 +37,20 @@ MAX_SIGNATURE = 4096
 CHOSEN_SIGNATURE = 256
 """Most values in a signature whose bands are chosen from a wanted recall."""
 LEAST_MEMORY_MB = 16
+MOST_MEMORY_MB = 1 << 30
+
+
+_COMMON = {"normalize", "keep", "column", "source", "warn_share"}
+_JOIN = _COMMON | {"threshold", "ngram", "components"}
+_USED: dict[str, set[str]] = {
+    "exact": _COMMON,
+    "substring": {"length"},
+    "exact-join": _JOIN,
+    "minhash": _JOIN | {"bands", "rows", "recall", "seed"},
+}
+"""The options that decide something with each method."""
+_IDLE = {"method", "threshold", "ngram", "bands", "rows", "seed", "warn_share"}
+"""Those that may be given all the same, as to methods that are tried in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +108,10 @@ class DedupConfig:
             raise ConfigError('column: goes with keep = "highest", and only with it')
         if self.recall is not None and not 0 < self.recall < 1:
             raise ConfigError(f"recall: {self.recall} is not between 0 and 1")
+        for option in fields(self):
+            given = getattr(self, option.name) != option.default
+            if given and option.name not in _USED[self.method] | _IDLE:
+                raise ConfigError(f"{option.name}: does nothing with method {self.method}")
         if not 0 < self.warn_share <= 1:
             raise ConfigError(f"warn_share: {self.warn_share} is not above 0 and at most 1")
         self.layout()
@@ -127,16 +154,6 @@ def paths_of(inputs: StrPath | Sequence[StrPath]) -> list[Path]:
     if not several:
         raise ConfigError("inputs: name at least one file or folder")
     return [Path(path) for path in several]
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuses a thread count below 1.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads: {threads} is less than 1; leave it out to use every core")
 
 
 def dedup(
@@ -233,8 +250,10 @@ def dedup(
         warn_share=warn_share,
         components=components,
     )
-    if memory_mb is not None and memory_mb < LEAST_MEMORY_MB:
-        raise ConfigError(f"memory_mb: {memory_mb} is less than {LEAST_MEMORY_MB}")
+    if memory_mb is not None and not LEAST_MEMORY_MB <= memory_mb <= MOST_MEMORY_MB:
+        raise ConfigError(
+            f"memory_mb: {memory_mb} is not from {LEAST_MEMORY_MB} to {MOST_MEMORY_MB:,}"
+        )
     if method == "substring":
         if others or index is not None or memory_mb is not None:
             raise ConfigError("against, index and memory_mb do not go with method substring")
@@ -280,13 +299,7 @@ def _advance(label: str, done: int, total: int | None) -> None:
 
 def _identity(config: DedupConfig) -> dict[str, Any]:
     """The options that decide the result of this method."""
-    common = {"normalize", "keep", "column", "source", "warn_share"}
-    used = {
-        "exact": common,
-        "substring": {"length"},
-        "exact-join": common | {"threshold", "ngram", "components"},
-        "minhash": {field.name for field in fields(config)} - {"length"},
-    }[config.method]
+    used = _USED[config.method]
     return {name: value for name, value in asdict(config).items() if name in used | {"method"}}
 
 

@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hornbook import _core
+from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.manifest import Report, StrPath
 
@@ -46,7 +46,12 @@ def diversity(
     """
     wanted = list(METRICS if metrics is None else metrics)
     paths = [Path(path) for path in inputs]
-    return Report(json.loads(_core.diversity_json(paths, list(SOURCE_EXTENSIONS), wanted, top)))
+
+    def advance(label: str, done: int, total: int | None) -> None:
+        progress.advance(f"diversity: {label}", done, total)
+
+    found = _core.diversity_json(paths, list(SOURCE_EXTENSIONS), wanted, top, advance)
+    return Report(json.loads(found))
 
 
 def signature(text: str) -> str:

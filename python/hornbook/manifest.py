@@ -108,12 +108,14 @@ class Outcome:
 def write_text(path: Path, text: str) -> None:
     """Writes a file under a temporary name, syncs it and renames it.
 
+    What has no UTF-8 form, as in names of files, is escaped as in JSON.
+
     Raises:
         StorageError: If it cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -153,7 +155,8 @@ def json_lines(text: str) -> Iterator[Any]:
 
 def hash_json(value: Any) -> str:
     """xxh3-128 of a value's canonical JSON."""
-    return _core.hash_bytes(_CANONICAL.encode(value).encode())
+    # Names of files need not be UTF-8.
+    return _core.hash_bytes(_CANONICAL.encode(value).encode(errors="surrogatepass"))
 
 
 def _plain(value: Any) -> Any:
@@ -196,7 +199,8 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
+        what = "neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise InputError(f"{path}: {what}")
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
@@ -318,6 +322,8 @@ def run_stage(
         start, cpu = time.time(), time.process_time()
         try:
             outcome = work(folder)
+            if outcome.rejected and not outcome.rows_in:
+                raise InputError(_unusable(folder, paths, outcome.rejected))
             for path, state in zip(paths, before_work, strict=hashes_inputs):
                 # What was hashed or is hashed now would not be what was read.
                 if _state(path) != state:
@@ -373,6 +379,17 @@ def run_stage(
         shutil.rmtree(_beside(folder, "before"), ignore_errors=True)
         shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
         return report
+
+
+def _unusable(folder: Path, paths: list[Path], count: int) -> str:
+    """What is said where every row was set aside."""
+    names = ", ".join(map(str, paths))
+    first = ""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        text = (folder / "rejected" / "rows.jsonl").read_text(encoding="utf-8")
+        row = next(json_lines(text))
+        first = f", the first ({row['path']}, row {row['row']}) because: {row['reason']}"
+    return f"{names}: no usable row; {count:,} were set aside{first}"
 
 
 def _is_partial(folder: Path) -> bool:
@@ -495,6 +512,16 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
     return before
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuses a thread count below 1.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads: {threads} is less than 1; leave it out to use every core")
+
+
 def verify(folder: StrPath) -> Report:
     """Checks every part of a stage against its manifest.
 
@@ -516,6 +543,9 @@ def verify(folder: StrPath) -> Report:
         raise InputError(
             f"{folder / MANIFEST}: `parts` is no list of objects with name, bytes and xxh3"
         )
+    details = manifest.get("details") or {}
+    more = [details.get("evidence"), *(details.get("more_evidence") or [])]
+    parts = [*parts, *(part for part in more if isinstance(part, dict) and "xxh3" in part)]
     for part in parts:
         path = folder / part["name"]
         if folder.resolve() not in path.resolve().parents:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from hornbook.errors import InputError
+from hornbook.errors import ConfigError, InputError
 from hornbook.manifest import Report, StrPath
 from hornbook.packed import Method, PackedDataset, PackedFolder
 from hornbook.tokenizer import Tokenizer
@@ -70,6 +70,8 @@ def stats(folders: Sequence[StrPath], *, sequence_length: int = 2048) -> Report:
         samples, padding (share of all places), documents_cut (share), short_documents_cut (share
         of those that would have fitted into a sample).
     """
+    if sequence_length < 1:
+        raise ConfigError(f"sequence_length = {sequence_length}: must be at least 1")
     opened = [PackedFolder.open(folder) for folder in folders]
     lengths = np.concatenate([_lengths(folder) for folder in opened])
     if not len(lengths):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, file_part, run_stage
+from hornbook.manifest import Outcome, Report, StrPath, check_threads, file_part, run_stage
 from hornbook.tokenizer import TokenBatch, Tokenizer
 
 STAGE = "pack"
@@ -86,6 +86,7 @@ def pack(
         ConfigError: If `dtype` cannot hold the vocabulary, the tokenizer has no usable end token,
             or a row's `prompt_chars` does not fit its text.
     """
+    check_threads(threads)
     chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
     paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     config = _config(chosen, dtype, part_bytes)

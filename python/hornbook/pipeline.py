@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import progress
-from hornbook.errors import ConfigError, HornbookError, StorageError
+from hornbook.errors import ConfigError, HornbookError, InputError, StorageError
 from hornbook.manifest import Report, locked, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
 from hornbook.steps import HELDOUT, Step, annotator_options, plan, rounds, teacher
@@ -101,6 +101,12 @@ def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
         InputError: If one of these files is not readable, or not what it should be.
     """
     names = {step.name for step in steps}
+    if "source" in names:
+        from hornbook.source import BUILT_IN
+
+        for name in recipe.source.raw:
+            if name not in BUILT_IN and not Path(name).exists():
+                raise InputError(f"source.raw: {name}: no such file or folder")
     if recipe.annotate.annotator == "openai" and "annotate" in names:
         annotator_options(recipe, root)
         from hornbook.generate.labels import load_rubric

@@ -11,7 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hornbook.dedup import DedupConfig
 from hornbook.errors import ConfigError, InputError
 from hornbook.generate.gate import GateOptions
+from hornbook.generate.procedural import check_levels
 from hornbook.generate.steer import SteerOptions
 from hornbook.model.config import PhiConfig
 from hornbook.quality.filter import FilterConfig
@@ -29,6 +30,12 @@ from hornbook.train.schedule import TrainConfig
 PRESETS = ("demo", "gpu-20min", "phi-1-small", "phi-1")
 DATA_SETS = ("raw", "filtered", "textbooks", "exercises")
 """Names an arm may mix: the deduplicated pool, what the filter kept, and what was generated."""
+
+
+def _at_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ConfigError(f"{name} = {number}: must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +78,10 @@ class TextbooksConfig:
     """Instead: ask until so many sections held up."""
     levels: tuple[int, ...] = (1,)
 
+    def __post_init__(self) -> None:
+        _at_least(1, characters=self.characters, sections=self.sections, rows=self.rows)
+        check_levels(self.levels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExercisesConfig:
@@ -83,6 +94,12 @@ class ExercisesConfig:
     examples: float = 0.0
     """Share of docstrings with a doctest line, printed from execution. Its digits cost a tiny model
     capacity, so the demo has none."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, count=self.count, rows=self.rows)
+        check_levels(self.levels)
+        if not 0 <= self.examples <= 1:
+            raise ConfigError(f"examples = {self.examples}: must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +259,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.arms:
             raise ConfigError("the recipe has no arms: add at least one [arms.NAME] section")
+        # As an arm's, the recipe's name is a folder's.
+        if not re.fullmatch(r"\w[\w.+ -]*", self.name):
+            raise ConfigError(f"name `{self.name}`: use letters, digits, spaces and any of _ . + -")
+        _at_least(0, seed=self.seed)
         if self.seeds < 1:
             raise ConfigError(f"seeds = {self.seeds}: at least one model must be trained")
         for name in self.arms:
@@ -293,7 +314,10 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, PRESETS, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"presets: {', '.join(PRESETS)}"
             raise InputError(f"{name}: no such recipe; {hint}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{name}: not readable ({error})") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -301,6 +325,8 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     parent = table.pop("extends", None)
     if parent is None:
         return table
+    if not isinstance(parent, str):
+        raise ConfigError(f"{name}: extends = {parent!r}: name a preset or a recipe's file")
     if parent not in PRESETS:
         parent = str(Path(name).parent / parent)
     return _merge(_read(parent, (*seen, name)), table)
@@ -373,6 +399,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 def _build_section(kind: Any, table: Mapping[str, Any], where: str) -> Any:
     types = get_type_hints(kind)
     names = [f.name for f in fields(kind)]
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    for name in needed:
+        if name not in table:
+            raise ConfigError(f"{where or 'the recipe'} has no `{name}`: give it one")
     given = {}
     for key, value in table.items():
         dotted = f"{where}.{key}" if where else key

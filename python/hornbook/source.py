@@ -20,6 +20,9 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", 
 _NOT_PACKAGES = {"test", "tests", "testing", "__pycache__", "hornbook"}
 
 
+BUILT_IN = ("stdlib", "installed", "pool")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """The raw pool."""
@@ -88,7 +91,7 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
                             row[column] = str(row[column])
                     yield {
                         **row,
-                        "source": name if name in ("stdlib", "installed", "pool") else path.name,
+                        "source": name if name in BUILT_IN else path.name,
                     }
                 rejected.extend(documents.rejected)
 

@@ -32,39 +32,41 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
     stages = [folder for folder in stages if (folder / MANIFEST).is_file()]
     if not stages:
         raise InputError(f"{root}: no finished data stage in it")
-    found: set[str] = set()
-    lines: list[str] = []
-    in_pool = False
+    ways: dict[str, list[str]] = {}
+    in_pool: set[str] = set()
     for folder in stages:
         manifest = read_json(folder / MANIFEST)
         name = str(folder.relative_to(root))
         made = f"{name} ({manifest['started']}, key {manifest['key'][:12]})"
         here = [row for row in corpus.read([folder]) if str(row["id"]).startswith(row_id)]
         for row in here:
-            found.add(row["id"])
-            lines.append(f"{made}: kept")
-            lines.extend(f"    {line}" for line in _columns(row))
+            way = ways.setdefault(row["id"], [])
+            way.append(f"{made}: kept")
+            way.extend(f"    {line}" for line in _columns(row))
+        ids = {row["id"] for row in here}
         if name in ("source", "dedup"):
-            in_pool = bool(here)
-        elif name == "filter" and in_pool and not here:
-            lines.append(f"{made}: dropped: its score was below the threshold")
+            in_pool = ids
+        elif name == "filter":
+            for dropped in in_pool - ids:
+                ways[dropped].append(f"{made}: dropped: its score was below the threshold")
         for entry in _turned_away(folder):
             if entry["call"].startswith(row_id):
-                found.add(entry["call"])
-                lines.append(f"{made}: turned away: {entry['reason']}: {entry['detail']}")
-                lines.append(f"    slot = {entry['slot']}")
+                way = ways.setdefault(entry["call"], [])
+                way.append(f"{made}: turned away: {entry['reason']}: {entry['detail']}")
+                way.append(f"    slot = {entry['slot']}")
         for entry in _evidence(folder):
             dropped = str(entry.pop("removed_id", "") or entry.pop("id", ""))
             if dropped.startswith(row_id):
-                found.add(dropped)
                 why = ", ".join(f"{key}={value}" for key, value in entry.items())
-                lines.append(f"{made}: dropped: {why}")
-    if not found:
+                ways.setdefault(dropped, []).append(f"{made}: dropped: {why}")
+    if not ways:
         raise InputError(f"{row_id}: no document with this id in {root}")
-    if len(found) > 1:
-        raise InputError(f"{row_id}: begins several ids: {', '.join(sorted(found)[:5])}")
-    yield f"document {found.pop()}"
-    yield from lines
+    # A whole id is meant, though it may begin others.
+    if row_id not in ways and len(ways) > 1:
+        raise InputError(f"{row_id}: begins several ids: {', '.join(sorted(ways)[:5])}")
+    chosen = row_id if row_id in ways else next(iter(ways))
+    yield f"document {chosen}"
+    yield from ways[chosen]
 
 
 def _columns(row: dict[str, Any]) -> Iterator[str]:

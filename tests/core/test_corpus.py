@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hornbook as hb
 from hornbook import _core, corpus
 from hornbook.errors import ConfigError, InputError, StorageError
+from hornbook.manifest import verify
 
 ROWS = [{"id": f"d{i}", "text": f"text {i}", "stars": i, "fork": i % 2 == 0} for i in range(5)]
 
@@ -137,7 +140,7 @@ def test_same_rows_same_bytes_whatever_the_batches(tmp_path):
 
 def test_nothing_to_write_still_says_its_schema(tmp_path):
     corpus.write(tmp_path / "out", [], {"stars": "int64"})
-    table = pq.read_table(tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
     assert table.num_rows == 0
     assert table.column_names == ["id", "text", "stars"]
 
@@ -173,3 +176,62 @@ def test_test_data_does_not_hide_a_folder_of_code(tmp_path):
     write_jsonl(tmp_path / "data.jsonl", [{"text": "x"}])
     with pytest.raises(InputError, match="both tables"):
         corpus.read([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv", "notes.txt", "rows.jsonl.xz"])
+def test_named_files_of_other_kinds_are_no_document(tmp_path, name):
+    (tmp_path / name).write_text('{"text": "a"}')
+    with pytest.raises(InputError, match=r"neither a table .* nor a source file ending in \.py"):
+        corpus.read([tmp_path / name])
+
+
+def test_a_byte_order_mark_loses_no_row(tmp_path):
+    data = b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
+    (tmp_path / "a.jsonl").write_bytes(data)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data))
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        documents = corpus.read([tmp_path / name])
+        assert list(documents) == ROWS
+        assert documents.rejected == []
+
+
+def test_columns_that_no_json_has_stand_beside_rows_that_lack_them(tmp_path):
+    kinds = {
+        "list": pa.array([[1, 2]]),
+        "when": pa.array([0], pa.timestamp("us")),
+        "price": pa.array([None], pa.decimal128(9, 2)),
+        "raw": pa.array([b"x"]),
+    }
+    pq.write_table(pa.table({"text": ["a"], **kinds}), tmp_path / "a.parquet")
+    plain = write_jsonl(tmp_path / "b.jsonl", [{"text": "b"}, {"text": "c"}])
+    (tmp_path / "c.py").write_text("d = 1\n")
+    report = hb.dedup([plain, tmp_path / "a.parquet", tmp_path / "c.py"], tmp_path / "out")
+    assert report["counts"]["kept"] == 4
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert table["list"].to_pylist() == [None, None, [1, 2], None]
+    assert {name: table.schema.field(name).type for name in kinds} == {
+        name: array.type for name, array in kinds.items()
+    }
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    odd = folder / os.fsdecode(b"bad\xffname.py")
+    odd.write_bytes(b"a = 1\n")
+    report = hb.dedup([folder, odd], tmp_path / "out")
+    assert report["counts"]["kept"] == 1
+    assert hb.dedup([folder, odd], tmp_path / "out").reused
+    assert verify(tmp_path / "out")["ok"]
+
+
+@pytest.mark.parametrize("codec", ["gz", "zst"])
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, codec):
+    data = "".join(json.dumps({"text": f"{i * 7919}"}) + "\n" for i in range(9000)).encode()
+    packed = gzip.compress(data)
+    if codec == "zst":
+        packed = pa.compress(data, codec="zstd", asbytes=True)
+    path = tmp_path / f"a.jsonl.{codec}"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(InputError, match=rf"a\.jsonl\.{codec}: damaged or cut off"):
+        list(corpus.read([path]))

@@ -548,3 +548,33 @@ def test_ends_of_lines_by_unicode_are_text(tmp_path: Path) -> None:
     report = hb.dedup(source, tmp_path / "out", method="minhash")
     assert report["counts"]["dropped"] == {"exact": 0, "near": 1}
     assert "three" in (tmp_path / "out/evidence/pairs.html").read_text("utf-8")
+
+
+def test_an_index_is_made_in_no_folder_of_others(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", [{"text": "a b c d e f"}])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("mine")
+    for index in (tmp_path / "mine", source):
+        with pytest.raises(ResumeError, match="something else than an index"):
+            hb.dedup(source, tmp_path / "out", index=index)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes"]
+    # What a run leaves that was killed before its index was there.
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "lock").touch()
+    hb.dedup(source, tmp_path / "out", index=tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "substring", "normalize": True},
+        {"method": "substring", "keep": "first"},
+        {"method": "exact", "recall": 0.9},
+        {"method": "exact", "length": 9},
+        {"method": "exact-join", "recall": 0.9},
+        {"method": "minhash", "length": 9},
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="does nothing with method"):
+        DedupConfig(**options)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import hornbook as hb
 from hornbook import corpus
 from hornbook.errors import ConfigError, InputError, ResumeError
 from hornbook.manifest import (
@@ -293,3 +294,23 @@ def test_manifest_of_other_software_is_an_ordinary_file(tmp_path, source):
     before = input_hash(repository)
     (repository / "a.py").write_text("a = 2")
     assert input_hash(repository) != before
+
+
+def test_rows_that_are_all_unusable_are_an_error(tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"content": "a"}\n{"content": "b"}\n')
+    with pytest.raises(InputError, match=r"no usable row; 2 .* row 1\) because: no `text`"):
+        hb.dedup(source, tmp_path / "out")
+    with pytest.raises(InputError, match="has not ended"):
+        corpus.read([tmp_path / "out"])
+
+
+def test_evidence_is_verified_too(tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a b"}\n{"text": "a b"}\n')
+    hb.dedup(source, tmp_path / "out")
+    assert verify(tmp_path / "out")["checked"] > 1
+    clusters = tmp_path / "out" / "evidence" / "clusters.json"
+    clusters.write_text(clusters.read_text().replace("0", "1"))
+    with pytest.raises(InputError, match=r"clusters\.json: its contents changed"):
+        verify(tmp_path / "out")

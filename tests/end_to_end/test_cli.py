@@ -1,10 +1,17 @@
 """Each stage alone, from the command line, on a user's own files; and what bad input gets."""
 
+import io
 import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 
 import pytest
 
 from hornbook.cli import main
+from hornbook.recipe import load
 
 
 def cli(*arguments: object) -> int:
@@ -176,3 +183,96 @@ def test_every_command_has_help_with_an_example_or_subcommands(capsys):
     for path in found:
         assert cli(*path, "--help") == 0
         assert "Usage" in capsys.readouterr().out
+
+
+def test_verify_wants_every_folder_and_names_steps_that_are_missing(tmp_path, rows, capsys):
+    assert cli("dedup", rows, "--out", tmp_path / "clean", "--method", "exact") == 0
+    assert cli("verify", tmp_path / "clean", tmp_path / "nothing") == 2
+    assert "nothing: " in capsys.readouterr().err
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = asdict(load("demo"))
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "clean").rename(run / "dedup")
+    assert cli("verify", run, "--json") == 0
+    assert "evaluate/" in json.loads(capsys.readouterr().out)["not there"]
+
+
+def test_export_writes_over_nothing(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_text("trained for weeks")
+    assert cli("export", "hf", tmp_path / "model", "--out", tmp_path / "out") == 1
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "trained for weeks"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "exercises", "--base-url", "http://127.0.0.1:1/v1", "--count", 3),
+        ("generate", "textbooks", "--rows", 3),
+        ("annotate", "in.jsonl", "--rubric", "nowhere.toml"),
+    ],
+)
+def test_options_of_a_model_need_one(tmp_path, capsys, command):
+    assert cli(*command, "--out", tmp_path / "out") == 2
+    assert "give --model NAME" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("data", "message"), [(None, "is closed"), (b"a\xff", "byte 1")])
+def test_standard_input_that_cannot_be_read(monkeypatch, capsys, data, message):
+    for command in (("tokenizer", "encode"), ("sandbox", "run"), ("sample", "--model", "m")):
+        stdin = None if data is None else io.TextIOWrapper(io.BytesIO(data), encoding="ascii")
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert cli(*command) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_errors_of_the_system_are_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli("evaluate", "page", tmp_path, "--out", tmp_path / "file" / "page.html") in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("pack", "IN", "--threads", -1), "threads: -1"),
+        (("filter", "IN", "--labels", "IN", "--threads", 0), "threads: 0"),
+        (("dedup", "IN", "--memory-mb", 99999999999999), "memory_mb"),
+        (("filter", "IN", "--labels", "IN", "--embedder-model", "m"), "embedder_model"),
+    ],
+)
+def test_numbers_out_of_range(tmp_path, rows, capsys, command, message):
+    arguments = [rows if argument == "IN" else argument for argument in command]
+    assert cli(*arguments, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_whole_id_can_be_traced_though_it_begins_others(tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    rows = [{"id": name, "text": f"text {name}"} for name in ("d5", "d50", "d51")]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli("dedup", source, "--out", tmp_path / "run" / "dedup") == 0
+    capsys.readouterr()
+    assert cli("trace", "d5", "--run", tmp_path / "run") == 0
+    found = capsys.readouterr().out
+    assert found.startswith("document d5\n")
+    assert found.count("kept") == 1
+    assert cli("trace", "d", "--run", tmp_path / "run") == 2
+    assert "begins several ids" in capsys.readouterr().err
+
+
+def test_diversity_hears_of_an_interrupt(tmp_path):
+    source = tmp_path / "in.jsonl"
+    line = json.dumps({"text": "def f(x):\n    return x\n" * 4000}) + "\n"
+    source.write_text(line * 600)
+    command = [sys.executable, "-m", "hornbook", "diversity", str(source)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        time.sleep(3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 3

@@ -139,3 +139,35 @@ def test_a_recipe_asks_the_endpoint_too(
     run(with_schema, tmp_path / "plain", only=("source", "annotate"))
     details = manifest(tmp_path / "plain" / "annotate")["details"]
     assert details["structured_output"] == "not asked for"
+
+
+@pytest.mark.parametrize("refused", [3, 12])
+def test_labels_that_were_not_to_be_had_are_asked_for_again(
+    server: Server, tmp_path: Path, refused: int
+) -> None:
+    source = tmp_path / "in.jsonl"
+    rows = [{"id": str(i), "text": f"value = {i}\n"} for i in range(12)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["annotate", str(source), "--samples", "12", "--model", "m", "--base-url", server.url]
+    command += ["--budget-tokens", "1000000", "--structured", "never", "--out"]
+    command.append(str(tmp_path / "labels"))
+    good = json.dumps({"reason": "clear", "score": 7})
+
+    def reply(body: Any, number: int) -> Any:
+        text = str(body["messages"])
+        bad = any(f"value = {i}\\n" in text for i in range(refused))
+        status = 400 if refused == 12 else 500
+        return (status, {"x-should-retry": "false"}, b"{}") if bad else good
+
+    server.reply = reply
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 3
+    assert not (tmp_path / "labels" / "manifest.json").exists()
+    server.reply = lambda body, number: good
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code
+    manifest = json.loads((tmp_path / "labels" / "manifest.json").read_text())
+    assert manifest["counts"]["kept"] == 12
+    assert len([text for text, times in server.seen.items() if times == 1]) == 12 - refused

@@ -424,3 +424,30 @@ def test_what_the_budget_leaves_unrepaired_can_be_finished(tmp_path: Path) -> No
     report = generate_llm("exercises", tmp_path / "out", count=made, **options)
     assert report["counts"]["in"] == made
     assert not report["key"].startswith("partial-")
+
+
+def test_a_model_that_refuses_everything_is_no_result(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda body, n: (400, {}, b'{"error": {"message": "no such model"}}')
+    with pytest.raises(TeacherError, match=r"refuses all of 3 calls.*no such model"):
+        stage(server, tmp_path, count=3)
+    server.reply = lambda body, n: answer(body)
+    assert stage(server, tmp_path, count=3)["counts"]["in"] == 3
+
+
+def test_a_second_interrupt_waits_for_nobody(server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, server.url, str(tmp_path / "ledger")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    server.delay = 60.0
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "out"), "50"], env=env, stderr=subprocess.PIPE, text=True
+    )
+    while server.active < 4:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=20)[1]
+    assert "waiting for calls under way" in errors
+    assert errors.strip().endswith("KeyboardInterrupt")

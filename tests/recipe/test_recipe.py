@@ -73,6 +73,11 @@ def test_extends_and_set(tmp_path):
         ("arms.x.data.wood=1", "arm data `wood`"),
         ("arms={'../x'={}}", "arm `../x`"),
         ("source.raw=[a, b]", "not a TOML value"),
+        ("name='../x'", "name `../x`"),
+        ("name=''", "name ``"),
+        ("seed=-1", "seed = -1: must be at least 0"),
+        ("generate.exercises.count=-4", "generate.exercises: count = -4: must be at least 1"),
+        ("generate.textbooks.levels=99", "choose among"),
     ],
 )
 def test_bad_settings_are_named(setting, message):
@@ -86,6 +91,15 @@ def test_bad_files_are_named(tmp_path):
         load("phi1-small")
     (tmp_path / "x.toml").write_text("name = ")
     with pytest.raises(ConfigError, match=r"x\.toml: not valid TOML"):
+        load(tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(InputError, match=r"x\.toml: not readable"):
+        load(tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text("extends = 3\n")
+    with pytest.raises(ConfigError, match="extends = 3: name a preset"):
+        load(tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text("")
+    with pytest.raises(ConfigError, match="has no `name`"):
         load(tmp_path / "x.toml")
     (tmp_path / "loop.toml").write_text('extends = "loop.toml"\n')
     with pytest.raises(ConfigError, match="extends itself"):

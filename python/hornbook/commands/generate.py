@@ -49,6 +49,21 @@ class Endpoint:
     price_out: float | None = None
     """US dollars per million answer tokens."""
 
+    def check_unused(self, *others: bool) -> None:
+        """Refuses options that only a model has a use for, where none is named.
+
+        Args:
+            others: Whether others of the command's that need a model were given.
+
+        Raises:
+            ConfigError: If there are some.
+        """
+        if self != Endpoint() or any(others):
+            raise ConfigError(
+                "the options of an endpoint, and those that say `with --model`, need a model: "
+                "give --model NAME, or leave them out"
+            )
+
     def options(self, out: Path) -> dict[str, Any]:
         """As the library takes them.
 
@@ -170,6 +185,7 @@ def textbooks(
     if endpoint.model:
         report = _asked("textbooks", out, count, seed, asked, endpoint, accept)
     else:
+        endpoint.check_unused(asked != Asked(), accept)
         with progress.shown():
             report = make(out, characters=characters, levels=levels, seed=seed)
     summary(report, as_json)
@@ -211,6 +227,7 @@ def exercises(
     if endpoint.model:
         report = _asked("exercises", out, count, seed, asked, endpoint, accept)
     else:
+        endpoint.check_unused(asked != Asked(), accept)
         with progress.shown():
             report = make(out, count=count, levels=levels, examples=examples, seed=seed)
     summary(report, as_json)

@@ -69,6 +69,7 @@ def annotate(
             )
 
     if not endpoint.model:
+        endpoint.check_unused(rubric != "paper", windows != 3, structured != "auto")
         summary(run("rubric"), as_json)
         return
     from hornbook.generate.client import complete_all

@@ -1,6 +1,7 @@
 """Commands on models, and on the results of a run."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +9,18 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from hornbook.commands.shared import LOOK, MODEL, Accept, Json, Out, app, printable, show
-from hornbook.errors import InputError
+from hornbook.commands.shared import (
+    LOOK,
+    MODEL,
+    Accept,
+    Json,
+    Out,
+    app,
+    printable,
+    read_stdin,
+    show,
+)
+from hornbook.errors import InputError, ResumeError
 
 export = App(name="export", group=MODEL, help="Write a model for other software.")
 study = App(name="study", group=LOOK, help="Studies on a finished run.")
@@ -52,13 +63,13 @@ def sample(
     Examples:
         hornbook sample "def add(a, b):" --model runs/demo/train/filtered/seed-0/finetuned/final
 
-        hornbook sample - --model model/ --temperature 0.8 --top-p 0.95 --stop "\\n\\n" < prompt.py
+        hornbook sample - --model model/ --temperature 0.8 --top-p 0.95 --stop $'\\n\\n' < prompt.py
     """
     from hornbook.model.hf import find_folder, load
     from hornbook.model.sample import generate as complete
     from hornbook.tokenizer import Tokenizer
 
-    texts = [sys.stdin.read() if text == "-" else text for text in prompts or ("-",)]
+    texts = [read_stdin() if text == "-" else text for text in prompts or ("-",)]
     texts = [text for text in texts for _ in range(samples)]
     folder = find_folder(model)
     opened = load(folder, device=_device())
@@ -135,9 +146,8 @@ def sandbox_run(
     from hornbook.evaluate.problems import read_bytes
     from hornbook.manifest import Report
 
-    data = sys.stdin.buffer.read() if file == "-" else read_bytes(Path(file))
     try:
-        text = data.decode()
+        text = read_stdin() if file == "-" else read_bytes(Path(file)).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 at byte {error.start}") from error
     [outcome] = run_programs(
@@ -169,6 +179,8 @@ def export_hf(model: Path, *, out: Out) -> None:
     from hornbook.tokenizer import Tokenizer
     from hornbook.train import checkpoint
 
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ResumeError(f"{out}: is not empty; name another folder")
     if (model / checkpoint.STATE).is_file():
         checkpoint.export(model, out)
     else:
@@ -215,22 +227,39 @@ def verify(
 ) -> None:
     """Check every file of a stage, or of a whole run, against its manifest.
 
+    Of a run, the steps that have no result are named too.
+
     Examples:
         hornbook verify runs/demo
     """
     from hornbook.manifest import MANIFEST, Report
     from hornbook.manifest import verify as check
 
-    found = [p.parent for folder in folders for p in sorted(folder.rglob(MANIFEST))]
-    if not found:
-        raise InputError(f"{', '.join(map(str, folders))}: no {MANIFEST} in it")
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {error.strerror}")
+
+    found = []
+    unfinished: list[str] = []
+    for folder in folders:
+        walk = os.walk(folder, onerror=unreadable)
+        inside = [Path(path) for path, _, files in walk if MANIFEST in files]
+        if not inside:
+            raise InputError(f"{folder}: no {MANIFEST} in it")
+        found += sorted(inside)
+        if (folder / "recipe.json").is_file():
+            from hornbook.steps import plan
+
+            names = [step.name for step in plan(_recipe_of(folder))]
+            unfinished += [name for name in names if not (folder / name / MANIFEST).is_file()]
     reports = [check(folder) for folder in found]
-    total = {
+    total: dict[str, Any] = {
         "stages": len(reports),
         "files": sum(r["checked"] for r in reports),
         "bytes": sum(r["bytes"] for r in reports),
         "ok": True,
     }
+    if unfinished:
+        total["not there"] = ", ".join(unfinished)
     show(Report(total), as_json)
 
 

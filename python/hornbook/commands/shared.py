@@ -1,6 +1,7 @@
 """What every part of the command line shares: the app, option types, printing."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from cyclopts import App, Group, Parameter
 from rich.console import Console
 
 import hornbook
+from hornbook.errors import InputError
 
 app = App(
     name="hornbook",
@@ -61,6 +63,20 @@ def summary(report: Mapping[str, Any], as_json: bool) -> None:
         parts.append(f"{counts['rejected']:,} unusable rows set aside in rejected/")
     parts.append(f"{report['seconds']:.1f} s")
     print(f"{report['stage']}: {'; '.join(parts)}")
+
+
+def read_stdin() -> str:
+    """Standard input, whatever the locale says of its encoding.
+
+    Raises:
+        InputError: If it is closed, or not UTF-8.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed: give the text itself")
+    try:
+        return sys.stdin.buffer.read().decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: not UTF-8 at byte {error.start}") from error
 
 
 def printable(text: str) -> str:

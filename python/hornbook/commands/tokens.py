@@ -1,14 +1,13 @@
 """Commands that turn documents into tokens, and look at them."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from hornbook import progress
-from hornbook.commands.shared import DATA, Json, Out, app, printable, show, summary
+from hornbook.commands.shared import DATA, Json, Out, app, printable, read_stdin, show, summary
 
 tokenizer_app = App(name="tokenizer", group=DATA, help="Train and use byte-level BPE tokenizers.")
 pack_app = App(name="pack", group=DATA, help="Tokenize documents; look into packed files.")
@@ -50,7 +49,7 @@ def tokenizer_encode(text: str = "-", *, tokenizer: str = "codegen", as_json: Js
     Examples:
         hornbook tokenizer encode "def f(x):" --tokenizer codegen
     """
-    ids = _tokenizer(tokenizer).encode(sys.stdin.read() if text == "-" else text).tolist()
+    ids = _tokenizer(tokenizer).encode(read_stdin() if text == "-" else text).tolist()
     print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
 
 

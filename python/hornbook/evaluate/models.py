@@ -201,8 +201,7 @@ class _Endpoint:
     """None: chat. Else the prompt is continued up to one of these."""
 
     def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
-        from hornbook.errors import HornbookError
-        from hornbook.generate.client import Request, complete_all
+        from hornbook.generate.client import Request, TeacherError, complete_all
         from hornbook.generate.ledger import Ledger
         from hornbook.generate.prompts import clean
 
@@ -240,7 +239,7 @@ class _Endpoint:
                 requests, ledger=ledger, **{**options, "model": self.name}
             ):
                 if response.verdict == "failed":
-                    raise HornbookError(
+                    raise TeacherError(
                         f"{response.request.slot}: no answer ({response.error}); run again to go on"
                     )
                 texts.append(response.text if response.verdict in ("ok", "truncated") else "")

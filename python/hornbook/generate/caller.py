@@ -124,10 +124,13 @@ class Caller:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        # Interrupted a second time: whoever stopped the run would not wait.
+        dropped = self._stop is not None and error[0] is KeyboardInterrupt
         self.stop(HornbookError, "the run was stopped")
         try:
-            wait(list(self._open))
+            if not dropped:
+                wait(list(self._open))
         finally:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)

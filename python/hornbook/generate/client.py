@@ -223,14 +223,15 @@ class TeacherOptions:
             )
         if price is None and self.budget_usd is not None:
             raise ConfigError(
-                f"a budget in US dollars needs the price of `{self.model}`: give prices="
-                f"{{{self.model!r}: (per million prompt tokens, per million answer tokens)}}"
+                f"a budget in US dollars needs the price of `{self.model}`: give price_in and "
+                "price_out (dollars per million tokens; in Python `prices={model: (in, out)}`)"
             )
         # A function of one's own and a replay are billed by nobody.
         free = callable(self.teacher) or self.teacher == "replay"
         if price is None and self.budget_tokens is None and not free:
             raise ConfigError(
-                f"the price of `{self.model}` is unknown: give prices, or budget_tokens"
+                f"the price of `{self.model}` is unknown: limit budget_tokens, or give price_in "
+                "and price_out (dollars per million tokens; in Python `prices={model: (in, out)}`)"
             )
         totals = ledger.totals()
         if self.budget_usd is not None and totals.unpriced:
@@ -269,8 +270,8 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def close(self) -> None:
         """Lets the calls under way finish, since they are paid for."""

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from hornbook.errors import ConfigError, InputError
 from hornbook.generate import prompts
 from hornbook.generate.answers import RejectedError, integer, strict_json
-from hornbook.generate.client import Complete, Request, Response
+from hornbook.generate.client import Complete, Request, Response, TeacherError
 from hornbook.manifest import StrPath, hash_json
 
 Label = tuple[float | None, str]
@@ -141,6 +141,9 @@ class Annotator:
         self._structured = structured
         self._schema = structured != "never"
         self._known = structured != "auto"  # whether the endpoint takes the schema
+        self._asked = 0
+        self._lost: dict[str, int] = {"failed": 0, "refused": 0}
+        self._last = ""
         self.prompt_id = rubric.prompt.id
         asked = hash_json([self.prompt_id, rubric.most, longest, windows, structured, self._params])
         self.annotator_id = f"llm/{model}/{asked[:12]}"
@@ -197,6 +200,10 @@ class Annotator:
         Args:
             texts: The texts.
             repeat: A number for each further opinion on the same texts: other calls, other answers.
+
+        Raises:
+            TeacherError: After the last text, if calls failed for good, or all were refused: those
+                are asked again by the next run.
         """
         source = iter(texts)
         while chunk := list(itertools.islice(source, 512)):
@@ -205,6 +212,12 @@ class Annotator:
             labels = iter(self._ask(flat, repeat))
             for windows in shown:
                 yield _joined([next(labels) for _ in windows])
+        if self._lost["failed"] or (self._asked and self._lost["refused"] == self._asked):
+            lost = sum(self._lost.values())
+            raise TeacherError(
+                f"{lost:,} of {self._asked:,} calls came to nothing, the last with: {self._last}; "
+                "the answers are kept: run again to send just those"
+            )
 
     def _ask(self, windows: Sequence[tuple[str, str]], repeat: int) -> list[Label]:
         def requests(indices: Iterable[int], attempt: int) -> Iterator[Request]:
@@ -217,7 +230,12 @@ class Annotator:
         labels = [label(response, self._rubric.most) for response in done]
         again = [index for index, (score, _) in enumerate(labels) if score is None]
         for index, response in zip(again, self._complete(requests(again, 1)), strict=True):
-            labels[index] = label(response, self._rubric.most)
+            done[index], labels[index] = response, label(response, self._rubric.most)
+        self._asked += len(done)
+        for response in done:
+            if response.verdict in self._lost:
+                self._lost[response.verdict] += 1
+                self._last = response.error
         return labels
 
     def _try(self, request: Callable[[], Iterable[Request]], number: int) -> Response:

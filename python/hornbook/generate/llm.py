@@ -14,6 +14,7 @@ and the sandbox cost; here, about 2 ms of one core a row.
 
 import itertools
 import json
+import os
 import signal
 import threading
 import time
@@ -188,7 +189,8 @@ def generate_llm(
     if (count is None) == (rows is None):
         raise ConfigError("give either `count` (slots) or `rows`, and only one of them")
     if (count or rows or 0) < 1:
-        raise ConfigError(f"count must be at least 1, not {count if rows is None else rows}")
+        name = "count" if rows is None else "rows"
+        raise ConfigError(f"{name} must be at least 1, not {count if rows is None else rows}")
     if Path(out).resolve() in Path(ledger).resolve().parents:
         raise ConfigError(f"{ledger}: keep the ledger outside the stage's folder {out}")
     asked = {
@@ -265,8 +267,12 @@ def _drained(session: Session) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: int, frame: Any) -> None:
-        signal.signal(number, before[number])
+        for other, handler in before.items():
+            if handler is not None:
+                signal.signal(other, handler)
         session.stop(_InterruptedError, "stopped by the user")
+        # Not by `print`, which may be what was interrupted.
+        os.write(2, b"waiting for calls under way, which are paid for; again to drop them\n")
 
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
@@ -320,6 +326,7 @@ class _Run:
         self.last = ""
         self.stored = 0
         self.repaired = 0
+        self.refused = 0
         self.unrepaired: BudgetReachedError | None = None
         self.usd = 0.0
         self.tokens = 0
@@ -408,6 +415,10 @@ class _Run:
             self.stopped = self.unrepaired
         if isinstance(self.stopped, BudgetReachedError):
             self.stopped.made = self.slots
+        if self.refused and self.refused == self.slots and self.stopped is None:
+            self.stopped = TeacherError(
+                f"the endpoint refuses all of {self.slots:,} calls, the last with: {self.last}"
+            )
         if self.failed and self.stopped is None:
             self.stopped = TeacherError(
                 f"{self.failed:,} of {self.slots:,} calls failed, the last with: {self.last}; "
@@ -426,6 +437,9 @@ class _Run:
             self.usd += usd
             if response.answer is not None:
                 self.tokens += response.answer.charged_tokens
+            if response.verdict == "refused":
+                self.refused += 1
+                self.last = response.error
             if response.verdict == "failed":
                 self.failed += 1
                 self.last = response.error

@@ -94,6 +94,8 @@ def annotate(
         answers = batch(texts) if batch else map(judge, texts)
         found = [_scored(*pair) for pair in zip(documents.rows, answers, strict=True)]
         rows = [row for row in found if row is not None]
+        if found and not rows:
+            raise InputError(f"none of {len(found):,} documents got a score: there is no label")
         schema = {
             column: kind
             for column, kind in documents.schema

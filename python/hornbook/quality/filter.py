@@ -24,6 +24,7 @@ from hornbook.manifest import (
     Outcome,
     Report,
     StrPath,
+    check_threads,
     file_part,
     hash_json,
     input_hash,
@@ -96,6 +97,9 @@ class FilterConfig:
                 raise ConfigError(
                     f"{name} = {getattr(self, name)}: must lie above 0 and at most at 1"
                 )
+        for name in ("embedder_model", "embedder_url", "truncation"):
+            if self.embedder == "hash" and getattr(self, name):
+                raise ConfigError(f"{name}: the embedder `hash` has no use for it")
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigError(f"threshold = {self.threshold}: must lie between 0 and 1")
 
@@ -150,6 +154,7 @@ def filter_documents(
     """
     if (labels is None) == (model is None):
         raise ConfigError("filter: give either `labels` to learn from, or the `model` to use")
+    check_threads(threads)
     custom = None if isinstance(embedder, str) else embedder
     if isinstance(embedder, str):
         options["embedder"] = embedder
@@ -162,6 +167,9 @@ def filter_documents(
         raise ConfigError(f"filter: {error}") from error
     if forest is not None and config.keep_precision is not None:
         raise ConfigError("keep_precision needs labels, on which precision can be measured")
+    for name in ("trees", "min_score") if forest is not None else ():
+        if getattr(config, name) != getattr(FilterConfig, name):
+            raise ConfigError(f"{name}: a forest is given, so none is trained")
     if labels is not None:
         need("sklearn", "quality")
     if custom is None and forest is None:

@@ -14,6 +14,7 @@ mod quality;
 #[cfg(unix)]
 mod sandbox;
 mod tokens;
+mod watch;
 
 /// Stops the build where a class holds what Python's allocator has no place for: it gives 16 bytes of
 /// alignment, and a vector of 32 that stands elsewhere ends the process.

@@ -16,6 +16,7 @@ use pyo3::types::PyDict;
 
 use crate::corpus::{Reader, part_dict};
 use crate::error::IntoPyResult;
+use crate::watch::watched;
 
 fn slice<'a, T: numpy::Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyResult<&'a [T]> {
     array.as_slice().map_err(|_| Error::config("arrays must be contiguous")).py()
@@ -296,10 +297,11 @@ fn diversity_json(
     extensions: Vec<String>,
     metrics: Vec<String>,
     top: usize,
+    progress: Py<PyAny>,
 ) -> PyResult<String> {
-    let measured = py
-        .detach(|| diversity::measure(&Corpus::open(&paths, &extensions)?, &metrics, top))
-        .py()?;
+    let measured = watched(py, None, &progress, |progress| {
+        diversity::measure(&Corpus::open(&paths, &extensions)?, &metrics, top, progress)
+    })?;
     Ok(measured.to_json())
 }
 

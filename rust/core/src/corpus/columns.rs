@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, NullBufferBuilder, RecordBatch,
-    StringArray,
+    StringArray, new_null_array,
 };
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -71,6 +71,8 @@ enum Column {
     Int(Int64Builder),
     Float(Float64Builder),
     Text(Strings),
+    /// Of a type that no JSON value has, so that every row is without one; and their number.
+    Absent(DataType, usize),
 }
 
 /// A value that a row has for a column.
@@ -111,6 +113,7 @@ impl Columns {
             DataType::Boolean => Column::Bool(BooleanBuilder::new()),
             DataType::Int64 => Column::Int(Int64Builder::new()),
             DataType::Float64 => Column::Float(Float64Builder::new()),
+            kind if *kind != DataType::Utf8 => Column::Absent(kind.clone(), 0),
             _ => {
                 let room = room.take_if(|_| name == "text").unwrap_or_default();
                 Column::Text(Strings::new(room))
@@ -145,6 +148,7 @@ impl Columns {
             Column::Float(_) => {
                 matches!(kind, DataType::Float64 | DataType::Int64 | DataType::Null)
             }
+            Column::Absent(..) => *kind == DataType::Null,
         }
     }
 
@@ -218,6 +222,7 @@ impl Columns {
                 Column::Bool(column) => column.append_option(value.as_bool()),
                 Column::Int(column) => column.append_option(value.as_i64()),
                 Column::Float(column) => column.append_option(value.as_f64()),
+                Column::Absent(_, rows) => *rows += 1,
                 Column::Text(column) => {
                     let present = at_hand || !value.is_null();
                     match value {
@@ -287,6 +292,7 @@ impl Columns {
                 Column::Int(mut column) => Arc::new(column.finish()),
                 Column::Float(mut column) => Arc::new(column.finish()),
                 Column::Text(column) => Arc::new(column.finish()),
+                Column::Absent(kind, rows) => new_null_array(&kind, rows),
             }
         };
         let columns = self.cells.into_iter().map(finish).collect();

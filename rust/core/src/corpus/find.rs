@@ -75,6 +75,9 @@ pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>>
         if meta.is_dir() {
             files.extend(files_of_folder(input, number, extensions)?);
         } else {
+            if Format::of(input) == Format::Source && !is_source(input, extensions) {
+                return Err(Error::input(input, unknown_kind(extensions)));
+            }
             let name = input.file_name().unwrap_or(input.as_os_str());
             files.push(InputFile {
                 path: input.clone(),
@@ -90,6 +93,26 @@ pub fn find(inputs: &[PathBuf], extensions: &[String]) -> Result<Vec<InputFile>>
         return Err(Error::config("no input given: name at least one file or folder"));
     }
     Ok(files)
+}
+
+/// How tables end, for people.
+const TABLES: &str = ".parquet, .jsonl, .jsonl.gz or .jsonl.zst";
+
+fn list(extensions: &[String]) -> String {
+    extensions.iter().map(|end| format!(".{end}")).collect::<Vec<_>>().join(", ")
+}
+
+fn is_source(path: &Path, extensions: &[String]) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    extensions.iter().any(|wanted| *wanted == extension)
+}
+
+fn unknown_kind(extensions: &[String]) -> String {
+    format!(
+        "neither a table ({TABLES}; JSON must be one object a line) nor a source file ending in {}: \
+         rename or convert it",
+        list(extensions)
+    )
 }
 
 /// Which stage has begun to write a folder and not ended, if one has.
@@ -137,14 +160,10 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
         }
     }
     let is_table = |path: &Path| Format::of(path) != Format::Source;
-    let is_source = |path: &Path| {
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        extensions.iter().any(|wanted| *wanted == extension)
-    };
     // Tables at the top are what the folder is for; deeper ones among source files are somebody's
     // test data, which must not hide a folder of repositories.
     let table_on_top = found.iter().find(|p| p.parent() == Some(folder) && is_table(p));
-    let source = found.iter().find(|path| is_source(path));
+    let source = found.iter().find(|path| is_source(path, extensions));
     if let (Some(table), Some(source)) = (table_on_top, source) {
         let message = format!(
             "holds both tables ({}) and source files ({}): name the files or a folder of one kind",
@@ -154,15 +173,11 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
         return Err(Error::input(folder, message));
     }
     let tables = source.is_none();
-    found.retain(|path| if tables { is_table(path) } else { is_source(path) });
+    found.retain(|path| if tables { is_table(path) } else { is_source(path, extensions) });
     if found.is_empty() {
-        return Err(Error::input(
-            folder,
-            format!(
-                "no .parquet, .jsonl, .jsonl.gz or .jsonl.zst file in it, and no source file ending in {}",
-                extensions.iter().map(|e| format!(".{e}")).collect::<Vec<_>>().join(", ")
-            ),
-        ));
+        let message =
+            format!("no {TABLES} file in it, and no source file ending in {}", list(extensions));
+        return Err(Error::input(folder, message));
     }
     let file = |path: PathBuf| InputFile {
         format: Format::of(&path),

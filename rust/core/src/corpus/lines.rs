@@ -14,6 +14,8 @@ use crate::{Error, Result};
 /// Lines of a possibly compressed file, each at most [`MAX_ROW_BYTES`].
 pub struct Lines {
     path: PathBuf,
+    packed: bool,
+    first: bool,
     reader: Box<dyn Read + Send>,
     /// What was read and not yet given out stands from `start` to `end`.
     buffer: Vec<u8>,
@@ -22,6 +24,9 @@ pub struct Lines {
     /// Of what was read so far, if anybody asked.
     pub hash: Option<Box<Xxh3>>,
 }
+
+/// What some editors put before a file of UTF-8.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Read at a time: it must stay in a near cache while its lines are looked at.
 const READ_BYTES: usize = 256 << 10;
@@ -37,7 +42,9 @@ impl Lines {
             Format::JsonlZstd => Box::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?),
             _ => Box::new(opened),
         };
-        Ok(Self { path, reader, buffer: vec![0; READ_BYTES], start: 0, end: 0, hash: None })
+        let packed = file.format != Format::Jsonl;
+        let buffer = vec![0; READ_BYTES];
+        Ok(Self { path, packed, first: true, reader, buffer, start: 0, end: 0, hash: None })
     }
 
     /// The next line without its end, or why it is set aside; `None` at the end of the file.
@@ -65,7 +72,10 @@ impl Lines {
         if too_long || line.len() > MAX_ROW_BYTES {
             return Ok(Some(Err(format!("longer than {MAX_ROW_BYTES} bytes"))));
         }
-        let line = &self.buffer[line];
+        let mut line = &self.buffer[line];
+        if std::mem::take(&mut self.first) {
+            line = line.strip_prefix(BOM).unwrap_or(line);
+        }
         let ends = line.iter().rev().take_while(|byte| **byte == b'\r').count();
         Ok(Some(Ok(&line[..line.len() - ends])))
     }
@@ -92,6 +102,10 @@ impl Lines {
                     return Ok(count);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if self.packed => {
+                    let message = format!("damaged or cut off ({e}): make or fetch it again");
+                    return Err(Error::input(&self.path, message));
+                }
                 Err(e) => return Err(Error::io(&self.path)(e)),
             }
         }

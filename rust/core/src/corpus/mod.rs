@@ -19,6 +19,7 @@ mod sizes;
 mod strings;
 mod write;
 
+pub(crate) use lines::BOM;
 pub(crate) use scanner::raw_row;
 
 pub use open::Corpus;

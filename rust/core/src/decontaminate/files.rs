@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::ngrams::{GramSet, Hit};
 use super::run::{Evidence, Tick, line};
-use crate::corpus::{self, Corpus, MAX_ROW_BYTES, Reject, raw_row};
+use crate::corpus::{self, BOM, Corpus, MAX_ROW_BYTES, Reject, raw_row};
 use crate::tokenizer::simd::Level;
 use crate::{Error, Result};
 
@@ -111,6 +111,9 @@ impl Pass<'_> {
             let read =
                 file.by_ref().take(limit).read_to_end(&mut buffer).map_err(Error::io(path))?;
             ended = read == 0;
+            if row == 0 && buffer.starts_with(BOM) {
+                buffer.drain(..BOM.len());
+            }
             if too_long {
                 let Some(end) = memchr::memchr(b'\n', &buffer) else {
                     buffer.clear();

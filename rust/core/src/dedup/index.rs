@@ -129,6 +129,19 @@ impl Index {
 
     /// Opens an index to add `segment` to it, made if need be.
     pub fn open_to_add(folder: &Path, stamp: &Stamp, segment: &str) -> Result<Self> {
+        let is_foreign = |folder: &Path| -> std::io::Result<bool> {
+            let mut files = std::fs::read_dir(folder)?;
+            // A first run that was killed leaves nothing but its lock.
+            files.try_fold(false, |foreign, file| Ok(foreign || file?.file_name() != "lock"))
+        };
+        if folder.is_file()
+            || folder.is_dir()
+                && !Self::is_index(folder)
+                && is_foreign(folder).map_err(Error::io(folder))?
+        {
+            let message = "holds something else than an index: name another folder".to_owned();
+            return Err(Error::Resume { path: folder.to_owned(), message });
+        }
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let lock = folder.join("lock");
         let file = File::create(&lock).map_err(Error::io(&lock))?;

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::corpus::{Corpus, texts};
+use crate::dedup::Progress;
 use crate::features::{is_word_byte, lexemes};
 use crate::{Error, Result};
 
@@ -106,8 +107,14 @@ pub struct Duplicates {
 
 /// Measures a corpus.
 ///
-/// `metrics` are among [`METRICS`]; `top` heavy structures are listed. Fails on an unknown metric.
-pub fn measure(corpus: &Corpus, metrics: &[String], top: usize) -> Result<Diversity> {
+/// `metrics` are among [`METRICS`]; `top` heavy structures are listed; `progress` hears of documents.
+/// Fails on an unknown metric, and where `progress` does.
+pub fn measure(
+    corpus: &Corpus,
+    metrics: &[String],
+    top: usize,
+    progress: Progress<'_>,
+) -> Result<Diversity> {
     for name in metrics {
         if !METRICS.contains(&name.as_str()) {
             return Err(Error::config(format!(
@@ -149,6 +156,7 @@ pub fn measure(corpus: &Corpus, metrics: &[String], top: usize) -> Result<Divers
         }
         sample.documents += rows.len() as u64;
         sample.bytes += rows.iter().map(|text| text.len() as u64).sum::<u64>();
+        progress("documents", sample.documents, None)?;
     }
     sample.rejected = batches.take_rejects().len() as u64;
 
@@ -166,7 +174,10 @@ pub fn measure(corpus: &Corpus, metrics: &[String], top: usize) -> Result<Divers
         compression: compressor.map(|blocks| blocks.finish(sample.bytes)).transpose()?,
         duplicates: wants("duplicates").then(|| Duplicates {
             distinct: documents.count(),
-            rate: (1.0 - documents.count() as f64 / sample.documents.max(1) as f64).max(0.0),
+            rate: match sample.documents {
+                0 => 0.0,
+                all => (1.0 - documents.count() as f64 / all as f64).max(0.0),
+            },
             exact: documents.is_exact(),
         }),
         sample,
@@ -289,7 +300,7 @@ mod tests {
         let one = "def f(x):\n    return x + 1\n".to_owned();
         let two = "def g(x):\n    return x * 2\n".to_owned();
         let texts = vec![one.clone(), one.clone(), two, one];
-        let found = measure(&corpus(folder.path(), &texts), &all(), 5).unwrap();
+        let found = measure(&corpus(folder.path(), &texts), &all(), 5, &|_, _, _| Ok(())).unwrap();
         assert_eq!(found.sample.documents, 4);
         let duplicates = found.duplicates.unwrap();
         assert_eq!((duplicates.distinct, duplicates.exact), (2, true));
@@ -305,10 +316,10 @@ mod tests {
     fn only_what_was_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), &["x = 1".to_owned()]);
-        let found = measure(&corpus, &["words".to_owned()], 5).unwrap();
+        let found = measure(&corpus, &["words".to_owned()], 5, &|_, _, _| Ok(())).unwrap();
         assert!(found.words.is_some() && found.structure.is_none());
         assert!(found.compression.is_none() && found.duplicates.is_none());
-        assert!(measure(&corpus, &["wrods".to_owned()], 5).is_err());
+        assert!(measure(&corpus, &["wrods".to_owned()], 5, &|_, _, _| Ok(())).is_err());
     }
 
     #[test]
@@ -319,7 +330,7 @@ mod tests {
         let texts: Vec<String> = (0..3000).map(text).collect();
         let corpus = corpus(folder.path(), &texts);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let alone = one.install(|| measure(&corpus, &all(), 5)).unwrap();
-        assert_eq!(alone, measure(&corpus, &all(), 5).unwrap());
+        let alone = one.install(|| measure(&corpus, &all(), 5, &|_, _, _| Ok(()))).unwrap();
+        assert_eq!(alone, measure(&corpus, &all(), 5, &|_, _, _| Ok(())).unwrap());
     }
 }
