@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.manifest import MANIFEST
+from hornbook.pipeline import select_steps
 from hornbook.recipe import Recipe
 from hornbook.steps import Step, plan, rounds
 from hornbook.train.plan import PEAK_TFLOPS, estimate
@@ -19,23 +20,27 @@ TOKENS_PER_LABEL = 1200
 """Prompt and answer of one LLM label, roughly."""
 
 
-def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
+def describe(recipe: Recipe, out: Path, *, only: tuple[str, ...] = ()) -> dict[str, Any]:
     """The resolved plan.
 
     Args:
         recipe: The recipe.
         out: The run's folder; steps with a manifest there count as done.
+        only: Names or prefixes of steps, as for `pipeline.run`; empty means all.
 
     Returns:
         `name`, `out`, `steps` (name, needs, state, estimate), `notes` (lines), and `training`
         (the estimates of pretraining and finetuning).
+
+    Raises:
+        ConfigError: If `only` names no step.
     """
     root = Path(out)
     training = {
         "pretrain": estimate(recipe.model, recipe.pretrain),
         "finetune": estimate(recipe.model, recipe.finetune),
     }
-    steps = plan(recipe)
+    steps = select_steps(plan(recipe), only)
     runs = {
         "pretrain": sum(step.name.endswith("/base") and _trains(step) for step in steps),
         "finetune": sum(step.name.endswith("/finetuned") and _trains(step) for step in steps),

@@ -276,3 +276,11 @@ def test_diversity_hears_of_an_interrupt(tmp_path):
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 3
+
+
+def test_a_dry_run_is_of_what_would_run(tmp_path, capsys):
+    command = ("run", "demo", "--out", tmp_path / "run", "--dry-run", "--json")
+    assert cli(*command, "--only", "nope") == 2
+    assert "no step `nope`" in capsys.readouterr().err
+    assert cli(*command, "--only", "textbooks") == 0
+    assert [s["name"] for s in json.loads(capsys.readouterr().out)["steps"]] == ["textbooks"]
