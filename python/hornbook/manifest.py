@@ -279,7 +279,8 @@ def run_stage(
         work: Writes the parts into the folder it is given.
         seed: Recorded in the manifest (and part of `config` where it matters).
         resumable: `work` can go on from what an interrupted run of the same key left.
-        precious: Never replace what another key made, finished or not: that took too long.
+        precious: Never replace what another key made: that took too long. What an unfinished run
+            of another key left, `work` goes on from or refuses by itself.
         hashes_inputs: `work` hashes what it reads, so that inputs are read once less where there is
             no earlier result that could be the same.
 
@@ -490,7 +491,7 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
                 f"{folder}: holds the output of `{found.get('stage')}`, not of `{stage}`; "
                 "name another folder or remove it"
             )
-        if precious and found.get("key") != key:
+        if precious and owner != marker and found.get("key") != key:
             raise ResumeError(
                 f"{folder}: holds the result of `{stage}` with other settings, inputs or version; "
                 "move it away, or name another folder"
@@ -502,7 +503,7 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
             unfinished = _beside(folder, "unfinished")
             if keep and _key_of(unfinished / STARTED) == key:
                 unfinished.rename(folder)
-        elif not (keep and found.get("key") == key):
+        elif not (precious or (keep and found.get("key") == key)):
             shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,22 @@ class Rows:
         }
 
 
+class Characters:
+    """A tokenizer of one id a character."""
+
+    eot_id = 0
+    vocab_size = VOCABULARY
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array([ord(c) - 64 for c in text])
+
+    def decode(self, ids: Any) -> str:
+        return "".join(chr(64 + int(i)) for i in ids)
+
+    def save(self, path: Path) -> None:
+        path.write_text("{}")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -92,3 +108,25 @@ def on() -> Callable[..., None]:
 @pytest.fixture
 def rows() -> Rows:
     return Rows()
+
+
+@pytest.fixture
+def characters() -> Characters:
+    return Characters()
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Data to learn by heart, and other data on which that soon gets worse."""
+    import hornbook as hb
+    from hornbook.packing import pack_tokens
+
+    root = tmp_path_factory.mktemp("data")
+    tok = hb.Tokenizer.train(["abc def " * 20], vocab_size=260, special_tokens=["<|endoftext|>"])
+    tok.save(root / "tokenizer.json")
+    draw = np.random.default_rng(0)
+    for name, count in (("train", 8), ("validation", 20)):
+        ids = draw.integers(1, 250, 60 * count).astype(np.uint16)
+        batch = (ids, np.arange(0, 60 * count + 1, 60).astype(np.uint64))
+        pack_tokens([batch], root / name, tokenizer=root / "tokenizer.json", identity=name)
+    return root / "train", root / "validation"

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hornbook.errors import ConfigError, MissingExtraError
+from hornbook.errors import ConfigError, InputError, MissingExtraError
 from hornbook.model import Phi, PhiConfig, generate
-from hornbook.train import Diverged, TrainConfig, train
+from hornbook.train import Diverged, TrainConfig, checkpoint, train
 from hornbook.train.guards import FEWEST, Heartbeat, Spikes
 from hornbook.train.metrics import matrix_ceiling, read_metrics
 
@@ -148,29 +148,15 @@ def test_matrix_ceiling_is_a_rate() -> None:
     assert 1e8 < matrix_ceiling(torch.device("cpu"), torch.float32, seconds=0.05) < 1e13
 
 
-class Characters:
-    eot_id = 0
-    vocab_size = VOCABULARY
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array([ord(c) - 64 for c in text])
-
-    def decode(self, ids: Any) -> str:
-        return "".join(chr(64 + int(i)) for i in ids)
-
-    def save(self, path: Path) -> None:
-        path.write_text("{}")
-
-
-def test_completions_on_the_way(tmp_path: Path, rows: Any) -> None:
+def test_completions_on_the_way(tmp_path: Path, rows: Any, characters: Any) -> None:
     config = replace(BASE, sample_every=3, sample_prompts=("A", "BC"), sample_tokens=4)
-    train(config, data=rows, out=tmp_path, model=SHAPE, tokenizer=Characters())
+    train(config, data=rows, out=tmp_path, model=SHAPE, tokenizer=characters)
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [(line["step"], line["prompt"]) for line in lines] == [
         *((3, "A"), (3, "BC"), (6, "A"), (6, "BC"))
     ]
     final = Phi.from_pretrained(tmp_path / "final")
-    texts = generate(final, Characters(), ["A", "BC"], max_new_tokens=4)
+    texts = generate(final, characters, ["A", "BC"], max_new_tokens=4)
     assert [line["completion"] for line in lines[2:]] == texts
     bare = tmp_path / "bare"
     train(BASE, data=rows, out=bare, model=SHAPE)
@@ -179,6 +165,32 @@ def test_completions_on_the_way(tmp_path: Path, rows: Any) -> None:
     ]
     with pytest.raises(ConfigError, match="tokenizer"):
         train(config, data=rows, out=tmp_path / "none", model=SHAPE)
+
+
+@pytest.mark.parametrize(("prompt", "why"), [("A" * LENGTH, "no room"), ("Az", "vocabulary")])
+def test_prompts_that_cannot_be_completed_are_refused_at_once(
+    tmp_path: Path, rows: Any, characters: Any, prompt: str, why: str
+) -> None:
+    config = replace(BASE, sample_every=3, sample_prompts=("A", prompt))
+    seen: list[Any] = []
+    with pytest.raises(InputError, match=f"prompt 1.*{why}"):
+        train(
+            config, data=rows, out=tmp_path, model=SHAPE, tokenizer=characters, on_step=seen.append
+        )
+    assert not seen
+
+
+def test_it_is_saved_before_prompts_are_completed(
+    tmp_path: Path, rows: Any, characters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*args: Any, **options: Any) -> None:
+        raise KeyError("completing")
+
+    monkeypatch.setattr("hornbook.train.loop.generate", generate)
+    config = replace(BASE, sample_every=3, save_every=3, sample_prompts=("A",))
+    with pytest.raises(KeyError, match="completing"):
+        train(config, data=rows, out=tmp_path, model=SHAPE, tokenizer=characters)
+    assert checkpoint.newest(tmp_path / "checkpoints")[0] is not None
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -200,6 +212,17 @@ def test_trackers_get_every_step(
     assert [step for step, _ in said[1:-1]] == [1, 2, 3, 4, 5, 6]
     record = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert said[-2][1]["loss"] == record["loss"]
+    again = replace(BASE, steps=7, stop_step=7, log_to=(name,))
+    starts = [said[0]]
+    for out in (tmp_path / "on", tmp_path / "on", tmp_path / "off" / "on"):
+        said.clear()
+        steps = 3 if not starts[1:] else 7
+        train(replace(again, stop_step=steps), data=rows, out=out, model=SHAPE)
+        starts.append(said[0])
+    which = [(start["name"], start.get("id")) for start in starts]
+    assert which[1] == which[2], "the same run goes on"
+    assert len(set(which)) == 3, "others are others, though their folders have one name"
+    assert {start["resume"] for start in starts} == {"allow"}
 
 
 def test_tensorboard_or_how_to_get_it(
@@ -208,8 +231,8 @@ def test_tensorboard_or_how_to_get_it(
     written: list[Any] = []
 
     class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            written.append(folder)
+        def __init__(self, folder: str, purge_step: int) -> None:
+            written.extend([folder, purge_step])
 
         def add_text(self, name: str, text: str) -> None:
             written.append(text)
@@ -226,8 +249,12 @@ def test_tensorboard_or_how_to_get_it(
     with pytest.raises(MissingExtraError, match="pip install tensorboard"):
         train(config, data=rows, out=tmp_path / "a", model=SHAPE)
     module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    train(replace(config, stop_step=4), data=rows, out=tmp_path / "b", model=SHAPE)
+    assert written[:2] == [str(tmp_path / "b" / "tensorboard"), 1]
+    written.clear()
     train(config, data=rows, out=tmp_path / "b", model=SHAPE)
-    assert written[0] == str(tmp_path / "b" / "tensorboard")
-    losses = [entry[1:] for entry in written if entry[0] == "loss"]
-    assert losses == [(r["loss"], r["step"]) for r in read_metrics(tmp_path / "b/metrics.jsonl")]
+    assert written[1] == 5, "what was written of later steps is not to be shown twice"
+    losses = [entry[1:] for entry in written if isinstance(entry, tuple) and entry[0] == "loss"]
+    records = read_metrics(tmp_path / "b/metrics.jsonl")
+    assert losses == [(r["loss"], r["step"]) for r in records[4:]]
     assert written[-1] == "end"

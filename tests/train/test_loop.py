@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hornbook.errors import ConfigError, ResumeError
 from hornbook.model import Phi, PhiConfig
 from hornbook.train import Diverged, TrainConfig, train
-from hornbook.train.metrics import read_metrics
+from hornbook.train.metrics import MetricsLog, read_metrics
 from hornbook.train.plan import USABLE, memory_bytes
 
 LENGTH, VOCABULARY = 24, 32
@@ -190,7 +190,8 @@ def test_compiled_blocks_follow(tmp_path: Path, rows: Any) -> None:
 
 
 def test_what_cannot_fit_is_refused_before_it_starts(tmp_path: Path, rows: Any) -> None:
-    small = memory_bytes(SHAPE, replace(BASE, micro_batch_size=1), processes=1, recompute=True)
+    one = replace(BASE, micro_batch_size=1)
+    small = memory_bytes(SHAPE, one, processes=1, recompute=True, gpu=False)
     just = small["total"] / USABLE * 1.01 / 2**30
     with pytest.raises(ConfigError, match=r"does not fit.*micro_batch_size = 1"):
         run(tmp_path, rows, memory_gb=just)
@@ -246,3 +247,60 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, rows: Any) -> None:
         run(tmp_path / "e", rows, learning_rate=0.02)
     with pytest.raises(ResumeError, match="resume"):
         train(BASE, data=rows, out=tmp_path / "e", model=SHAPE, resume=False)
+
+
+def test_the_same_files_by_another_name_are_the_same_run(tmp_path: Path, rows: Any) -> None:
+    Phi(SHAPE).save_pretrained(tmp_path / "here")
+    Phi(SHAPE, seed=1).save_pretrained(tmp_path / "other")
+    run(tmp_path / "out", rows, tmp_path / "here", stop_step=3)
+    (tmp_path / "here").rename(tmp_path / "there")
+    named = {"model": None, "init_from": str(tmp_path / "there")}
+    assert len(run(tmp_path / "out", rows, tmp_path / "there", stop_step=4)) == 4
+    run(tmp_path / "out2", rows, stop_step=3, **named)
+    (tmp_path / "there").rename(tmp_path / "here")
+    run(tmp_path / "out2", rows, **{**named, "init_from": str(tmp_path / "here")})
+    with pytest.raises(ResumeError, match=r"model '\w{32}' -> '\w{32}'"):
+        run(tmp_path / "out", rows, tmp_path / "other")
+    with pytest.raises(ResumeError, match=r"init_from '\w{32}' -> '\w{32}'"):
+        run(tmp_path / "out2", rows, **{**named, "init_from": str(tmp_path / "other")})
+
+
+def test_options_that_change_the_result_cannot_change_in_between(tmp_path: Path, rows: Any) -> None:
+    run(tmp_path, rows, dropout=0.1, micro_batch_size=4, stop_step=3)
+    with pytest.raises(ResumeError, match=r"dropout 0\.1 -> 0\.2"):
+        run(tmp_path, rows, dropout=0.2, micro_batch_size=4)
+    # What memory or the disk was too small for may.
+    run(tmp_path, rows, dropout=0.1, micro_batch_size=2, save_every=5, keep=1)
+
+
+def test_rows_are_closed_however_it_ends(
+    tmp_path: Path, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hornbook.train import loop
+
+    closed = []
+
+    def steps(*args: Any, **options: Any) -> Any:
+        try:
+            yield from real(*args, **options)
+        finally:
+            closed.append(True)
+
+    real = loop.steps
+    monkeypatch.setattr(loop, "steps", steps)
+
+    def fail(record: dict[str, Any]) -> None:
+        raise KeyError(record["step"])
+
+    with pytest.raises(KeyError) as caught:
+        train(BASE, data=rows, out=tmp_path, model=SHAPE, on_step=fail)
+    assert closed, caught.value
+
+
+def test_a_rewritten_log_is_on_disk_before_it_replaces_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(handle))
+    MetricsLog(tmp_path / "metrics.jsonl", step=0).close()
+    assert synced

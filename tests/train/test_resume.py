@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +268,36 @@ def test_checkpoints_are_kept_by_policy(tmp_path: Path, rows: Any) -> None:
     assert names == {
         *(".metadata", "__0_0.distcp", "state.json", "config.json", "generation_config.json")
     }
+
+
+def test_what_is_torn_is_not_kept_in_place_of_what_is_whole(tmp_path: Path, rows: Any) -> None:
+    """Of one kept checkpoint: the run is killed again once the next is written."""
+    config = replace(CONFIG, keep=1, async_save=False)
+    root = tmp_path / "checkpoints"
+    train(replace(config, stop_step=4), data=rows, out=tmp_path, model=SHAPE)
+    shutil.copytree(root / "step-00000004", root / "step-00000009")
+    (root / "step-00000009" / "__0_0.distcp").write_bytes(b"torn")
+
+    def kill(record: dict[str, Any]) -> None:
+        if record["step"] == 9:
+            raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        train(config, data=rows, out=tmp_path, model=SHAPE, on_step=kill)
+    assert [folder.name for folder in checkpoint.found(root)] == ["step-00000008"]
+    assert (root / "refused-step-00000009").is_dir()
+    newest, refused = checkpoint.newest(root)
+    assert newest is not None
+    assert (newest.step, refused) == (8, [])
+
+
+def test_what_was_just_written_stays(tmp_path: Path) -> None:
+    saver = checkpoint.Saver(tmp_path, keep=1, background=False)
+    files = {"config": SHAPE, "tokenizer": None}
+    for step in (9, 5):
+        saver.save(step, {"model": {"w": torch.ones(3)}}, {}, files)
+        assert checkpoint.check(tmp_path / f"step-{step:08d}").step == step
+    saver.close()
 
 
 def test_export_makes_a_model_of_a_checkpoint(tmp_path: Path, undisturbed: Path) -> None:

@@ -2,20 +2,20 @@
 
 import json
 import math
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import hornbook as hb
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, ResumeError, SandboxError
 from hornbook.model import Phi, PhiConfig
-from hornbook.packing import pack_tokens
-from hornbook.train import TrainConfig, checkpoint, select, train
+from hornbook.train import Interrupted, TrainConfig, checkpoint, select, train
 
 LENGTH, VOCABULARY = 24, 260
 SHAPE = PhiConfig(
@@ -36,22 +36,8 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Data to learn by heart, and other data on which that soon gets worse."""
-    root = tmp_path_factory.mktemp("data")
-    tok = hb.Tokenizer.train(["abc def " * 20], vocab_size=260, special_tokens=["<|endoftext|>"])
-    tok.save(root / "tokenizer.json")
-    draw = np.random.default_rng(0)
-    for name, count in (("train", 8), ("validation", 20)):
-        ids = draw.integers(1, 250, 60 * count).astype(np.uint16)
-        batch = (ids, np.arange(0, 60 * count + 1, 60).astype(np.uint64))
-        pack_tokens([batch], root / name, tokenizer=root / "tokenizer.json", identity=name)
-    return root / "train", root / "validation"
-
-
-def test_lowest_validation_loss(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    data, held_out = folders
+def test_lowest_validation_loss(tmp_path: Path, packed: tuple[Path, Path]) -> None:
+    data, held_out = packed
     config = replace(CONFIG, select="loss", validation=str(held_out))
     result = train(config, data=data, out=tmp_path, model=SHAPE)
     said = json.loads((tmp_path / "selection.json").read_text())
@@ -75,7 +61,7 @@ def test_lowest_validation_loss(tmp_path: Path, folders: tuple[Path, Path]) -> N
 
 
 def test_most_problems_solved(
-    tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, packed: tuple[Path, Path], characters: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores by the evaluation itself, here asked only what it is given: problems and folders."""
     asked: list[tuple[Any, Path]] = []
@@ -87,11 +73,116 @@ def test_most_problems_solved(
 
     monkeypatch.setattr("hornbook.evaluate.evaluate_model", evaluate_model)
     monkeypatch.setattr("hornbook.evaluate.load_problems", lambda name, split: (name, split))
+    monkeypatch.setattr("hornbook.evaluate.sandbox.require", lambda: None)
     config = replace(CONFIG, select="pass@1", select_on="mbpp:validation")
-    result = train(config, data=folders[0], out=tmp_path, model=SHAPE)
+    result = train(config, data=packed[0], out=tmp_path, model=SHAPE, tokenizer=characters)
     assert [problems for problems, _ in asked] == [("mbpp", "validation")] * 4
     assert result.selected == 6
     assert "mbpp:validation" in json.loads((tmp_path / "selection.json").read_text())["criterion"]
+
+
+def test_what_pass_at_1_needs_is_looked_for_at_once(
+    tmp_path: Path, packed: tuple[Path, Path], characters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require() -> None:
+        raise SandboxError("no isolation here")
+
+    monkeypatch.setattr("hornbook.evaluate.load_problems", lambda name, split: (name, split))
+    monkeypatch.setattr("hornbook.evaluate.sandbox.require", require)
+    config = replace(CONFIG, select="pass@1", select_on="mbpp:validation")
+    seen: list[Any] = []
+    options: dict[str, Any] = {"data": packed[0], "model": SHAPE, "on_step": seen.append}
+    with pytest.raises(ConfigError, match="needs a tokenizer"):
+        train(config, out=tmp_path, **options)
+    with pytest.raises(SandboxError, match="no isolation"):
+        train(config, out=tmp_path, tokenizer=characters, **options)
+    assert not seen
+
+
+def at(step: int) -> Callable[[dict[str, Any]], None]:
+    """Asks the run to stop once that step is done."""
+
+    def on_step(record: dict[str, Any]) -> None:
+        if record["step"] == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return on_step
+
+
+def test_neither_an_interruption_nor_a_torn_checkpoint_changes_the_choice(
+    tmp_path: Path, packed: tuple[Path, Path]
+) -> None:
+    data, held_out = packed
+    config = replace(CONFIG, select="loss", validation=str(held_out))
+    train(config, data=data, out=tmp_path / "whole", model=SHAPE)
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        train(config, data=data, out=out, model=SHAPE, on_step=at(6))
+    torn = out / "checkpoints" / "step-00000007" / "__0_0.distcp"
+    torn.write_bytes(torn.read_bytes()[:100])
+    with pytest.raises(Interrupted):
+        train(config, data=data, out=out, model=SHAPE, on_step=at(7))
+    assert (out / "checkpoints" / "step-00000008").is_dir()
+    result = train(config, data=data, out=out, model=SHAPE)
+    said, whole = (
+        json.loads((tmp_path / name / "selection.json").read_text()) for name in ("out", "whole")
+    )
+    assert said == whole
+    assert result.selected == whole["selected"]
+    files = [tmp_path / name / "final/model.safetensors" for name in ("out", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_torn_candidate_is_left_out_and_named(tmp_path: Path, packed: tuple[Path, Path]) -> None:
+    data, held_out = packed
+    config = replace(CONFIG, select="loss", validation=str(held_out))
+
+    def tear(record: dict[str, Any]) -> None:
+        folder = tmp_path / "checkpoints" / "step-00000006"
+        if folder.is_dir():
+            (folder / ".metadata").write_bytes(b"")
+
+    train(replace(config, async_save=False), data=data, out=tmp_path, model=SHAPE, on_step=tear)
+    said = json.loads((tmp_path / "selection.json").read_text())
+    assert list(said["scores"]) == ["3", "9", "12"]
+    assert len(said["refused"]) == 1
+    assert "step-00000006" in said["refused"][0]
+
+
+def test_choosing_stops_when_asked_and_keeps_its_scores(
+    tmp_path: Path, packed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, held_out = packed
+    config = replace(CONFIG, select="loss", validation=str(held_out))
+    scored: list[str] = []
+
+    def score(config: TrainConfig, model: Path, work: Path) -> float:
+        scored.append(model.name)
+        if len(scored) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0 / len(scored)
+
+    monkeypatch.setattr(select, "score", score)
+    with pytest.raises(Interrupted, match="2 of 4"):
+        train(config, data=data, out=tmp_path, model=SHAPE)
+    last = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "stopped"
+    result = train(config, data=data, out=tmp_path, model=SHAPE)
+    assert [name[-2:] for name in scored] == ["03", "06", "09", "12"]
+    assert result.selected == 12
+    assert not (tmp_path / "selection").exists()
+
+
+def test_how_often_to_save_belongs_to_a_run_that_chooses(
+    tmp_path: Path, packed: tuple[Path, Path]
+) -> None:
+    data, held_out = packed
+    config = replace(CONFIG, select="loss", validation=str(held_out), stop_step=3)
+    train(config, data=data, out=tmp_path, model=SHAPE)
+    with pytest.raises(ResumeError, match="save_every 3 -> 1"):
+        train(replace(config, save_every=1), data=data, out=tmp_path, model=SHAPE)
+    with pytest.raises(ResumeError, match="keep 0 -> 2"):
+        train(replace(config, keep=2), data=data, out=tmp_path, model=SHAPE)
 
 
 def test_ties_and_nan() -> None:

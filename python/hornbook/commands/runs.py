@@ -1,6 +1,7 @@
 """Commands that run a recipe, or its training."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from hornbook import progress
-from hornbook.commands.shared import RUN, Json, Out, Settings, app, console, summary
+from hornbook.commands.shared import RUN, Json, Out, Settings, app, console
 from hornbook.errors import InputError
 
 
@@ -81,7 +82,7 @@ def run(
     if dry_run:
         from hornbook.estimate import describe
 
-        plan = describe(resolved, folder)
+        plan = describe(resolved, folder, only=tuple(only or ()))
         if as_json:
             print(json.dumps(plan))
         else:
@@ -103,13 +104,15 @@ def run(
     if as_json:
         print(json.dumps(dict(report)))
     else:
-        _print_end(resolved.name, report, folder)
+        _print_end(resolved.name, report, folder, reported="report" in (only or ("report",)))
 
 
-def _print_end(name: str, report: Mapping[str, Any], folder: Path) -> None:
+def _print_end(name: str, report: Mapping[str, Any], folder: Path, *, reported: bool) -> None:
     page = folder / "report.html"
     done, skipped = report["done"], report["skipped"]
     console.print(f"{name}: {done} steps done, {skipped} were done already, {report['seconds']} s")
+    if not reported:
+        return
     if (folder / "report.json").is_file():
         data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         console.print(_arms_table(data))
@@ -159,7 +162,8 @@ def train(
     """Train one model on packed data with a recipe's model and training sections.
 
     Runs as one process, or as many under torchrun. Ctrl-C, SIGTERM and SIGUSR1 save and end with
-    code 3; the same command goes on, also on another number of processes.
+    code 3 (torchrun itself then ends with 1, and passes SIGUSR1 on if told to by
+    --signals-to-handle); the same command goes on, also on another number of processes.
 
     Parameters
     ----------
@@ -186,7 +190,19 @@ def train(
             out,
             seed=resolved.seed,
         )
-    summary(report, as_json)
+    # Under torchrun every process comes here.
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps(dict(report)) if as_json else _trained(report, out))
+
+
+def _trained(report: Mapping[str, Any], out: Path) -> str:
+    """What came of training, in one line."""
+    details = report["details"]
+    return (
+        f"train: {details['steps']:,} steps; loss {details['loss']:.4g}; "
+        f"{details['tokens_per_second']:,.0f} tokens/s; {report['seconds']:,.1f} s; "
+        f"model: {out / 'final'}"
+    )
 
 
 def _tokens_in(folder: Path) -> float:

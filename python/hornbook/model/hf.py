@@ -2,10 +2,10 @@
 
 `config.json` carries both the old flat rotary keys and the new `rope_parameters`, so transformers
 4.37 and later open it; weights are safetensors, bit for bit. Reads one file or an index of several,
-and never unpickles anything. The first published files of phi-1 (`mixf-sequential`: q, k and v as
-one matrix `mixer.Wqkv`) are read too.
+and never unpickles anything. The first published files of phi-1 (`mixformer-sequential`: q, k and v
+as one matrix `mixer.Wqkv`) are read too.
 
-    python -c "from hornbook.model import Phi; Phi.from_pretrained('runs/demo/finetune/final')"
+    python -c "from hornbook.model import Phi; Phi.from_pretrained('model/final')"
 """
 
 import json

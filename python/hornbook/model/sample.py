@@ -7,7 +7,7 @@ which does depend on the batch, decides only where the two best are as good as e
 (one in some thousand) are decided again by the prompt alone. Prompts of like length go together;
 finished rows leave the batch. Text can be had as it is made.
 
-    hornbook sample --model runs/demo/finetune/final --prompt 'def add(a, b):'
+    hornbook sample 'def add(a, b):' --model runs/demo/train/filtered/seed-0/finetuned/final
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import ConfigError, InputError
+from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Cache, Phi
 
 CLOSE = 1e-5
@@ -98,18 +99,7 @@ def generate(
     if any(not text for text in stop):
         raise ConfigError("a stop string must not be empty")
     rows = []
-    for index, prompt in enumerate(prompts):
-        ids = [int(token) for token in tokenizer.encode(prompt)] or [int(tokenizer.eot_id)]
-        if len(ids) >= model.config.max_position_embeddings:
-            raise InputError(
-                f"prompt {index}: {len(ids):,} tokens leave no room in a context of "
-                f"{model.config.max_position_embeddings:,}; shorten it"
-            )
-        if max(ids) >= model.config.vocab_size:
-            raise InputError(
-                f"prompt {index}: token {max(ids)} is past the model's vocabulary of "
-                f"{model.config.vocab_size}; is this the model's own tokenizer?"
-            )
+    for index, ids in enumerate(encode_prompts(model.config, tokenizer, prompts)):
         place = index if places is None else places[index]
         draws = np.random.Generator(np.random.Philox(key=[seed % 2**64, place]))
         rows.append(_Row(index, ids, draws if temperature > 0.0 else None))
@@ -160,6 +150,30 @@ def generate(
     finally:
         model.train(training)
     return [done[index] for index in range(len(prompts))]
+
+
+def encode_prompts(config: PhiConfig, tokenizer: Codec, prompts: Sequence[str]) -> list[list[int]]:
+    """The ids of prompts that a model can complete.
+
+    Raises:
+        InputError: If a prompt leaves no room in the model's context, or has ids past its
+            vocabulary.
+    """
+    made = []
+    for index, prompt in enumerate(prompts):
+        ids = [int(token) for token in tokenizer.encode(prompt)] or [int(tokenizer.eot_id)]
+        if len(ids) >= config.max_position_embeddings:
+            raise InputError(
+                f"prompt {index}: {len(ids):,} tokens leave no room in a context of "
+                f"{config.max_position_embeddings:,}; shorten it"
+            )
+        if max(ids) >= config.vocab_size:
+            raise InputError(
+                f"prompt {index}: token {max(ids)} is past the model's vocabulary of "
+                f"{config.vocab_size}; is this the model's own tokenizer?"
+            )
+        made.append(ids)
+    return made
 
 
 def _certain(text: str, stop: Sequence[str]) -> int:

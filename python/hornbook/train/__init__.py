@@ -13,7 +13,8 @@ from hornbook.train.plan import estimate
 from hornbook.train.schedule import TrainConfig, learning_rate
 
 if TYPE_CHECKING:
-    from hornbook.train.loop import Diverged, Interrupted, TrainResult, train
+    from hornbook.train.guards import Diverged, Interrupted
+    from hornbook.train.loop import TrainResult, train
     from hornbook.train.stage import train_stage
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Diverged": "loop",
-    "Interrupted": "loop",
+    "Diverged": "guards",
+    "Interrupted": "guards",
     "TrainResult": "loop",
     "train": "loop",
     "train_stage": "stage",

@@ -4,8 +4,9 @@
 (`*.distcp`, `.metadata`), the model's `config.json` and tokenizer, and, written last, `state.json`
 with the step, the run's identity and every file's size and hash. It is made under a temporary name,
 synced and renamed; `latest` names the newest. A torn or changed one, or one of another shape, is
-refused and the one before it used. Any number of processes may go on from it. Nothing in it is
-unpickled before its hash has been compared; `hornbook export hf` makes a model folder of it.
+refused and the one before it used; what was refused is put aside as `refused-step-...`. Any number
+of processes may go on from it. Nothing in it is unpickled before its hash has been compared;
+`hornbook export hf` makes a model folder of it.
 
     hornbook export hf runs/demo/train/raw/seed-0/base/checkpoints/step-00004000 --out model/
 """
@@ -174,7 +175,8 @@ class Saver:
             _sync_folder(self.root)
             write_text(self.root / "latest", folder.name + "\n")
             _sync_folder(self.root)
-            for old in found(self.root)[: -self.keep or None] if self.keep else []:
+            others = [path for path in found(self.root) if path != folder]
+            for old in others[: max(0, len(others) + 1 - self.keep)] if self.keep else []:
                 if not self.keep_every or step_of(old) % self.keep_every:
                     shutil.rmtree(old)
         except (CheckpointException, OSError) as error:
@@ -229,6 +231,22 @@ def newest(
         except HornbookError as error:
             refused.append(str(error))
     return None, refused
+
+
+def put_aside(root: Path, *, after: int) -> None:
+    """Renames the checkpoints of later steps, which were refused: they count for nothing any more.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    try:
+        for folder in found(root):
+            if step_of(folder) > after:
+                aside = root / f"refused-{folder.name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+    except OSError as error:
+        raise StorageError(f"{root}: {error.strerror}") from error
 
 
 def export(folder: Path, out: Path) -> None:

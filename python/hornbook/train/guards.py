@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hornbook.errors import StorageError
+from hornbook.errors import HornbookError, StorageError
 
 WINDOW = 100
 """Losses that a new one is compared with."""
@@ -25,6 +25,16 @@ FEWEST = 20
 """Fewer than that say nothing about what is usual."""
 BEAT_S = 2.0
 """Seconds between two signs of life, at least."""
+
+
+class Interrupted(HornbookError):  # noqa: N818
+    """A signal stopped training; it was saved and goes on where it was when started again."""
+
+    exit_code = 3
+
+
+class Diverged(HornbookError):  # noqa: N818
+    """Too many steps in a row had a loss or gradient that is not finite."""
 
 
 class Spikes:
@@ -100,6 +110,17 @@ class Heartbeat:
             temporary.replace(self.path)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from error
+
+
+def merged(spans: list[list[int]]) -> list[list[int]]:
+    """Ranges (first and last) in order, those that touch as one."""
+    made: list[list[int]] = []
+    for first, last in sorted(spans):
+        if made and first <= made[-1][1] + 1:
+            made[-1][1] = max(made[-1][1], last)
+        else:
+            made.append([first, last])
+    return made
 
 
 @contextmanager

@@ -4,11 +4,11 @@ The loss is the weighted mean over the whole step's tokens, however they are spl
 micro-batches and processes. Killed at any moment and started again on as many processes, a run goes
 on with the same losses to the bit: the position in the data is the step, and dropout is drawn from
 (seed, step, micro-batch of the whole step), never from the process. On another number of processes
-the samples and the dropout are the same, and losses equal but for the order of additions, as long
-as `micro_batch_size` stays. A model of 0.4M parameters trains at about 16,000 tokens per CPU-second
-(3 layers of 96, one thread, 6 rows of 160).
+the samples are the same; where `micro_batch_size` is set (else it is each process's share), so is
+the dropout, and losses are equal but for the order of additions. A model of 0.4M parameters trains
+at about 16,000 tokens per CPU-second (3 layers of 96, one thread, 6 rows of 160).
 
-    hornbook train recipe.toml
+    hornbook train demo --data packed/ --out model/
 """
 
 import hashlib
@@ -25,16 +25,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hornbook.errors import ConfigError, HornbookError, ResumeError, StorageError
+from hornbook.errors import ConfigError, ResumeError, StorageError
 from hornbook.manifest import Report, hash_json, read_json
 from hornbook.model import hf
 from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi
-from hornbook.model.sample import generate
+from hornbook.model.sample import encode_prompts, generate
 from hornbook.train import checkpoint
-from hornbook.train.data import Data, Step, identity, shares, steps
-from hornbook.train.guards import Events, Heartbeat, Spikes, signals
-from hornbook.train.metrics import MetricsLog, matrix_ceiling, peak_memory, read_metrics
+from hornbook.train.data import Data, Step, contents, deciding, identity, shares, steps
+from hornbook.train.guards import (
+    Diverged,
+    Events,
+    Heartbeat,
+    Interrupted,
+    Spikes,
+    merged,
+    signals,
+)
+from hornbook.train.metrics import MetricsLog, last_loss, matrix_ceiling, peak_memory
 from hornbook.train.parallel import DTYPES, World, whole, whole_weights, world
 from hornbook.train.plan import flops_per_token, make_plan
 from hornbook.train.schedule import TrainConfig, learning_rate
@@ -43,24 +51,8 @@ from hornbook.train.select import choose
 from hornbook.train.trackers import Trackers
 
 RESULT = "result.json"
-ADJUSTABLE = {
-    *("micro_batch_size", "stop_step", "save_every", "keep", "keep_every", "async_save"),
-    *("threads", "device", "parallel", "shards", "recompute", "compile", "memory_gb"),
-    *("max_skipped", "spike", "log_to", "sample_every", "sample_prompts", "sample_tokens"),
-}
-"""Options that may change between a run and its continuation."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 TENSORS = (checkpoint.WEIGHTS, *MOMENTS)
-
-
-class Interrupted(HornbookError):  # noqa: N818
-    """A signal stopped training; it was saved and goes on where it was when started again."""
-
-    exit_code = 3
-
-
-class Diverged(HornbookError):  # noqa: N818
-    """Too many steps in a row had a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +101,9 @@ def train(
             `final/` and, at the end, `result.json`. All machines must see it.
         model: A shape for fresh weights, or a folder or Hub name to start from (as
             `config.init_from`, which goes first).
-        tokenizer: Saved with every model: anything with `.save(path)` and `.eot_id`; with
-            `.encode` and `.decode` too where samples are asked for.
+        tokenizer: Saved with every model, and needed for `select = "pass@1"`: anything with
+            `.save(path)` and `.eot_id`; with `.encode` and `.decode` too where samples are asked
+            for.
         resume: Go on from the newest whole checkpoint; else `out` must hold none.
         on_step: Called after every step in the first process with its record: step, loss, lr,
             tokens, tokens_per_second, grad_norm, seconds, skipped, data_wait_s (how long this
@@ -121,16 +114,14 @@ def train(
 
     Raises:
         ConfigError: If the options do not fit the model, the data, the memory or the processes.
+        InputError: If something named in them is missing, or a prompt cannot be completed.
         ResumeError: If `out` holds another run.
+        SandboxError: If `select` is "pass@1" and programs cannot be run safely here.
         Interrupted: After SIGTERM, SIGINT or SIGUSR1, once everything is saved.
         Diverged: If the loss stays not finite.
         StorageError: If the disk refuses.
     """
     out = Path(out)
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{out}: {error.strerror}") from error
     threads = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -165,18 +156,21 @@ class _Run:
         source = config.init_from or model
         if source is None:
             raise ConfigError("model: give a PhiConfig, or a folder to start from")
-        if config.sample_every and not hasattr(tokenizer, "encode"):
-            raise ConfigError("sample_every: needs a tokenizer")
         shares(config, here.size)
-        if first:
-            check_criterion(config)
         self.shape = self._shape(source)
-        fixed = {key: value for key, value in asdict(config).items() if key not in ADJUSTABLE}
-        start = asdict(source) if isinstance(source, PhiConfig) else str(source)
-        self.identity = {"config": fixed, "model": start, "data": identity(data)}
+        if config.sample_every:
+            if not hasattr(tokenizer, "encode"):
+                raise ConfigError("sample_every: needs a tokenizer")
+            encode_prompts(self.shape, tokenizer, config.sample_prompts)
+        self.root = out / "checkpoints"
+        # The first process looks, for all: another could find a folder half removed.
+        found: checkpoint.Checkpoint | None
+        self.done: TrainResult | None
+        found, self.refused, self.identity, self.done = here.first(
+            lambda: self._look(source, resume)
+        )
         self.events = Events(out / "events.jsonl" if first else None)
         self.heart = Heartbeat(out / "heartbeat.json" if first else None)
-        self.root = out / "checkpoints"
         self.saver = checkpoint.Saver(
             self.root,
             rank=here.rank,
@@ -185,15 +179,6 @@ class _Run:
             keep=config.keep,
             keep_every=config.keep_every,
         )
-        # The first process looks, for all: another could find a folder half removed.
-        wanted = checkpoint.shapes(self.shape, TENSORS)
-        looked = checkpoint.newest(self.root, wanted) if first else None
-        found: checkpoint.Checkpoint | None
-        found, self.refused = here.agree(looked)
-        if found is not None and not resume:
-            raise ResumeError(f"{out}: holds checkpoints; resume, or name another folder")
-        if found is not None:
-            self._same_run(found)
         self.step = self.resumed_from = 0 if found is None else found.step
         state = {} if found is None else found.state
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
@@ -210,6 +195,7 @@ class _Run:
                 per_machine=here.per_machine,
                 memory=here.memory(),
                 gpu=here.device.type == "cuda",
+                host=here.main_memory(),
             )
         )
         self.model = self._model(source, fresh=found is None)
@@ -222,6 +208,30 @@ class _Run:
                 self.scaler.load_state_dict(state["scaler"])
         for why in self.refused:
             self.events.add("refused", reason=why)
+
+    def _look(
+        self, source: PhiConfig | str | Path, resume: bool
+    ) -> tuple[checkpoint.Checkpoint | None, list[str], dict[str, Any], TrainResult | None]:
+        """What `out` holds, for the first process: where to go on, what was refused, the run's
+        identity, and its result if it had ended. Checks what will be needed at the end."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.out}: {error.strerror}") from error
+        start = asdict(source) if isinstance(source, PhiConfig) else contents(source)
+        fixed = deciding(self.config, resumed=True)
+        self.identity = {"config": fixed, "model": start, "data": identity(self.data)}
+        found, refused = checkpoint.newest(self.root, checkpoint.shapes(self.shape, TENSORS))
+        if found is not None and not resume:
+            raise ResumeError(f"{self.out}: holds checkpoints; resume, or name another folder")
+        if found is not None:
+            self._same_run(found)
+        step = 0 if found is None else found.step
+        done = self._finished(step)
+        if done is None:
+            check_criterion(self.config, tokenizer=self.tokenizer)
+            checkpoint.put_aside(self.root, after=step)
+        return found, refused, self.identity, done
 
     def _shape(self, source: PhiConfig | str | Path) -> PhiConfig:
         config = self.config
@@ -260,7 +270,7 @@ class _Run:
             old, new = before.get(part), _plain(self.identity[part])
             if old == new:
                 continue
-            which = part
+            which = f"{part} {old!r} -> {new!r}"
             if isinstance(old, dict) and isinstance(new, dict):
                 keys = sorted(
                     key for key in old.keys() | new.keys() if old.get(key) != new.get(key)
@@ -274,19 +284,19 @@ class _Run:
     def go(self, on_step: Callable[[dict[str, Any]], None] | None) -> TrainResult:
         """The loop."""
         config, here = self.config, self.here
-        done = here.agree(self._finished() if here.rank == 0 else None)
-        if done is not None:
-            return done  # type: ignore[no-any-return]
+        if self.done is not None:
+            return self.done
         if self.step > config.last_step:
             raise ResumeError(f"{self.out}: is at step {self.step}, past {config.last_step}")
         self.started = time.perf_counter()
         self._say_start()
         trackers = log = None
         if here.rank == 0:
-            trackers = Trackers(config.log_to, self.out, _plain(self.identity["config"]))
+            shown = _plain(self.identity["config"])
+            trackers = Trackers(config.log_to, self.out, shown, step=self.step)
             log = MetricsLog(self.out / "metrics.jsonl", step=self.step)
+        feed = steps(self.data, config, here, first=self.step, vocab_size=self.shape.vocab_size)
         try:
-            feed = steps(self.data, config, here, first=self.step, vocab_size=self.shape.vocab_size)
             while self.step < config.last_step:
                 record = self._one(feed)
                 if log is not None and trackers is not None:
@@ -297,22 +307,23 @@ class _Run:
                 self.heart.beat(self.step)
                 if self.in_a_row >= config.max_skipped:
                     self._give_up()
-                if config.sample_every and self.step % config.sample_every == 0:
-                    self._complete_prompts()
                 stopped = self.interrupted and self.step < config.last_step
                 if stopped or self.step % config.save_every == 0 or self.step == config.last_step:
                     if log is not None:
                         log.sync()
                     self._save()
                 if stopped:
-                    self.saver.wait()
+                    self._written()
                     self.events.add("stopped", step=self.step)
                     raise Interrupted(
                         f"{self.out}: stopped by a signal after step {self.step:,} of "
                         f"{config.last_step:,} and saved; run it again to go on"
                     )
-            self.saver.wait()
+                if config.sample_every and self.step % config.sample_every == 0:
+                    self._complete_prompts()
+            self._written()
         finally:
+            feed.close()
             if log is not None:
                 log.close()
             if trackers is not None:
@@ -430,7 +441,7 @@ class _Run:
         if not bad:  # the gradient alone
             first = self.step * self.config.batch_size
             bad = [[first, first + self.config.batch_size - 1]]
-        self.offenders = _merged(self.offenders + bad)
+        self.offenders = merged(self.offenders + bad)
         self.skipped += 1
         # An overflow of fp16 gradients alone is the scaler's affair, unless it gets nowhere.
         scaled = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() >= 1
@@ -440,7 +451,7 @@ class _Run:
             step=self.step + 1,
             loss=str(loss),
             grad_norm=str(norm),
-            samples=_merged(bad),
+            samples=merged(bad),
             loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else None,
         )
 
@@ -448,7 +459,7 @@ class _Run:
         return float(self.before + time.perf_counter() - self.started)
 
     def _give_up(self) -> None:
-        self.saver.wait()
+        self._written()
         kept = checkpoint.found(self.root)
         spans = ", ".join(f"{first:,} to {last:,}" for first, last in self.offenders)
         raise Diverged(
@@ -474,7 +485,19 @@ class _Run:
             log.close()
         self.here.wait()
 
+    def _written(self) -> None:
+        """Returns when the last checkpoint is whole; what failed in one process fails in all."""
+        failed = None
+        try:
+            self.saver.wait()
+        except StorageError as error:
+            failed = error
+        for one in self.here.gather(failed):
+            if one is not None:
+                raise one
+
     def _save(self) -> None:
+        self._written()
         state = {
             "identity": self.identity,
             "samples": self.step * self.config.batch_size,
@@ -495,12 +518,14 @@ class _Run:
     def _finish(self) -> TrainResult:
         seconds = self._seconds()
         final = self.out / "final"
-        selected = self.step
-        if self.here.rank == 0:
-            selected = choose(self.config, self.out, final)
+        try:
+            selected = self.here.first(lambda: choose(self.config, self.out, final, stop=self.stop))
+        except Interrupted:
+            self.events.add("stopped", step=self.step)
+            raise
         result = TrainResult(
             step=self.step,
-            loss=_last_loss(self.out),
+            loss=last_loss(self.out / "metrics.jsonl"),
             tokens=self.tokens,
             seconds=seconds,
             tokens_per_second=self.tokens / seconds,
@@ -517,12 +542,12 @@ class _Run:
         self.here.wait()
         return self.here.agree(result)  # type: ignore[no-any-return]
 
-    def _finished(self) -> TrainResult | None:
-        """The result, if this very run had ended already."""
-        if not (self.out / RESULT).is_file() or self.step < self.config.last_step:
+    def _finished(self, step: int) -> TrainResult | None:
+        """The result, if this very run had ended already, at that step."""
+        if not (self.out / RESULT).is_file() or step < self.config.last_step:
             return None
         data = read_json(self.out / RESULT)
-        if data.pop("identity") != hash_json(self.identity) or data["step"] != self.step:
+        if data.pop("identity") != hash_json(self.identity) or data["step"] != step:
             return None
         data["final"] = self.out / "final"
         return TrainResult(**data)
@@ -564,23 +589,6 @@ def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManag
 def _key(seed: int, step: int, micro: int) -> int:
     digest = hashlib.blake2b(f"dropout {seed} {step} {micro}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _merged(spans: list[list[int]]) -> list[list[int]]:
-    """Ranges (first and last) in order, those that touch as one."""
-    made: list[list[int]] = []
-    for first, last in sorted(spans):
-        if made and first <= made[-1][1] + 1:
-            made[-1][1] = max(made[-1][1], last)
-        else:
-            made.append([first, last])
-    return made
-
-
-def _last_loss(out: Path) -> float:
-    losses = [record["loss"] for record in read_metrics(out / "metrics.jsonl")[-50:]]
-    losses = [loss for loss in losses if loss is not None]
-    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hornbook.errors import StorageError
+from hornbook.manifest import write_text
 
 
 class MetricsLog:
@@ -36,10 +37,8 @@ class MetricsLog:
         kept = [
             json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step
         ]
-        temporary = path.with_name(path.name + ".tmp")
+        write_text(path, "".join(kept))
         try:
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}") from error
@@ -86,6 +85,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def last_loss(path: Path) -> float:
+    """Mean loss of a log's last steps (up to 50)."""
+    losses = [record["loss"] for record in read_metrics(path)[-50:]]
+    losses = [loss for loss in losses if loss is not None]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def matrix_ceiling(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.5) -> float:

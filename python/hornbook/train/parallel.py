@@ -5,11 +5,11 @@ its share of every step's rows. The model is whole in each (`DistributedDataPara
 over all of them (`fully_shard`), or in pieces over each group of them (hybrid). Gradients travel by
 gloo on CPUs and NCCL on GPUs.
 
-    torchrun --nproc-per-node 2 -m hornbook train recipe.toml
+    torchrun --nproc-per-node 2 -m hornbook train demo --data packed/ --out model/
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from hornbook.errors import ConfigError
+from hornbook.errors import ConfigError, HornbookError
 from hornbook.model.phi import Phi
 from hornbook.train.plan import Plan
 
@@ -50,11 +50,17 @@ class World:
     background: Any = None
     """A gloo group of its own for what is saved while training goes on: on a shared one the
     messages of both would mix. It waits long for the first process."""
+    talk: Any = None
+    """Another for what processes tell each other meanwhile; it waits as long."""
 
     def memory(self) -> int:
         """Bytes of memory that this process may fill."""
         if self.device.type == "cuda":
             return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return self.main_memory()
+
+    def main_memory(self) -> int:
+        """Bytes of this machine's memory, shared out among its processes."""
         if not hasattr(os, "sysconf"):  # Windows: not known
             return 1 << 62
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // self.per_machine
@@ -121,7 +127,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.talk)
         return values
 
     def agree(self, value: Any) -> Any:
@@ -129,13 +135,30 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, group=self.background)
+        dist.broadcast_object_list(box, group=self.talk)
         return box[0]
+
+    def first(self, work: Callable[[], Any]) -> Any:
+        """What the first process makes, for all; the others wait.
+
+        Raises:
+            HornbookError: In all of them, if the work raises one.
+        """
+        made = None
+        if self.rank == 0:
+            try:
+                made = work()
+            except HornbookError as error:
+                made = error
+        made = self.agree(made)
+        if isinstance(made, HornbookError):
+            raise made
+        return made
 
     def wait(self) -> None:
         """Returns when every process is here."""
         if self.size > 1:
-            dist.barrier(group=self.background)
+            dist.barrier(group=self.talk)
 
 
 def whole(value: Tensor) -> Tensor:
@@ -202,6 +225,7 @@ def world(device: str = "auto") -> Iterator[World]:
             device=place,
             per_machine=int(os.environ.get("LOCAL_WORLD_SIZE", str(size))),
             background=dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None,
+            talk=dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None,
         )
     finally:
         if ours:

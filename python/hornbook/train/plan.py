@@ -4,7 +4,8 @@ Ways, fastest first: the whole model in each process (alone, or with gradients a
 weights, gradients and optimizer in pieces over a machine's processes and repeated over machines, or
 in pieces over all; then the same with activations computed again in the backward pass, which costs
 a third more. A run that no way fits is refused, with what would fit. Activations are counted as
-autograd keeps them (the tests compare), everything else as it is stored.
+autograd keeps them (the tests compare), everything else as it is stored; on a CPU also the copy of
+which checkpoints are written while training goes on, and what attention with dropout computes with.
 
     hornbook run phi-1 --dry-run
 """
@@ -24,6 +25,9 @@ PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0}
 ASSUMED_MFU = {"A100": 0.50, "H100": 0.40}
 HEAD_TOKENS = 4096
 """Most tokens whose logits are held at once."""
+SCORES = 3
+"""Matrices of all scores (heads by tokens by tokens, fp32) that are kept of each block where torch
+computes attention in its plain form: on a CPU, with dropout. One more is at work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ def make_plan(
     per_machine: int,
     memory: int,
     gpu: bool,
+    host: int | None = None,
 ) -> Plan:
     """The fastest way that fits.
 
@@ -60,6 +65,7 @@ def make_plan(
         per_machine: On one machine.
         memory: Bytes of a process's device, unless the config states them.
         gpu: Whether that is a GPU.
+        host: Then, bytes of main memory for each process; not looked at unless given.
 
     Raises:
         ConfigError: If the options contradict each other or the processes; or if nothing fits, with
@@ -71,6 +77,7 @@ def make_plan(
     ways = list(_ways(model, config, processes=processes, per_machine=per_machine, gpu=gpu))
     for way in ways:
         if way.memory["total"] <= limit:
+            _check_host(model, config, way, host if gpu else None)
             return way
     least = min(ways, key=lambda way: way.memory["total"])
     parts = ", ".join(
@@ -81,8 +88,23 @@ def make_plan(
         f"{least.memory['total'] / 2**30:.3g} GiB each ({least.parallel}"
         f"{', recompute' if least.recompute else ''}: {parts}), and {limit / 2**30:.3g} GiB of "
         f"{memory / 2**30:.3g} may be used. "
-        + _remedy(model, config, processes=processes, limit=limit, gpu=gpu)
+        + _remedy(model, config, processes=processes, per_machine=per_machine, limit=limit, gpu=gpu)
     )
+
+
+def _check_host(model: PhiConfig, config: TrainConfig, way: Plan, host: int | None) -> None:
+    copy = _checkpoint_copy(model, config, shards=way.shards)
+    if host is not None and copy > host * USABLE:
+        raise ConfigError(
+            f"does not fit: a checkpoint that is written while training goes on is copied to main "
+            f"memory, {copy / 2**30:.3g} GiB a process, and there are {host / 2**30:.3g}. These "
+            'would do: async_save = false; parallel = "fsdp"'
+        )
+
+
+def _checkpoint_copy(model: PhiConfig, config: TrainConfig, *, shards: int) -> int:
+    """Bytes of weights and moments that a process copies to write them in the background."""
+    return 12 * parameter_count(model) // shards if config.async_save else 0
 
 
 def _ways(
@@ -93,6 +115,8 @@ def _ways(
         raise ConfigError(
             f'parallel = "{config.parallel}" needs several processes: start it under torchrun'
         )
+    if config.shards is not None and processes % config.shards:
+        raise ConfigError(f"shards {config.shards} must divide the {processes} process(es)")
     group = config.shards or per_machine
     grouped = 1 < group < processes and processes % group == 0
     if config.parallel == "hybrid" and not grouped:
@@ -116,12 +140,25 @@ def _ways(
                 recompute=recompute,
                 compile=gpu if config.compile is None else config.compile,
                 memory=memory_bytes(
-                    model, config, processes=processes, shards=shards, recompute=recompute
+                    model,
+                    config,
+                    processes=processes,
+                    shards=shards,
+                    recompute=recompute,
+                    gpu=gpu,
                 ),
             )
 
 
-def _remedy(model: PhiConfig, config: TrainConfig, *, processes: int, limit: int, gpu: bool) -> str:
+def _remedy(
+    model: PhiConfig,
+    config: TrainConfig,
+    *,
+    processes: int,
+    per_machine: int,
+    limit: int,
+    gpu: bool,
+) -> str:
     """What would fit, each tried by the same estimate."""
     found = []
     share = max(1, config.batch_size // processes)
@@ -139,11 +176,18 @@ def _remedy(model: PhiConfig, config: TrainConfig, *, processes: int, limit: int
         if fits(replace(free, micro_batch_size=count), processes):
             found.append(f"micro_batch_size = {count}")
             break
+    if config.async_save and not gpu and fits(replace(free, async_save=False), processes):
+        found.append("async_save = false")
+    # More processes on a machine without GPUs would only share the same memory.
+    shared = not gpu and config.memory_gb is None
     last = replace(free, micro_batch_size=1)
     for count in (2**power for power in range(1, 13)):
-        fixed = count > processes and config.batch_size % count == 0
-        if fixed and fits(last, count):
-            found.append(f"{count} processes (with micro_batch_size = 1)")
+        possible = count > processes and config.batch_size % count == 0
+        if shared and count % per_machine:
+            possible = False
+        if possible and fits(last, count):
+            where = f" on {count // per_machine} machines" if shared else ""
+            found.append(f"{count} processes{where} (with micro_batch_size = 1)")
             break
     return f"These would fit: {'; '.join(found)}" if found else "Take a smaller model"
 
@@ -160,7 +204,13 @@ def _block_parameters(config: PhiConfig) -> int:
 
 
 def memory_bytes(
-    model: PhiConfig, config: TrainConfig, *, processes: int, shards: int = 1, recompute: bool
+    model: PhiConfig,
+    config: TrainConfig,
+    *,
+    processes: int,
+    shards: int = 1,
+    recompute: bool,
+    gpu: bool = True,
 ) -> dict[str, int]:
     """What one process holds at its fullest, estimated.
 
@@ -170,10 +220,12 @@ def memory_bytes(
         processes: In all.
         shards: Processes that hold one copy of the model together.
         recompute: Whether blocks keep only what they were given.
+        gpu: Whether it computes on one; a CPU holds the checkpoint being written too.
 
     Returns:
         Bytes of weights, gradients, adam, gathered (pieces put together for use), copies (weights
-        in the precision of products), activations, head, and the total.
+        in the precision of products), activations, scores (attention's, on a CPU with dropout),
+        head, checkpoint, and the total.
     """
     n, block = parameter_count(model), _block_parameters(model)
     c, f = model.hidden_size, model.intermediate_size or 0
@@ -200,10 +252,17 @@ def memory_bytes(
         "gathered": 0 if shards == 1 else (width + 4) * (n - layers * block + 2 * block),
         "copies": copy * (1 if recompute or shards > 1 else layers),
         "activations": activations,
+        "scores": 0,
         "head": 2 * 4 * min(tokens, HEAD_TOKENS) * model.vocab_size
         + 4 * model.vocab_size * c
         + 4 * tokens * c,
+        "checkpoint": 0,
     }
+    if not gpu:
+        parts["checkpoint"] = _checkpoint_copy(model, config, shards=shards)
+        if config.dropout > 0:
+            matrix = 4 * tokens * config.sequence_length * model.num_attention_heads
+            parts["scores"] = matrix * (1 + SCORES * (1 if recompute else layers))
     return {**parts, "total": sum(parts.values())}
 
 

@@ -37,7 +37,7 @@ class TrainConfig:
     """Tokens of a row."""
     micro_batch_size: int | None = None
     """Rows at once in a process; the rest of a step is accumulated. All of a process's rows unless
-    stated."""
+    stated: with dropout, state it, for the same losses on another number of processes."""
     stop_step: int | None = None
     """Stop here, before the schedule ends (the paper: 24,000 of 36,000)."""
     warmup_steps: int = 0
@@ -80,7 +80,7 @@ class TrainConfig:
     """How several processes share the model: whole in each ("ddp"), in pieces over all ("fsdp"),
     in pieces over groups ("hybrid"), or the fastest of these that fits."""
     shards: int | None = None
-    """Processes of a group in "hybrid"; those of one machine unless stated."""
+    """Processes of a group in "hybrid" (or "auto"); those of one machine unless stated."""
     recompute: bool | None = None
     """Compute activations again in the backward pass; only if it fits no other way unless stated.
     """
@@ -107,7 +107,8 @@ class TrainConfig:
     select: Literal["last", "loss", "pass@1"] = "last"
     """Which checkpoint becomes the final model: the last; that of the lowest mean loss on
     `validation`; or that which solves most of `select_on` greedily (ties: the earliest). Only
-    checkpoints that are kept stand for choice. The paper does not say how it chose."""
+    checkpoints that are kept stand for choice, of every `save_every` steps and the last. The paper
+    does not say how it chose."""
     validation: str | None = None
     """Packed data that is not trained on, for "loss"."""
     select_on: str | None = None
@@ -158,6 +159,10 @@ class TrainConfig:
                     f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}"
                 )
 
+        if self.shards is not None and self.parallel not in ("auto", "hybrid"):
+            raise ConfigError(
+                f'shards is for parallel = "hybrid" or "auto", not for "{self.parallel}"'
+            )
         for name in self.log_to:
             if name not in TRACKERS:
                 raise ConfigError(f"log_to: {name!r} is not one of {', '.join(TRACKERS)}")

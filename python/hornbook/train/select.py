@@ -3,7 +3,9 @@
 The paper saves every 1,000 steps of finetuning and takes the best, and does not say by what. Here:
 `last`; the lowest mean `loss` on packed data that was not trained on; or the highest `pass@1` of
 greedy answers to problems that should not be those one reports (the preset phi-1: the validation
-part of MBPP). Ties go to the earlier step. `selection.json` has every checkpoint's score.
+part of MBPP). Ties go to the earlier step. Candidates are the whole checkpoints of every
+`save_every` steps and the last: what a signal saved in between would make the choice depend on it.
+`selection.json` has every candidate's score, and which were torn.
 
     hornbook train phi-1 --stage finetune --data packed/ --out model/ --set finetune.select=loss \\
         --set finetune.validation=held-out/
@@ -12,55 +14,86 @@ part of MBPP). Ties go to the earlier step. `selection.json` has every checkpoin
 import json
 import math
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hornbook import progress
-from hornbook.errors import InputError
-from hornbook.manifest import write_text
+from hornbook.errors import ConfigError, InputError
+from hornbook.manifest import read_json, write_text
 from hornbook.model.phi import Phi
 from hornbook.train import checkpoint
+from hornbook.train.guards import Interrupted
 from hornbook.train.schedule import TrainConfig
 
 SELECTION = "selection.json"
+SCORES = "scores.json"
 VALIDATION_ROWS = 512
 """Most rows that a validation loss is the mean of."""
 
 
-def choose(config: TrainConfig, out: Path, final: Path) -> int:
+def choose(
+    config: TrainConfig, out: Path, final: Path, *, stop: threading.Event | None = None
+) -> int:
     """Writes the final model of a run whose checkpoints are written; in one process.
 
     Args:
         config: The run's.
         out: The run's folder.
         final: The model folder to write.
+        stop: Looked at before every candidate.
 
     Returns:
         The step whose weights it has.
 
     Raises:
-        InputError: If validation data or problems cannot be used.
+        InputError: If validation data or problems cannot be used, or no checkpoint is whole.
+        Interrupted: If `stop` is set; scores made by then are kept for the next call.
     """
-    folders = checkpoint.found(out / "checkpoints")
+    root = out / "checkpoints"
     if config.select == "last":
-        checkpoint.export(folders[-1], final)
-        return checkpoint.step_of(folders[-1])
+        checkpoint.export(root / f"step-{config.last_step:08d}", final)
+        return config.last_step
     work = out / "selection"
-    scores: dict[int, float] = {}
-    for place, folder in enumerate(folders):
+    folders = {
+        step: folder
+        for folder in checkpoint.found(root)
+        for step in [checkpoint.step_of(folder)]
+        if step % config.save_every == 0 or step == config.last_step
+    }
+    before = read_json(work / SCORES) if (work / SCORES).is_file() else {}
+    scores: dict[int, float] = {step: before[str(step)] for step in folders if str(step) in before}
+    refused: list[str] = []
+    for place, (step, folder) in enumerate(folders.items()):
+        if stop is not None and stop.is_set():
+            raise Interrupted(
+                f"{out}: stopped by a signal while the final model was chosen, after "
+                f"{len(scores)} of {len(folders)} checkpoints; run it again to go on"
+            )
+        if step in scores:
+            continue
         candidate = work / folder.name
-        checkpoint.export(folder, candidate)
-        scores[checkpoint.step_of(folder)] = score(config, candidate, work / f"{folder.name}-score")
+        try:
+            checkpoint.export(folder, candidate)
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        scores[step] = score(config, candidate, work / f"{folder.name}-score")
+        write_text(work / SCORES, json.dumps(scores) + "\n")
+        shutil.rmtree(candidate)
         progress.advance(f"choosing by {config.select}", place + 1, len(folders))
+    if not scores:
+        raise InputError(f"{root}: no checkpoint to choose from is whole: {'; '.join(refused)}")
     best = best_step(scores, lowest=config.select == "loss")
     shutil.rmtree(final, ignore_errors=True)
-    (work / f"step-{best:08d}").rename(final)
+    checkpoint.export(folders[best], final)
     said = {
         "criterion": _criterion(config),
         "scores": {str(step): value for step, value in scores.items()},
         "selected": best,
+        "refused": refused,
     }
     write_text(out / SELECTION, json.dumps(said, indent=1) + "\n")
     shutil.rmtree(work)
@@ -100,16 +133,22 @@ def score(config: TrainConfig, model: Path, work: Path) -> float:
     return float(report["pass@1"])
 
 
-def check(config: TrainConfig) -> None:
+def check(config: TrainConfig, *, tokenizer: Any = None) -> None:
     """Opens what the criterion needs, so that a run of days does not end for want of it.
 
     Raises:
         InputError, ConfigError: If it cannot be used.
+        SandboxError: If programs cannot be run safely here, for "pass@1".
     """
     if config.select == "loss":
         _rows(config)
     elif config.select == "pass@1":
+        from hornbook.evaluate import sandbox
+
+        if tokenizer is None:
+            raise ConfigError('select = "pass@1" needs a tokenizer')
         _problems(config)
+        sandbox.require()
 
 
 def _problems(config: TrainConfig) -> Any:

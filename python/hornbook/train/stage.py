@@ -1,29 +1,25 @@
 """Training as a stage: skipped when its result is there, resumed when it was cut short.
 
-hornbook train demo --data packed/ --out model/
+Under torchrun the first process keeps the stage's folder and makes room in it before any trains.
+
+    hornbook train demo --data packed/ --out model/
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hornbook import progress
-from hornbook.manifest import (
-    Outcome,
-    Report,
-    StrPath,
-    completed,
-    file_part,
-    read_json,
-    run_stage,
-    stage_key,
-)
+from hornbook.errors import HornbookError
+from hornbook.manifest import Outcome, Report, StrPath, file_part, read_json, run_stage
 from hornbook.model.config import PhiConfig
 from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
-from hornbook.train.loop import ADJUSTABLE, train
+from hornbook.train.data import deciding
+from hornbook.train.loop import TrainResult, train
+from hornbook.train.parallel import World, world
 from hornbook.train.plan import parameter_count
 from hornbook.train.schedule import TrainConfig
 
@@ -48,13 +44,14 @@ def train_stage(
         seed: Replaces the config's.
 
     Returns:
-        The manifest; `details` has parameters, tokens, steps, loss, tokens_per_second,
-        skipped_steps, selected_step.
+        The manifest, in every process; `details` has parameters, tokens, steps, loss,
+        tokens_per_second, skipped_steps, selected_step.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; the same call goes on.
         ResumeError: If `out` holds a model of other settings or data. Options that do not change
-            the result (micro-batches, threads, device, how often to save) may differ.
+            the result (threads, device, processes; micro-batches unless there is dropout, how often
+            to save unless the best checkpoint is wanted) may differ.
     """
     config = replace(config, seed=seed)
     shape = start if isinstance(start, PhiConfig) else None
@@ -62,20 +59,14 @@ def train_stage(
     inputs: list[StrPath] = [*data, *([source] if isinstance(source, Path) else [])]
     named = (config.init_from, config.validation, config.select_on)
     inputs += [Path(name) for name in named if name and Path(name).exists()]
-    fixed = {name: value for name, value in asdict(config).items() if name not in ADJUSTABLE}
-    identity = {
-        "train": {**fixed, "stop_step": config.stop_step},
-        "model": asdict(shape) if shape else "given",
-        "weights": list(data.values()),
-    }
     tokenizer = Tokenizer.from_file(Path(next(iter(data))) / "tokenizer.json")
     label = "pretrain" if shape else "finetune"
 
     def on_step(record: Mapping[str, Any]) -> None:
         progress.advance(label, int(record["step"]), config.last_step, _note(record))
 
-    def work(folder: Path) -> Outcome:
-        result = train(
+    def share(folder: Path) -> TrainResult:
+        return train(
             config,
             data=dict(data),
             out=folder,
@@ -83,6 +74,9 @@ def train_stage(
             tokenizer=tokenizer,
             on_step=on_step,
         )
+
+    def work(folder: Path) -> Outcome:
+        result = share(folder)
         trained = config_from_json(read_json(result.final / "config.json"), result.final)
         names = sorted(f"final/{path.name}" for path in result.final.iterdir() if path.is_file())
         return Outcome(
@@ -98,22 +92,60 @@ def train_stage(
             },
         )
 
-    if int(os.environ.get("RANK", "0")) != 0:
-        # Under torchrun the first process keeps the stage's folder; the others only train.
-        done = completed(out, STAGE, stage_key(STAGE, identity, inputs))
-        if done is None:
-            work(Path(out))
-        return done or Report({})
-    return run_stage(
-        STAGE,
-        out,
-        inputs=inputs,
-        config=identity,
-        work=work,
-        seed=seed,
-        resumable=True,
-        precious=True,
-    )
+    def stage(begin: Callable[[], None]) -> Report:
+        def begun(folder: Path) -> Outcome:
+            begin()
+            return work(folder)
+
+        identity = {
+            "train": {**deciding(config), "stop_step": config.stop_step},
+            "model": asdict(shape) if shape else "given",
+            "weights": list(data.values()),
+        }
+        return run_stage(
+            STAGE,
+            out,
+            inputs=inputs,
+            config=identity,
+            work=begun,
+            seed=seed,
+            resumable=True,
+            precious=True,
+        )
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return stage(lambda: None)
+    with world(config.device) as here:
+        return _together(here, stage, lambda: share(Path(out)))
+
+
+def _together(
+    here: World, stage: Callable[[Callable[[], None]], Report], share: Callable[[], Any]
+) -> Report:
+    """A stage on several processes: the first says when there is room, and the others train too."""
+    if here.rank > 0:
+        word = here.agree(None)
+        if word is None:
+            share()
+            word = here.agree(None)
+        if isinstance(word, HornbookError):
+            raise word
+        return word  # type: ignore[no-any-return]
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        here.agree(None)
+
+    try:
+        report = stage(begin)
+    except HornbookError as error:
+        if not begun:
+            here.agree(error)
+        raise
+    here.agree(report)
+    return report
 
 
 def _note(record: Mapping[str, Any]) -> str:

@@ -4,11 +4,13 @@ hornbook train demo --data packed/ --out model/ --set 'pretrain.log_to=["tensorb
 """
 
 import os
+import uuid
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from hornbook.errors import MissingExtraError
+from hornbook.manifest import write_text
 
 KEYS = (
     "loss",
@@ -35,12 +37,12 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in `<out>/tensorboard`."""
+    """Event files in `<out>/tensorboard`; what a killed run wrote past `step` is not shown."""
 
-    def __init__(self, out: Path, config: dict[str, Any]) -> None:
+    def __init__(self, out: Path, config: dict[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         lines = "\n".join(f"    {key}: {value}" for key, value in config.items())
         self.writer.add_text("config", lines)
 
@@ -57,12 +59,21 @@ class TensorBoard:
 class WandbLike:
     """Weights & Biases, or trackio, which has its interface.
 
-    The project is `WANDB_PROJECT` or `TRACKIO_PROJECT` of the environment, else `hornbook`.
+    The project is `WANDB_PROJECT` or `TRACKIO_PROJECT` of the environment, else `hornbook`. A run
+    that goes on is the same run there: `<out>/tracker-id` says which.
     """
 
     def __init__(self, module: Any, out: Path, config: dict[str, Any]) -> None:
         project = os.environ.get(f"{module.__name__.upper()}_PROJECT", "hornbook")
-        self.run = module.init(project=project, name=out.name, config=config)
+        file = out / "tracker-id"
+        if not file.is_file():
+            write_text(file, uuid.uuid4().hex[:12] + "\n")
+        same = file.read_text(encoding="utf-8").strip()
+        # trackio knows a run by its name alone.
+        which = {"name": out.name, "id": same}
+        if module.__name__ == "trackio":
+            which = {"name": f"{out.name}-{same}"}
+        self.run = module.init(project=project, config=config, resume="allow", **which)
         self.module = module
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
@@ -81,17 +92,20 @@ class Trackers:
         names: Any of "tensorboard", "wandb", "trackio".
         out: The run's folder.
         config: What to show of the run.
+        step: Steps done: training goes on after this one.
 
     Raises:
         MissingExtraError: If one is not installed.
     """
 
-    def __init__(self, names: tuple[str, ...], out: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, names: tuple[str, ...], out: Path, config: dict[str, Any], *, step: int
+    ) -> None:
         self.all: list[Tracker] = []
         for name in names:
             try:
                 if name == "tensorboard":
-                    self.all.append(TensorBoard(out, config))
+                    self.all.append(TensorBoard(out, config, step))
                     continue
                 self.all.append(WandbLike(import_module(name), out, config))
             except ImportError as error:
