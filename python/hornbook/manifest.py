@@ -334,52 +334,64 @@ def run_stage(
                 key = _key(stage, config, hashes)
         except BaseException:
             if before is not None:
-                unfinished = _beside(folder, "unfinished")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                if resumable:
-                    folder.rename(unfinished)
-                else:
-                    shutil.rmtree(folder)
-                before.rename(folder)
+                _put_back(before, folder, keep=resumable)
             raise
-        data: dict[str, Any] = {
-            "schema": 1,
-            "stage": stage,
-            # Not the key of a finished result, so that the next run does not take it for one.
-            "key": f"partial-{key}" if outcome.partial else key,
-            "config": json.loads(json.dumps(config, default=_plain)),
-            "inputs": [
-                {"path": str(path), "hash": value}
-                for path, value in zip(paths, hashes, strict=True)
-            ],
-            "seed": seed,
-            "parts": outcome.parts,
-            "counts": {
-                "in": outcome.rows_in,
-                "kept": outcome.kept,
-                "dropped": outcome.dropped,
-                "rejected": outcome.rejected,
-            },
-            "details": outcome.details,
-            "versions": {
-                "hornbook": __version__,
-                "python": platform.python_version(),
-                "platform": f"{sys.platform}-{platform.machine()}",
-            },
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
-            "seconds": round(time.time() - start, 3),
-            "cpu_seconds": round(time.process_time() - cpu, 3),
-        }
-        report = Report(data)
+        report = Report(
+            {
+                "schema": 1,
+                "stage": stage,
+                # Not a finished result's, so that the next run does not take it for one.
+                "key": f"partial-{key}" if outcome.partial else key,
+                "config": json.loads(json.dumps(config, default=_plain)),
+                "inputs": [
+                    {"path": str(path), "hash": of_it}
+                    for path, of_it in zip(paths, hashes, strict=True)
+                ],
+                "seed": seed,
+                **_described(outcome),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
+                "seconds": round(time.time() - start, 3),
+                "cpu_seconds": round(time.process_time() - cpu, 3),
+            }
+        )
         if outcome.partial and before is not None and not _is_partial(before):
-            shutil.rmtree(folder)
-            before.rename(folder)
+            _put_back(before, folder, keep=False)
             return report
         report.save(folder / MANIFEST)
         (folder / STARTED).unlink(missing_ok=True)
         shutil.rmtree(_beside(folder, "before"), ignore_errors=True)
         shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
         return report
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    """What a manifest says of an outcome, and of where it was made."""
+    return {
+        "parts": outcome.parts,
+        "counts": {
+            "in": outcome.rows_in,
+            "kept": outcome.kept,
+            "dropped": outcome.dropped,
+            "rejected": outcome.rejected,
+        },
+        "details": outcome.details,
+        "versions": {
+            "hornbook": __version__,
+            "python": platform.python_version(),
+            "platform": f"{sys.platform}-{platform.machine()}",
+        },
+    }
+
+
+def _put_back(before: Path, folder: Path, *, keep: bool) -> None:
+    """Puts an earlier result back into its folder; what stands there goes aside, if to `keep`."""
+    unfinished = _beside(folder, "unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if keep:
+        folder.rename(unfinished)
+    else:
+        shutil.rmtree(folder)
+    before.rename(folder)
 
 
 def _unusable(folder: Path, paths: list[Path], count: int) -> str:
@@ -417,12 +429,11 @@ def _undo_kill(folder: Path, *, keep: bool) -> None:
     before = _beside(folder, "before")
     if (folder / MANIFEST).is_file() or not (before / MANIFEST).is_file():
         return
-    if (folder / STARTED).is_file() and keep:
-        shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
-        folder.rename(_beside(folder, "unfinished"))
-    elif (folder / STARTED).is_file() or (folder.is_dir() and not _others(folder)):
-        shutil.rmtree(folder)
-    if not folder.exists():
+    if (folder / STARTED).is_file():
+        _put_back(before, folder, keep=keep)
+    elif folder.is_dir() and not _others(folder):
+        _put_back(before, folder, keep=False)
+    elif not folder.exists():
         before.rename(folder)
 
 

@@ -369,7 +369,10 @@ fn read<'a>(
             documents.names.push(ids.value(i))?;
             documents.first.push(*documents.seen.entry(hash).or_insert(row));
         }
-        add_weights(batch, &options.keep, &mut documents.weights)?;
+        // Of equal texts the first stays, where what stays is written at once.
+        if writer.is_none() {
+            add_weights(batch, &options.keep, &mut documents.weights)?;
+        }
         let labels = source_labels(batch, options.source.as_deref())?;
         for i in 0..batch.num_rows() {
             let label = match &labels {
