@@ -561,6 +561,7 @@ def test_an_index_is_made_in_no_folder_of_others(tmp_path: Path) -> None:
     # What a run leaves that was killed before its index was there.
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "lock").touch()
+    (tmp_path / "new" / "index.json.tmp").write_text("{")
     hb.dedup(source, tmp_path / "out", index=tmp_path / "new")
 
 

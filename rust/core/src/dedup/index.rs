@@ -130,9 +130,14 @@ impl Index {
     /// Opens an index to add `segment` to it, made if need be.
     pub fn open_to_add(folder: &Path, stamp: &Stamp, segment: &str) -> Result<Self> {
         let is_foreign = |folder: &Path| -> std::io::Result<bool> {
-            let mut files = std::fs::read_dir(folder)?;
-            // A first run that was killed leaves nothing but its lock.
-            files.try_fold(false, |foreign, file| Ok(foreign || file?.file_name() != "lock"))
+            // What a first run has that is not yet, or will never be, as far as its listing.
+            let ours = ["lock".to_owned(), format!("{FILE}.tmp")];
+            let mut files =
+                std::fs::read_dir(folder)?.map(|file| file.map(|file| file.file_name()));
+            files.try_fold(false, |foreign, name| {
+                let name = name?;
+                Ok(foreign || !ours.iter().any(|known| name == known.as_str()))
+            })
         };
         if folder.is_file()
             || folder.is_dir()
