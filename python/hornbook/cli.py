@@ -18,10 +18,14 @@ __all__ = ["app", "clean", "evaluate", "generate", "label", "main", "results", "
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; errors become one line on standard error and an exit code."""
     errors = Console(stderr=True, soft_wrap=True)
+
+    def tell(message: str) -> None:
+        errors.print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)
+
     try:
         app(argv)
     except HornbookError as error:
-        errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False)
+        tell(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         errors.print("stopped; what is done is kept, the same command goes on", highlight=False)
@@ -30,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        message = printable(f"{where}{error.strerror or error}")
-        errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+        tell(f"{where}{error.strerror or error}")
         sys.exit(1)
 
 

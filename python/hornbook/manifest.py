@@ -141,16 +141,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def json_lines(text: str) -> Iterator[Any]:
-    """The values of JSON lines, empty ones left out.
+def json_lines(text: str, *, torn: bool = False) -> Iterator[Any]:
+    """The values of JSON lines, empty ones left out, and if they may be `torn` by a crash those too
+    that are not JSON.
 
     JSON may hold U+2028 and other ends of lines by Unicode as they are, which `str.splitlines`
     takes for ends too.
 
     Raises:
-        ValueError: At a line that is not JSON.
+        ValueError: At a line that is not JSON, unless they may be torn.
     """
-    return (json.loads(line) for line in text.split("\n") if line.strip())
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                if not torn:
+                    raise
 
 
 def hash_json(value: Any) -> str:
@@ -400,7 +407,7 @@ def _unusable(folder: Path, paths: list[Path], count: int) -> str:
     first = ""
     with suppress(OSError, ValueError, LookupError, TypeError):
         text = (folder / "rejected" / "rows.jsonl").read_text(encoding="utf-8")
-        row = next(json_lines(text))
+        row: dict[str, Any] = next(json_lines(text), {})
         first = f", the first ({row['path']}, row {row['row']}) because: {row['reason']}"
     return f"{names}: no usable row; {count:,} were set aside{first}"
 

@@ -1,9 +1,9 @@
 """Everything a report says, as one JSON object read from a run's folder."""
 
-import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from hornbook.steps import (
     tuned_folder,
 )
 
+Scored = tuple[Path, str, str, str]
+"""A finished evaluation: folder, arm, seed, stage."""
+
 LOSS_POINTS = 200
 """Points kept of each loss curve."""
 
@@ -33,8 +36,9 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         recipe: The run's recipe.
         root: The run's folder.
     """
-    seeds = [_arms(recipe, root, recipe.seed + i) for i in range(recipe.seeds)]
-    planned = {step.name for step in plan(recipe)}
+    planned = [step.name for step in plan(recipe)]
+    scored = list(evaluations(recipe, root, "heldout"))
+    seeds = [_arms(recipe, scored, recipe.seed + i) for i in range(recipe.seeds)]
     study = "study/contamination"
     return {
         "schema": 1,
@@ -45,15 +49,15 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "arms": seeds[0],
         "by_seed": [{"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)],
         "benchmarks": _benchmarks(recipe, root),
-        "training": _training(recipe, root),
-        "stages": _stages(recipe, root),
+        "training": _training(recipe, root, planned),
+        "stages": _stages(root, planned),
         "filter": _filter(recipe, root) if "filter" in planned else {},
         "decontamination": _decontamination(recipe, root),
         "contamination": _details(root / study) if study in planned else {},
         "coverage": _coverage(root) if "textbooks" in planned else {},
         "tokens": _tokens(recipe, root),
-        "loss": _losses(recipe, root),
-        "samples": _samples(recipe, root),
+        "loss": _losses(recipe, root, planned),
+        "samples": _samples(recipe, root, scored),
         "machine": {
             "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),
@@ -81,9 +85,9 @@ def _score(folder: Path) -> dict[str, Any] | None:
     return {key: summary[key] for key in keys if key in summary}
 
 
-def _arms(recipe: Recipe, root: Path, seed: int) -> dict[str, Any]:
+def _arms(recipe: Recipe, scored: Sequence[Scored], seed: int) -> dict[str, Any]:
     arms: dict[str, Any] = {arm: {} for arm in recipe.arms}
-    for folder, arm, of_seed, stage in evaluations(recipe, root, "heldout"):
+    for folder, arm, of_seed, stage in scored:
         score = _score(folder)
         if of_seed == f"seed-{seed}" and score:
             arms[arm][stage] = score
@@ -101,12 +105,12 @@ def _benchmarks(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _training(recipe: Recipe, root: Path) -> dict[str, Any]:
+def _training(recipe: Recipe, root: Path, planned: Sequence[str]) -> dict[str, Any]:
     def tokens(config: Any) -> int:
         steps = config.stop_step or config.steps
         return int(steps * config.batch_size * config.sequence_length)
 
-    trained = (root / step.name for step in plan(recipe) if step.name.startswith("train/"))
+    trained = (root / name for name in planned if name.startswith("train/"))
     first = next((folder for folder in trained if (folder / MANIFEST).is_file()), None)
     return {
         "parameters": _details(first).get("parameters") if first else None,
@@ -118,26 +122,23 @@ def _training(recipe: Recipe, root: Path) -> dict[str, Any]:
     }
 
 
-def _stages(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
+def _stages(root: Path, planned: Sequence[str]) -> list[dict[str, Any]]:
     measured: dict[str, dict[str, Any]] = {}
     log = root / "log.jsonl"
-    for line in log.read_text(encoding="utf-8").split("\n") if log.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # torn by a crash
+    text = log.read_text(encoding="utf-8") if log.is_file() else ""
+    for entry in json_lines(text, torn=True):
         if entry["event"] == "step" and not entry["skipped"]:
             measured[entry["name"]] = entry
     rows = []
-    for step in plan(recipe):
-        manifest = _manifest(root / step.name)
-        if not manifest or step.name == "report":
+    for name in planned:
+        manifest = _manifest(root / name)
+        if not manifest or name == "report":
             continue
         counts = manifest["counts"]
-        run = measured.get(step.name, {})
+        run = measured.get(name, {})
         rows.append(
             {
-                "name": step.name,
+                "name": name,
                 "seconds": run.get("seconds", manifest["seconds"]),
                 "peak_mb": run.get("peak_mb"),
                 "in": counts["in"],
@@ -221,20 +222,18 @@ def _tokens(recipe: Recipe, root: Path) -> dict[str, Any]:
     return rows
 
 
-def _losses(recipe: Recipe, root: Path) -> dict[str, Any]:
-    from hornbook.train.metrics import read_metrics
-
+def _losses(recipe: Recipe, root: Path, planned: Sequence[str]) -> dict[str, Any]:
     curves: dict[str, Any] = {}
-    planned = {step.name for step in plan(recipe)}
     for arm in recipe.arms:
         folders = {
             "base": base_folder(arm, recipe.seed),
             "finetuned": tuned_folder(arm, recipe.seed),
         }
         for stage, folder in folders.items():
-            if folder not in planned:
+            path = root / folder / "metrics.jsonl"
+            if folder not in planned or not path.is_file():
                 continue
-            metrics = read_metrics(root / folder / "metrics.jsonl")
+            metrics = json_lines(path.read_text(encoding="utf-8"), torn=True)
             points = [p for p in metrics if p.get("loss") is not None]
             if not points:
                 continue
@@ -247,7 +246,9 @@ def _losses(recipe: Recipe, root: Path) -> dict[str, Any]:
     return curves
 
 
-def _samples(recipe: Recipe, root: Path, count: int = 4) -> list[dict[str, Any]]:
+def _samples(
+    recipe: Recipe, root: Path, scored: Sequence[Scored], count: int = 4
+) -> list[dict[str, Any]]:
     """The same held-out problems through every model, chosen by position, not by outcome."""
     problems = root / HELDOUT
     if not problems.is_file():
@@ -256,7 +257,7 @@ def _samples(recipe: Recipe, root: Path, count: int = 4) -> list[dict[str, Any]]
     step = max(1, len(rows) // count)
     chosen = {row["task_id"]: row for row in rows[::step][:count]}
     answers: dict[str, list[dict[str, Any]]] = {task: [] for task in chosen}
-    for folder, arm, seed, stage in evaluations(recipe, root, "heldout"):
+    for folder, arm, seed, stage in scored:
         if seed != f"seed-{recipe.seed}" or not (folder / "results.jsonl").is_file():
             continue
         for entry in json_lines((folder / "results.jsonl").read_text(encoding="utf-8")):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hornbook.errors import StorageError
-from hornbook.manifest import write_text
+from hornbook.manifest import json_lines, write_text
 
 
 class MetricsLog:
@@ -76,15 +76,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a log, in order; a torn last line is left out, and none is fine."""
     if not path.is_file():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    records = json_lines(path.read_text(encoding="utf-8", errors="replace"), torn=True)
+    return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
 def last_loss(path: Path) -> float:
