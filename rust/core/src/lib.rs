@@ -3,6 +3,7 @@
 //! Data flows `corpus -> features -> dedup -> decontaminate -> tokenizer -> pack`; each module
 //! reads documents through [`corpus`] and writes parts through it.
 
+pub mod allocator;
 pub mod corpus;
 pub mod decontaminate;
 pub mod dedup;

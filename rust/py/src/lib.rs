@@ -24,6 +24,7 @@ const fn fits_python<T>() {
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    hornbook_core::allocator::keep_freed_memory();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     corpus::register(module)?;
     decontaminate::register(module)?;

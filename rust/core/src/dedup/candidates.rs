@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::grams::sort_set;
 use super::greedy::{self, Groups};
-use super::join::Counts;
+use super::join::{Counts, prefix};
 use super::measure::Recall;
 use super::sign::{Signature, Signatures, Signed, Signer};
 use super::spill::{Place, Record, Scratch, Sets, Sorter};
@@ -317,22 +317,27 @@ fn postings(
 ) -> Result<()> {
     // An n-gram that occurs once among the documents can still be in a reference.
     let least = if references.all.is_empty() { 2 } else { 1 };
-    let prefix =
-        |counts: &Counts, room: &mut Vec<u8>, set: &[u64], number: u32, to: &mut Vec<_>| {
-            counts.prefix(set, options.threshold, least, room, |hash| to.push((hash, number)));
-        };
-    let counts;
-    if let (Some((grams, places)), Some(counted)) = (&documents.grams, documents.counts.take()) {
-        counts = counted;
-        let numbered: Vec<(&[Place], u32)> =
-            places.chunks(TOGETHER).zip((0u32..).step_by(TOGETHER)).collect();
-        for parts in numbered.chunks(64) {
-            let records: Vec<Vec<Record>> = parts
-                .par_iter()
-                .map_init(Vec::new, |room, (places, start)| {
+    let mut counts;
+    if let Some((grams, places)) = &documents.grams {
+        let sets: Vec<&[u64]> = places.iter().map(|place| grams.get(*place)).collect();
+        counts = Counts::new(sets.iter().map(|set| set.len()).sum());
+        let counted = counts.add_all(&sets);
+        let mut counted = counted.as_slice();
+        let sets = sets.into_iter().zip(0u32..).map(|(set, row)| {
+            let (here, behind) = counted.split_at(set.len());
+            counted = behind;
+            (set, here, row)
+        });
+        let sets: Vec<(&[u64], &[u8], u32)> = sets.collect();
+        for some in sets.chunks(64 * TOGETHER) {
+            let records: Vec<Vec<Record>> = some
+                .par_chunks(TOGETHER)
+                .map(|sets| {
                     let mut found = Vec::new();
-                    for (place, row) in places.iter().zip(*start..) {
-                        prefix(&counts, room, grams.get(*place), row, &mut found);
+                    for (set, counted, row) in sets {
+                        prefix(set, counted, options.threshold, least, |hash| {
+                            found.push((hash, *row));
+                        });
                     }
                     found
                 })
@@ -353,7 +358,8 @@ fn postings(
         let mut candidates = documents.candidates.take();
         let (mut room, mut found) = (Vec::new(), Vec::new());
         each_set(job, signer, input, documents, is_first, |row, set| {
-            prefix(&counts, &mut room, set, row, &mut found);
+            counts.of(set, &mut room);
+            prefix(set, &room, options.threshold, least, |hash| found.push((hash, row)));
             found.drain(..).try_for_each(|record| candidates.push(record))
         })?;
         documents.candidates.records = candidates;
@@ -371,7 +377,10 @@ fn postings(
                         let mut found = Vec::new();
                         sort_set(&mut signed.grams, room);
                         let number = REFERENCE | (start + row);
-                        prefix(&counts, counted, &signed.grams, number, &mut found);
+                        counts.of(&signed.grams, counted);
+                        prefix(&signed.grams, counted, options.threshold, least, |hash| {
+                            found.push((hash, number));
+                        });
                         found
                     },
                 )

@@ -18,12 +18,16 @@ use crate::tokenizer::simd::{advise_large_pages, prefetch};
 /// How often elements occur, roughly: never less than they do, up to 255.
 #[derive(Debug)]
 pub struct Counts {
-    counters: Vec<AtomicU8>,
+    counters: Vec<u8>,
     shift: u32,
 }
 
-/// Elements that are looked up before they are needed: each counter is far from the last in memory.
+/// Elements, or sets, that are asked for before they are needed: each is far from the last in memory.
 const AHEAD: usize = 16;
+/// Counters that are filled and read together: 1 MiB, half of a usual core's own cache.
+const PART: usize = 1 << 20;
+/// Elements in a line of the cache.
+const LINE: usize = 8;
 
 impl Counts {
     /// For about `total` elements, repeats included; a half to one byte each, at most 256 MiB.
@@ -31,75 +35,118 @@ impl Counts {
         let bits = (total / 2).max(1 << 12).next_power_of_two().ilog2().min(28);
         let mut counters = Vec::with_capacity(1 << bits);
         advise_large_pages(&mut counters);
-        counters.resize_with(1 << bits, || AtomicU8::new(0));
+        counters.resize(1 << bits, 0);
         Self { counters, shift: 64 - bits }
     }
 
-    /// Calls `each` with the counter of every element, in order.
-    #[inline]
-    fn each_counter(&self, set: &[u64], mut each: impl FnMut(&AtomicU8)) {
-        let place = |hash: &u64| (hash >> self.shift) as usize;
+    fn place(&self, hash: u64) -> usize {
+        (hash >> self.shift) as usize
+    }
+
+    /// Counts a set's elements.
+    pub fn add(&mut self, set: &[u64]) {
         for (i, hash) in set.iter().enumerate() {
             if let Some(later) = set.get(i + AHEAD) {
-                prefetch(&self.counters, place(later));
+                prefetch(&self.counters, self.place(*later));
             }
-            each(&self.counters[place(hash)]);
+            let place = self.place(*hash);
+            self.counters[place] = self.counters[place].saturating_add(1);
         }
     }
 
-    /// Counts a set's elements; any number of threads of the pool may.
-    pub fn add(&self, set: &[u64]) {
-        // A full counter is left as it is.
-        let more = |count: u8| count.checked_add(1);
-        if rayon::current_num_threads() > 1 {
-            self.each_counter(set, |counter| {
-                let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-            });
-            return;
+    /// Counts the elements of sorted sets on the current rayon pool, and returns how often each occurs,
+    /// one set after another.
+    ///
+    /// All that falls in one part of the counters is counted before the next, so that a counter is
+    /// found in the processor's cache: [`add`](Self::add) waits for memory with every element.
+    pub fn add_all(&mut self, sets: &[&[u64]]) -> Vec<u8> {
+        let shift = self.shift;
+        let mut starts = Vec::with_capacity(sets.len());
+        let mut total = 0;
+        for set in sets {
+            starts.push(total);
+            total += set.len();
         }
-        // Several times cheaper than an addition that no other thread may come between.
-        self.each_counter(set, |counter| {
-            if let Some(count) = more(counter.load(Ordering::Relaxed)) {
-                counter.store(count, Ordering::Relaxed);
+        let mut found = Vec::new();
+        found.resize_with(total, || AtomicU8::new(0));
+        let parts = self.counters.len().div_ceil(PART);
+        let together = parts.div_ceil(rayon::current_num_threads()) * PART;
+        self.counters.par_chunks_mut(together).enumerate().for_each(|(task, counters)| {
+            let place = |hash: u64| (hash >> shift) as usize;
+            let before = |hash: &u64| place(*hash) < task * together;
+            // Of each set, what falls in the part at hand; and the counters of all of that.
+            let mut from: Vec<usize> = sets.iter().map(|set| set.partition_point(before)).collect();
+            let mut to = from.clone();
+            let mut places: Vec<u32> = Vec::new();
+            for (part, counters) in counters.chunks_mut(PART).enumerate() {
+                let first = task * together + part * PART;
+                for (i, set) in sets.iter().enumerate() {
+                    if let Some(later) = sets.get(i + AHEAD) {
+                        let next = to[i + AHEAD];
+                        for line in 0..4 {
+                            prefetch(later, (next + line * LINE).min(later.len()));
+                        }
+                    }
+                    let known = places.len();
+                    for hash in &set[from[i]..] {
+                        let place = place(*hash) - first;
+                        let Some(counter) = counters.get_mut(place) else {
+                            break;
+                        };
+                        *counter = counter.saturating_add(1);
+                        places.push(place as u32);
+                    }
+                    to[i] += places.len() - known;
+                }
+                let mut counted = places.drain(..).map(|place| counters[place as usize]);
+                for ((from, to), start) in from.iter_mut().zip(&to).zip(&starts) {
+                    let room = &found[start + *from..start + *to];
+                    for (found, count) in room.iter().zip(&mut counted) {
+                        found.store(count, Ordering::Relaxed);
+                    }
+                    *from = *to;
+                }
             }
         });
+        found.into_iter().map(AtomicU8::into_inner).collect()
     }
 
-    /// Calls `each` with the elements of a sorted set by which it must be found. Elements that occur less
-    /// than `least` times take their place in the order and are left out: no other set has them.
-    /// `counts` is room for theirs.
-    pub fn prefix(
-        &self,
-        set: &[u64],
-        threshold: f64,
-        least: usize,
-        counts: &mut Vec<u8>,
-        mut each: impl FnMut(u64),
-    ) {
-        let wanted = prefix_length(set.len(), threshold);
-        let mut of_count = [0u32; 256];
+    /// Looks up how often each element of a set occurs.
+    pub fn of(&self, set: &[u64], counts: &mut Vec<u8>) {
         counts.clear();
-        self.each_counter(set, |counter| {
-            let count = counter.load(Ordering::Relaxed);
-            of_count[usize::from(count)] += 1;
-            counts.push(count);
-        });
-        // Counts below `last` are in the prefix whole; of `last` itself the first `some` are.
-        let (mut last, mut before) = (0, 0);
-        while last < 255 && before + of_count[last] as usize <= wanted {
-            before += of_count[last] as usize;
-            last += 1;
+        for (i, hash) in set.iter().enumerate() {
+            if let Some(later) = set.get(i + AHEAD) {
+                prefetch(&self.counters, self.place(*later));
+            }
+            counts.push(self.counters[self.place(*hash)]);
         }
-        let mut some = wanted - before;
-        for (hash, count) in set.iter().zip(counts) {
-            let count = usize::from(*count);
-            let inside = count < last || count == last && some > 0;
-            if count == last && inside {
-                some -= 1;
-            }
-            if inside && count >= least {
-                each(*hash);
-            }
+    }
+}
+
+/// Calls `each` with the elements of a sorted set by which it must be found, `counts` being how often
+/// each occurs. Elements that occur less than `least` times take their place in the order and are left
+/// out: no other set has them.
+pub fn prefix(set: &[u64], counts: &[u8], threshold: f64, least: usize, mut each: impl FnMut(u64)) {
+    let wanted = prefix_length(set.len(), threshold);
+    let mut of_count = [0u32; 256];
+    for count in counts {
+        of_count[usize::from(*count)] += 1;
+    }
+    // Counts below `last` are in the prefix whole; of `last` itself the first `some` are.
+    let (mut last, mut before) = (0, 0);
+    while last < 255 && before + of_count[last] as usize <= wanted {
+        before += of_count[last] as usize;
+        last += 1;
+    }
+    let mut some = wanted - before;
+    for (hash, count) in set.iter().zip(counts) {
+        let count = usize::from(*count);
+        let inside = count < last || count == last && some > 0;
+        if count == last && inside {
+            some -= 1;
+        }
+        if inside && count >= least {
+            each(*hash);
         }
     }
 }
@@ -113,14 +160,17 @@ fn prefix_length(n: usize, threshold: f64) -> usize {
 /// Every pair of sorted sets with a Jaccard similarity of at least `threshold`, each once with the
 /// smaller number first, in order. Empty sets resemble nothing.
 pub fn pairs(sets: &[Vec<u64>], threshold: f64) -> Result<Vec<(u32, u32, f64)>> {
-    let counts = Counts::new(sets.iter().map(Vec::len).sum());
-    sets.par_iter().for_each(|set| counts.add(set));
-    let mut postings = Sorter::new("postings", None);
-    let (mut prefix, mut room) = (Vec::new(), Vec::new());
-    for (set, number) in sets.iter().zip(0u32..) {
-        counts.prefix(set, threshold, 2, &mut room, |hash| prefix.push((hash, number)));
+    let mut counts = Counts::new(sets.iter().map(Vec::len).sum());
+    for set in sets {
+        counts.add(set);
     }
-    prefix.into_iter().try_for_each(|record| postings.push(record))?;
+    let mut postings = Sorter::new("postings", None);
+    let (mut found, mut room) = (Vec::new(), Vec::new());
+    for (set, number) in sets.iter().zip(0u32..) {
+        counts.of(set, &mut room);
+        prefix(set, &room, threshold, 2, |hash| found.push((hash, number)));
+    }
+    found.into_iter().try_for_each(|record| postings.push(record))?;
     let mut candidates = FxHashSet::default();
     postings.for_each_key(|_, numbers| {
         for (i, a) in numbers.iter().enumerate() {
@@ -175,10 +225,36 @@ mod tests {
         }
     }
 
+    /// Any sets, in counters of several parts: one by one or all at once, with any number of threads.
     #[test]
-    fn full_counters_stay_full() {
-        let counts = Counts::new(1);
-        (0..1000).into_par_iter().for_each(|_| counts.add(&[7, 7]));
-        counts.each_counter(&[7], |counter| assert_eq!(counter.load(Ordering::Relaxed), 255));
+    fn all_at_once_counts_as_one_by_one() {
+        let counters = 4 * PART;
+        let element = |i: u64| mix(i * i % 50_021);
+        let mut sets: Vec<Vec<u64>> = (0..1000u64)
+            .map(|number| (0..number % 90).map(|i| element(number * 7 + i)).collect())
+            .collect();
+        // Full counters, an empty set, the least and the greatest element.
+        sets.extend(vec![vec![3, u64::MAX]; 300]);
+        sets.push(vec![]);
+        for set in &mut sets {
+            set.sort_unstable();
+        }
+        let sets: Vec<&[u64]> = sets.iter().map(Vec::as_slice).collect();
+        let mut truth = Counts::new(2 * counters);
+        for set in &sets {
+            truth.add(set);
+        }
+        let (mut each, mut room) = (Vec::new(), Vec::new());
+        for set in &sets {
+            truth.of(set, &mut room);
+            each.extend_from_slice(&room);
+        }
+        assert_eq!(each.iter().max(), Some(&255));
+        for threads in [1, 2, 3, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut counts = Counts::new(2 * counters);
+            assert_eq!(pool.install(|| counts.add_all(&sets)), each, "{threads}");
+            assert_eq!(counts.counters, truth.counters);
+        }
     }
 }

@@ -28,7 +28,6 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
-use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::corpus::{self, Batches, Corpus, Part, Reject};
@@ -43,7 +42,6 @@ pub use pieces::{
 };
 pub use substring::{Spans, substring};
 
-use join::Counts;
 use measure::Sample;
 use minhash::Sketcher;
 use sign::{Signature, Signatures, Signer};
@@ -267,8 +265,6 @@ struct Documents<'a> {
     seen: FxHashMap<u128, u32>,
     /// N-grams and where those of each row are, if everything is in memory.
     grams: Option<(Grams, Vec<Place>)>,
-    /// How often n-grams occur, for the join in memory.
-    counts: Option<Counts>,
     candidates: candidates::Candidates<'a>,
     sample: Option<Sample>,
     rejects: Vec<Reject>,
@@ -318,9 +314,6 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Bytes of text for a word, roughly.
-const WORD_BYTES: usize = 9;
-
 /// First pass: ids, exact copies, and the signatures of the rest; where one pass does, the rows that stay
 /// are written on the way.
 fn read<'a>(
@@ -339,12 +332,6 @@ fn read<'a>(
         signed: 0,
         seen: FxHashMap::default(),
         grams: (job.memory.is_none() && options.near.is_some()).then(Default::default),
-        counts: match options.near {
-            Some(Near::Join) if job.memory.is_none() => {
-                Some(Counts::new(job.corpus.bytes()? as usize / WORD_BYTES))
-            }
-            _ => None,
-        },
         candidates: candidates::Candidates::new(job, scratch),
         sample: signer.sketcher.as_ref().map(|_| Sample::new(job.memory.is_some())),
         rejects: Vec::new(),
@@ -398,10 +385,6 @@ fn read<'a>(
         }
         if sign_now {
             let signed = signer.sign(batch, banded, is_first);
-            if let Some(counts) = &documents.counts {
-                let add = |one: &Signatures| one.iter().for_each(|one| counts.add(one.grams));
-                signed.par_iter().for_each(add);
-            }
             for signature in signed.iter().flat_map(Signatures::iter) {
                 documents.add_signed((start + signature.row) as u32, signature)?;
             }

@@ -215,7 +215,7 @@ fn list(mut bits: u64, base: u16, out: &mut [u16; BLOCK]) {
 /// Asks the processor to load what stands at an index soon.
 #[inline]
 pub fn prefetch<T>(items: &[T], index: usize) {
-    debug_assert!(index < items.len());
+    debug_assert!(index <= items.len());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and cannot fault.
     unsafe {
