@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import Report, StrPath, write_text
+from hornbook.manifest import Report, StrPath, check_threads, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 """The token that ends a document."""
@@ -201,8 +201,7 @@ class Tokenizer:
         if isinstance(texts, str | bytes):
             raise ConfigError("texts: give a list of texts, not one string")
         special = _tokens(allowed_special)
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads = {threads}: give at least 1, or None for one a core")
+        check_threads(threads)
         if hasattr(texts, "__arrow_c_stream__") or hasattr(texts, "__arrow_c_array__"):
             replace = _checked(errors) == "replace"
             ids, offsets = self._core.encode_arrow(texts, special, threads, replace)
