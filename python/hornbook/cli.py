@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped early with resumable output.
 """
 
+import io
 import sys
 
 from rich.console import Console
@@ -18,6 +19,9 @@ __all__ = ["app", "clean", "evaluate", "generate", "label", "main", "results", "
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; errors become one line on standard error and an exit code."""
     errors = Console(stderr=True, soft_wrap=True)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A terminal that cannot show a character shows its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def tell(message: str) -> None:
         errors.print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False)

@@ -212,10 +212,13 @@ class PackedDataset:
 
         Raises:
             InputError: If a file is damaged.
-            ConfigError: If a number is out of range.
+            ConfigError: If a number is out of range, or an array not contiguous.
         """
         if first < 0 or count < 0 or first + count > 1 << 63:
             raise ConfigError(f"samples {first} to {first + count}: give numbers from 0 to 2^63")
+        for name, array in out.items():
+            if not array.flags.c_contiguous:
+                raise ConfigError(f"{name}: not contiguous, so nothing can be written into it")
         flat = {name: array.reshape(-1) for name, array in out.items()}
         return self._files.fill(
             first,
@@ -335,6 +338,9 @@ class PackedFolder:
             documents = sum(listed[name]["rows"] for name in names)
             tokens = sum(listed[name]["bytes"] for name in names) // dtype.itemsize
             prompts = sum(name.endswith(".prompt") for name in listed)
+            int(manifest["counts"]["rejected"])
+            for source in details["sources"]:
+                str(source["name"]), int(source["documents"]), int(source["tokens"])
             counted = (documents, tokens, prompts)
             told = (details["documents"], details["tokens"], len(names) * details["prompts"])
             if counted != told:

@@ -93,7 +93,9 @@ def stats(folders: Sequence[StrPath], *, sequence_length: int = 2048) -> Report:
         ("best_fit", ~short),
     )
     for method, cut in cuts:
-        samples = _samples(folders, sequence_length, method)
+        # One token has no next one to predict.
+        alone = method == "concat" and tokens < 2
+        samples = 0 if alone else _samples(folders, sequence_length, method)
         methods[method] = {
             "samples": samples,
             # The last token of the stream is only ever a label.

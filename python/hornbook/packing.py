@@ -45,6 +45,8 @@ class PackConfig:
     """Bytes a `.bin` may not exceed (unless one document does)."""
     identity: str = ""
     """What ready-made tokens are; empty for documents, which are known by their files."""
+    prompts: bool = False
+    """Whether ready-made tokens come with their prompts; documents say so by a column."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint16", "uint32"):
@@ -132,7 +134,7 @@ def pack_tokens(
         tokenizer: What made the ids.
         identity: What the batches hold, in your words. A finished folder of the same identity is
             not written again, an interrupted one is gone on with: its first documents are passed
-            over, so they must come in the same order.
+            over, so they must come in the same order. With other `prompts` it is another one.
         dtype: `"uint16"` or `"uint32"`; by default the smaller one that holds the vocabulary.
         part_bytes: Bytes a `.bin` may not exceed (unless one document does).
         prompts: Whether batches say what is prompt.
@@ -147,7 +149,7 @@ def pack_tokens(
     chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
     if not identity:
         raise ConfigError("identity is empty: say what the batches hold")
-    config = _config(chosen, dtype, part_bytes, identity)
+    config = _config(chosen, dtype, part_bytes, identity, prompts)
 
     def work(folder: Path) -> Outcome:
         packer = _core.TokenPacker(
@@ -181,8 +183,7 @@ def _arrays(
     ids = np.ascontiguousarray(parts[0])
     offsets = _whole("offsets", parts[1]).astype(np.int64)
     if ids.dtype not in (np.uint16, np.uint32):
-        if ids.dtype.kind not in "iu":
-            raise ConfigError(f"ids are {ids.dtype}: give whole numbers")
+        ids = _whole("ids", ids)
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < 1 << 32:
             raise ConfigError(f"ids from {ids.min()} to {ids.max()}: give 0 to 2^32 - 1")
         ids = ids.astype(np.uint32)
@@ -213,13 +214,18 @@ def _whole(name: str, values: Any) -> npt.NDArray[Any]:
 
 
 def _config(
-    tokenizer: Tokenizer, dtype: str | None, part_bytes: int, identity: str = ""
+    tokenizer: Tokenizer,
+    dtype: str | None,
+    part_bytes: int,
+    identity: str = "",
+    prompts: bool = False,
 ) -> PackConfig:
     return PackConfig(
         tokenizer_hash=tokenizer.tokenizer_hash,
         dtype=dtype or tokenizer.dtype.name,
         part_bytes=part_bytes,
         identity=identity,
+        prompts=prompts,
     )
 
 

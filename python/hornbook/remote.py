@@ -50,6 +50,7 @@ def local_copy(url: str, cache: StrPath | None = None) -> Path:
         manifest = json.loads(text)
         parts = [part for part in manifest["parts"] if not part["name"].endswith(_NOT_READ)]
         identity = hash_json([url, manifest["key"], parts])
+        wanted = [(str(part["name"]), str(part["xxh3"])) for part in parts]
     except FileNotFoundError as error:
         raise InputError(
             f"{url}: has no {MANIFEST}, so it is not a finished packed stage"
@@ -67,16 +68,15 @@ def local_copy(url: str, cache: StrPath | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / "lock"):
-            for part in progress.track(parts, f"fetching {url}", len(parts)):
-                _fetch(files, root, part, folder)
+            for name, xxh3 in progress.track(wanted, f"fetching {url}", len(wanted)):
+                _fetch(files, root, name, xxh3, folder)
             write_text(folder / MANIFEST, text)
     except OSError as error:
         raise StorageError(f"{url}: {error}") from error
     return folder
 
 
-def _fetch(files: Any, root: str, part: dict[str, Any], folder: Path) -> None:
-    name = part["name"]
+def _fetch(files: Any, root: str, name: str, xxh3: str, folder: Path) -> None:
     if Path(name).name != name:
         raise InputError(f"{root}/{MANIFEST}: part `{name}` lies outside the folder")
     target = folder / name
@@ -87,7 +87,7 @@ def _fetch(files: Any, root: str, part: dict[str, Any], folder: Path) -> None:
         files.get_file(f"{root}/{name}", str(temporary))
     except FileNotFoundError as error:
         raise InputError(f"{root}/{name}: missing, though the manifest names it") from error
-    if _core.hash_file(temporary) != part["xxh3"]:
+    if _core.hash_file(temporary) != xxh3:
         temporary.unlink()
         raise InputError(f"{root}/{name}: not what the manifest says (hash differs)")
     temporary.replace(target)

@@ -98,10 +98,13 @@ class Tokenizer:
             special_tokens: Come first, in this order.
 
         Raises:
-            ConfigError: If `vocab_size` has no room for the special tokens and the bytes.
+            ConfigError: If `vocab_size` has no room for the special tokens and the bytes, or one
+                string stands for a list.
         """
         if isinstance(texts, str):
             raise ConfigError("texts: give a list of texts, not one string")
+        if isinstance(special_tokens, str):
+            raise ConfigError("special_tokens: give a list of tokens, not one string")
         if vocab_size < 0:
             raise ConfigError(f"vocab_size = {vocab_size}: give a number above 256")
         trainer = _core.Trainer()
@@ -310,6 +313,11 @@ def _each(function: Callable[[list[str]], R], texts: list[Any], errors: str) -> 
     except UnicodeError as error:
         if errors == "strict":
             raise _no_utf8(error) from error
+    except TypeError as error:
+        nulls = [i for i, text in enumerate(texts) if text is None]
+        if not nulls:
+            raise
+        raise InputError(f"text {nulls[0]} of the batch is null") from error
     return function([_SURROGATE.sub("\ufffd", text) for text in texts])
 
 

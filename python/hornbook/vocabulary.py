@@ -50,9 +50,12 @@ def build(
         characters: For `train`: about how much text to learn from.
 
     Raises:
+        ConfigError: If `characters` is less than 1.
         InputError: If the inputs hold no text.
     """
     learn = name == "train"
+    if characters < 1:
+        raise ConfigError(f"characters: {characters} is less than 1")
     if learn:
         config = {"name": name, "vocab_size": vocab_size, "characters": characters}
     else:
@@ -79,9 +82,15 @@ def build(
 
 
 def sample(path: StrPath, characters: int) -> Iterator[str]:
-    """About `characters` of a data set, spread over all of it by the hash of each document's id."""
+    """About `characters` of a data set, spread over all of it by the hash of each document's id; at
+    least one document where there is any."""
     total = sum(len(text) for batch in corpus.read([path]).batches() for text in batch["text"])
     share = min(1.0, characters / max(total, 1))
+    first, none = "", True
     for row in corpus.read([path]):
         if int(_core.hash_bytes(row["id"].encode())[:8], 16) < share * 2**32:
+            none = False
             yield row["text"]
+        first = first or row["text"]
+    if none and first:
+        yield first

@@ -1,6 +1,7 @@
 """Batches: any ranks, threads, workers, resume point, number type; mixtures; remote folders."""
 
 import itertools
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -236,6 +237,11 @@ def test_a_remote_folder_is_copied_once_and_checked(folder: Path, tmp_path: Path
     memory.pipe_file("/bucket/a/part-00000.bin", b"x" * 10)
     with pytest.raises(InputError, match=r"part-00000\.bin: not what the manifest says"):
         PackedDataset("memory://bucket/a", **options)
+    manifest = json.loads(memory.cat_file("/bucket/a/manifest.json"))
+    del manifest["parts"][0]["xxh3"]
+    memory.pipe_file("/bucket/c/manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(InputError, match="not a manifest of packed tokens"):
+        PackedDataset("memory://bucket/c", **options)
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         PackedDataset("memory://bucket/b", **options)
     with pytest.raises(ConfigError, match="nosuch"):

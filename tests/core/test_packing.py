@@ -18,6 +18,7 @@ import hornbook as hb
 from hornbook.errors import ConfigError, InputError
 from hornbook.manifest import verify
 from hornbook.packed import PackedDataset
+from hornbook.packed_stats import stats
 from hornbook.packing import pack, pack_tokens
 from hornbook.tokenizer import Tokenizer
 
@@ -313,6 +314,42 @@ def test_prompt_marks_that_cannot_be_are_refused(
         )
 
 
+def test_tokens_with_prompts_are_another_result(tmp_path: Path) -> None:
+    batch = (np.arange(1, 6), [0, 2, 5])
+    how: dict[str, Any] = {"tokenizer": letters(), "identity": "x", "part_bytes": 4}
+
+    def interrupted() -> Any:
+        yield batch
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_tokens(interrupted(), tmp_path / "a", **how)
+    # What was begun without prompts is not gone on with.
+    for out in ("a", "b"):
+        pack_tokens([batch], tmp_path / "b", **how)
+        done = pack_tokens([(*batch, [1, 0])], tmp_path / out, prompts=True, **how)
+        assert done["details"]["prompts"]
+        assert PackedDataset(tmp_path / out, sequence_length=4, seed=0).batch(0, 1)
+
+
+def test_tokens_may_be_no_documents_or_empty_ones(tmp_path: Path) -> None:
+    empty = [([], [0]), ([], [0, 0])]
+    done = pack_tokens(empty, tmp_path / "out", tokenizer=letters(), identity="x")
+    assert done["details"]["tokens"] == 1
+    found = stats([tmp_path / "out"], sequence_length=4)
+    assert [found[method]["samples"] for method in ("concat", "best_fit")] == [0, 1]
+
+
+def test_only_contiguous_arrays_are_filled(tmp_path: Path) -> None:
+    data = PackedDataset(packed(tmp_path, ["some text"] * 9), sequence_length=8, seed=0)
+    room = np.full((2, 16), -7)
+    with pytest.raises(ConfigError, match="input_ids: not contiguous"):
+        data.fill(0, 2, {"input_ids": room[:, :8]})
+    data.fill(0, 2, {"input_ids": room.reshape(4, 8)[:2]})
+    assert (room[0] != -7).all()
+    assert (room[1] == -7).all()
+
+
 def test_prompts_are_marked_on_labels(tmp_path: Path) -> None:
     rows = [
         {"text": "def f(x):\n    return x + 1\n", "prompt_chars": 10},
@@ -406,6 +443,15 @@ def disorder(folder: Path) -> None:
     ends.tofile(folder / "part-00000.bin.index")
 
 
+def without(block: str, key: str) -> Any:
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest[block][key]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return damage
+
+
 def cut(name: str) -> Any:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-2])
 
@@ -420,6 +466,8 @@ def cut(name: str) -> Any:
         (lambda folder: (folder / "manifest.json").write_text("{"), "not readable JSON"),
         (lambda folder: (folder / "manifest.json").write_text('{"stage": "pack"}'), "pack again"),
         (other_stage, "holds the output of `dedup`"),
+        (without("details", "sources"), "pack again"),
+        (without("counts", "rejected"), "pack again"),
         (disorder, "part-00000.bin.index: bytes .* changed since"),
         (flip, "part-00000.bin: bytes .* changed since"),
     ],

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from hornbook import _core
+from hornbook import _core, vocabulary
 from hornbook.errors import ConfigError, InputError
 from hornbook.tokenizer import Tokenizer
 
@@ -194,6 +194,10 @@ def test_batches_over_many_threads_and_from_arrow() -> None:
         assert (other.offsets == whole.offsets).all()
     with pytest.raises(InputError, match="nulls"):
         tokenizer.encode_batch(pa.array(["a", None]))
+    with pytest.raises(InputError, match="text 1 of the batch is null"):
+        tokenizer.encode_batch(["a", None])
+    with pytest.raises(TypeError):
+        tokenizer.encode_batch(["a", 1])
     with pytest.raises(ConfigError, match="threads"):
         tokenizer.encode_batch(items, threads=0)
 
@@ -437,3 +441,19 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
         Tokenizer.train(["a"], vocab_size=100)
     with pytest.raises(ConfigError, match="no added token"):
         Tokenizer.train(["a"], vocab_size=300, special_tokens=[]).eot_id  # noqa: B018
+
+
+def test_one_string_is_no_list_of_special_tokens() -> None:
+    with pytest.raises(ConfigError, match="special_tokens"):
+        Tokenizer.train(["a"], vocab_size=300, special_tokens="<|endoftext|>")
+
+
+def test_few_characters_are_still_a_document(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"text {i} " * 150}) + "\n" for i in range(20)))
+    done = vocabulary.build(
+        tmp_path / "out", name="train", inputs=[rows], vocab_size=260, characters=1
+    )
+    assert done["counts"]["in"] == 1
+    with pytest.raises(ConfigError, match="characters"):
+        vocabulary.build(tmp_path / "out", name="train", inputs=[rows], characters=0)

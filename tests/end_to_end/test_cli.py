@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from hornbook.cli import main
 from hornbook.recipe import load
+from hornbook.tokenizer import Tokenizer
 
 
 def cli(*arguments: object) -> int:
@@ -284,3 +286,17 @@ def test_a_dry_run_is_of_what_would_run(tmp_path, capsys):
     assert "no step `nope`" in capsys.readouterr().err
     assert cli(*command, "--only", "textbooks") == 0
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["steps"]] == ["textbooks"]
+
+
+def test_what_a_terminal_cannot_show_is_shown_by_number() -> None:
+    command = [sys.executable, "-m", "hornbook", "tokenizer", "decode", "162", "120", "95"]
+    found = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert found.stdout == b"\\u6f22\n"
+
+
+def test_a_tokenizer_without_an_end_token_can_be_looked_at(tmp_path, capsys):
+    Tokenizer.train(["a"], vocab_size=300, special_tokens=["<s>"]).save(tmp_path / "t.json")
+    assert cli("tokenizer", "info", tmp_path / "t.json", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["eot_id"] is None

@@ -75,7 +75,7 @@ def tokenizer_info(tokenizer: str = "codegen", *, as_json: Json = False) -> None
     from hornbook.manifest import Report
 
     tok = _tokenizer(tokenizer)
-    info = {"vocab_size": tok.vocab_size, "eot_id": tok.eot_id, "hash": tok.tokenizer_hash}
+    info = {"vocab_size": tok.vocab_size, "eot_id": tok._core.eot_id, "hash": tok.tokenizer_hash}
     show(Report(info), as_json)
 
 
