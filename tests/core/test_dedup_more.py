@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import hornbook as hb
 from hornbook import corpus, dedup_pieces
-from hornbook.dedup import DedupConfig, recall_curve
+from hornbook.dedup import MOST_MEMORY_MB, DedupConfig, recall_curve
 from hornbook.errors import ConfigError, ResumeError
 
 WORD = re.compile(r"[a-z0-9_]+")
@@ -484,6 +484,13 @@ def test_pieces_make_the_whole(tmp_path: Path) -> None:
     assert dedup_pieces.components(edges) == shown
     with pytest.raises(ConfigError, match="text"):
         dedup_pieces.sign(pa.record_batch({"id": ["a"], "text": pa.array([None], pa.string())}))
+
+
+@pytest.mark.parametrize("method", ["minhash", "exact-join"])
+def test_a_limit_beyond_all_memory_takes_none(tmp_path: Path, method: str) -> None:
+    source = save(tmp_path / "in.jsonl", [{"text": f"a b c d e f {i // 2}"} for i in range(60)])
+    report = hb.dedup(source, tmp_path / "out", method=method, memory_mb=MOST_MEMORY_MB)
+    assert report["counts"]["dropped"]["exact"] == 30
 
 
 @pytest.mark.slow

@@ -347,7 +347,9 @@ fn postings(
             }
         }
     } else {
-        counts = Counts::new(job.memory.unwrap_or_default() / 4);
+        // Compressed or not, a file holds hardly more words than it has bytes.
+        let most = usize::try_from(job.corpus.bytes()?).unwrap_or(usize::MAX);
+        counts = Counts::new(most.min(job.memory.unwrap_or_default() / 4));
         let mut signed = 0;
         let is_first = |row: u32| documents.first[row as usize] == row;
         each_set(job, signer, input, documents, is_first, |_, set| {

@@ -9,7 +9,8 @@ use crate::words::{BASE, each_word_hash};
 /// probability of about 2^-60.
 pub fn gram_hashes(words: &[u64], n: usize) -> impl Iterator<Item = u64> {
     assert!(n > 0, "an n-gram has at least one word");
-    let leaving = (0..n).fold(1u64, |power, _| power.wrapping_mul(BASE));
+    // With fewer words none leaves, and `n` may be any number.
+    let leaving = (0..n.min(words.len())).fold(1u64, |power, _| power.wrapping_mul(BASE));
     let mut rolling = 0u64;
     words.iter().enumerate().filter_map(move |(i, word)| {
         rolling = rolling.wrapping_mul(BASE).wrapping_add(*word);
@@ -103,6 +104,11 @@ pub fn mix(mut x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn longer_than_any_text() {
+        assert_eq!(gram_hashes(&[1, 2], usize::MAX).count(), 0);
+    }
     use proptest::prelude::*;
     use std::collections::HashMap;
 

@@ -71,10 +71,12 @@ impl<'a> Sorter<'a> {
     /// Adds one record.
     pub fn push(&mut self, record: Record) -> Result<()> {
         if let Some((most, scratch)) = self.spill {
-            if self.records.is_empty() {
-                self.records.reserve_exact(most);
-            } else if self.records.len() == most {
+            if self.records.len() == most {
                 self.write_run(scratch)?;
+            } else if self.records.len() == self.records.capacity() {
+                // Twice the room each time, as a vector takes by itself, but never above the limit.
+                let len = self.records.len();
+                self.records.reserve_exact(len.max(1024).min(most - len));
             }
         }
         self.records.push(record);
