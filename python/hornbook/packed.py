@@ -338,6 +338,7 @@ class PackedFolder:
             documents = sum(listed[name]["rows"] for name in names)
             tokens = sum(listed[name]["bytes"] for name in names) // dtype.itemsize
             prompts = sum(name.endswith(".prompt") for name in listed)
+            # What `packed_stats` reads of it is there, too.
             int(manifest["counts"]["rejected"])
             for source in details["sources"]:
                 str(source["name"]), int(source["documents"]), int(source["tokens"])

@@ -39,17 +39,19 @@ impl Counts {
         Self { counters, shift: 64 - bits }
     }
 
-    fn place(&self, hash: u64) -> usize {
-        (hash >> self.shift) as usize
+    /// Where the counter of a set's element `i` stands; that of a later one is asked for.
+    fn place(&self, set: &[u64], i: usize) -> usize {
+        let place = |hash: u64| (hash >> self.shift) as usize;
+        if let Some(later) = set.get(i + AHEAD) {
+            prefetch(&self.counters, place(*later));
+        }
+        place(set[i])
     }
 
     /// Counts a set's elements.
     pub fn add(&mut self, set: &[u64]) {
-        for (i, hash) in set.iter().enumerate() {
-            if let Some(later) = set.get(i + AHEAD) {
-                prefetch(&self.counters, self.place(*later));
-            }
-            let place = self.place(*hash);
+        for i in 0..set.len() {
+            let place = self.place(set, i);
             self.counters[place] = self.counters[place].saturating_add(1);
         }
     }
@@ -114,12 +116,7 @@ impl Counts {
     /// Looks up how often each element of a set occurs.
     pub fn of(&self, set: &[u64], counts: &mut Vec<u8>) {
         counts.clear();
-        for (i, hash) in set.iter().enumerate() {
-            if let Some(later) = set.get(i + AHEAD) {
-                prefetch(&self.counters, self.place(*later));
-            }
-            counts.push(self.counters[self.place(*hash)]);
-        }
+        counts.extend((0..set.len()).map(|i| self.counters[self.place(set, i)]));
     }
 }
 
