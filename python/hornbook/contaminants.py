@@ -79,8 +79,8 @@ class NgramRule:
     """Texts whose n-grams never count, such as licences and idioms."""
 
     def __post_init__(self) -> None:
-        if self.ngram < 1:
-            raise ConfigError(f"ngram: {self.ngram} is less than 1")
+        if not 1 <= self.ngram < 2**31:
+            raise ConfigError(f"ngram: {self.ngram} is not from 1 to 2^31 - 1")
         if not self.fields or not set(self.fields) <= set(FIELDS):
             raise ConfigError(f"fields: {self.fields!r} is not some of {', '.join(FIELDS)}")
 

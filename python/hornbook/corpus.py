@@ -1,8 +1,9 @@
 """Documents in and out, for stages written in Python.
 
-A document is a row with `id` and `text` and any flat columns. Input: Parquet, JSON lines (plain,
-`.gz`, `.zst`) and folders of source files. Output: zstd Parquet parts. Reading holds one batch (at
-most 1,024 rows) in memory; the Rust core does the work.
+A document is a row with `id` and `text` and any other columns; rows hold strings, integers, floats
+and truths, and of any other value (a list, a time, a structure) its text. Input: Parquet, JSON
+lines (plain, `.gz`, `.zst`) and folders of source files. Output: zstd Parquet parts. Reading holds
+one batch (at most 1,024 rows) in memory; the Rust core does the work.
 
     from hornbook import corpus
 
@@ -33,7 +34,7 @@ class Documents:
 
     @property
     def schema(self) -> list[tuple[str, str]]:
-        """`[(column, type)]`, `id` and `text` first; types that rows cannot hold are `string`."""
+        """`[(column, type)]`, `id` and `text` first; of types that rows do not hold, `string`."""
         known = ("string", "int64", "float64", "bool")
         return [(name, kind if kind in known else "string") for name, kind in self._reader.schema]
 

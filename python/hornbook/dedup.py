@@ -95,8 +95,8 @@ class DedupConfig:
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold: {self.threshold} is not above 0 and at most 1")
         for name in ("ngram", "bands", "rows", "length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not from 1 to 2^31 - 1")
         if self.bands * self.rows > MAX_SIGNATURE:
             raise ConfigError(
                 f"bands x rows: {self.bands * self.rows:,} values a signature; "

@@ -25,6 +25,7 @@ from hornbook.errors import ConfigError, InputError, ResumeError, StorageError
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+MOST_THREADS = 4096
 
 StrPath = str | os.PathLike[str]
 
@@ -297,7 +298,7 @@ def run_stage(
     Raises:
         ResumeError: If `out` holds something that this stage did not make, or that is precious, or
             if another process is at work on it.
-        ConfigError: If an input lies inside `out`.
+        ConfigError: If an input lies inside `out`, or `out` inside an input.
         InputError: If an input is missing.
     """
     paths = [Path(path) for path in inputs]
@@ -305,6 +306,11 @@ def run_stage(
     for path in paths:
         if folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise ConfigError(f"{folder}: holds the input {path}; name another folder")
+        if path.is_dir() and path.resolve() in folder.resolve().parents:
+            raise ConfigError(
+                f"{folder}: lies inside the input {path}, so that the next run would read it too; "
+                "name a folder elsewhere"
+            )
     hashes: list[str] = []
     key = ""
     before_work = [_state(path) for path in paths] if hashes_inputs else []
@@ -532,13 +538,15 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuses a thread count below 1.
+    """Refuses a thread count below 1 or beyond any machine.
 
     Raises:
         ConfigError: If it is.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads: {threads} is less than 1; leave it out to use every core")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(
+            f"threads: {threads} is not from 1 to {MOST_THREADS:,}; leave it out to use every core"
+        )
 
 
 def verify(folder: StrPath) -> Report:

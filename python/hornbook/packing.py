@@ -51,8 +51,8 @@ class PackConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("uint16", "uint32"):
             raise ConfigError(f"dtype = {self.dtype!r}: give uint16 or uint32")
-        if self.part_bytes < 1:
-            raise ConfigError(f"part_bytes = {self.part_bytes}: give at least 1")
+        if not 1 <= self.part_bytes < 2**63:
+            raise ConfigError(f"part_bytes = {self.part_bytes}: give 1 to 2^63 - 1")
 
 
 def pack(

@@ -252,6 +252,9 @@ class Tokenizer:
         array = np.asarray(ids)
         if array.size == 0:
             return b""
+        if array.dtype == object and all(isinstance(one, int) for one in array.flat):
+            # Beyond 64 bits.
+            array = array.clip(-1, self.vocab_size).astype(np.int64)
         if array.dtype.kind not in "ui":
             raise InputError(f"ids: {array.dtype} are not integers")
         if array.min() < 0:

@@ -1,5 +1,6 @@
 """Documents in and out: every format, bad rows, bad files."""
 
+import datetime
 import gzip
 import json
 import os
@@ -235,3 +236,45 @@ def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, codec):
     path.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(InputError, match=rf"a\.jsonl\.{codec}: damaged or cut off"):
         list(corpus.read([path]))
+
+
+def test_zeros_behind_gzip_are_padding_and_members_follow_one_another(tmp_path):
+    first, second = (gzip.compress(b'{"text": "%d"}\n' % i) for i in range(2))
+    (tmp_path / "a.jsonl.gz").write_bytes(first + bytes(9000) + second + bytes(512))
+    assert [row["text"] for row in corpus.read([tmp_path / "a.jsonl.gz"])] == ["0", "1"]
+    (tmp_path / "a.jsonl.gz").write_bytes(first + bytes(9) + b"garbage")
+    with pytest.raises(InputError, match="damaged or cut off"):
+        list(corpus.read([tmp_path / "a.jsonl.gz"]))
+
+
+def test_rows_hold_the_text_of_values_of_other_types(tmp_path):
+    day = datetime.datetime(2026, 1, 31, 12)
+    columns = {
+        "list": pa.array([[1, 2], None]),
+        "when": pa.array([day, None]),
+        "raw": pa.array([b"\xff\x00", b"text"]),
+        "large": pa.array([b"\xff", None], pa.large_binary()),
+        "big": pa.array([2**64 - 1, None], pa.uint64()),
+        "inner": pa.array([{"a": 1, "b": ["x"]}, None]),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+    }
+    pq.write_table(pa.table({"text": ["a", "b"], **columns}), tmp_path / "a.parquet")
+    documents = corpus.read([tmp_path / "a.parquet"])
+    assert dict(documents.schema) == dict.fromkeys(["id", "text", *columns], "string")
+    first, second = documents
+    assert {name: first[name] for name in columns} == {
+        "list": "[1, 2]",
+        "when": "2026-01-31T12:00:00",
+        "raw": "ff00",
+        "large": "ff",
+        "big": str(2**64 - 1),
+        "inner": "{a: 1, b: [x]}",
+        "map": "{k: 1}",
+    }
+    assert {name: second[name] for name in columns} == dict.fromkeys(columns) | {"raw": "text"}
+
+
+def test_integers_that_no_column_of_numbers_holds_keep_their_digits(tmp_path):
+    rows = [{"text": str(i), "hash": value} for i, value in enumerate([7, 2**63, 2**64 - 1])]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert [row["hash"] for row in corpus.read([path])] == ["7", str(2**63), str(2**64 - 1)]

@@ -224,6 +224,21 @@ def test_longest_is_kept_and_ties_go_to_the_first(tmp_path: Path) -> None:
     assert texts_in(out) == [texts[1], texts[3]]
 
 
+def test_highest_compares_integers_as_integers(tmp_path: Path) -> None:
+    low, high = 2**60, 2**60 + 1
+    assert float(low) == float(high)
+    rows = [{"id": str(i), "text": "same", "at": at} for i, at in enumerate([None, low, high, -1])]
+    hb.dedup(save(tmp_path / "in.jsonl", rows), tmp_path / "out", keep="highest", column="at")
+    assert [row["id"] for row in corpus.read([tmp_path / "out"])] == ["2"]
+
+
+def test_output_inside_an_input_is_refused_at_once(tmp_path: Path) -> None:
+    save(tmp_path / "in.jsonl", [{"text": "a"}])
+    with pytest.raises(ConfigError, match="lies inside the input"):
+        hb.dedup(tmp_path, tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep").exists()
+
+
 def test_columns_and_ids_are_carried(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "text": "one", "score": 0.5, "lang": "en", "ok": True},
@@ -314,6 +329,8 @@ def test_done_is_done(tmp_path: Path) -> None:
     "options",
     [
         {"length": 0},
+        {"ngram": 2**70},
+        {"threads": 2**70},
         {"column": "score"},
         {"recall": 1.0},
         {"warn_share": 0},

@@ -225,6 +225,7 @@ def test_one_tokenizer_in_several_threads() -> None:
 def test_any_ids_decode_as_hf_does(name: str, ids: list[int]) -> None:
     assert ours(name).decode(ids) == reference(name).decode(ids, skip_special_tokens=False)
     assert ours(name).decode(np.array(ids, dtype=np.int64)) == ours(name).decode(ids)
+    assert ours(name).decode([2**70, *ids]) == ours(name).decode(ids)
 
 
 def test_what_cannot_be_encoded_or_decoded_says_why() -> None:

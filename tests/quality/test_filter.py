@@ -111,6 +111,8 @@ def test_degenerate_labels_are_refused(make_corpus: MakeCorpus, tmp_path: Path) 
         run(path)
     with pytest.raises(InputError, match="column `score`"):
         run(write_labels(tmp_path / "d.jsonl", ["high", "low"] * 30))
+    with pytest.raises(InputError, match="no row has a `score`"):
+        run(write_labels(tmp_path / "e.jsonl", [None] * 30))
     with pytest.raises(InputError):
         run(tmp_path / "nowhere")
 

@@ -149,9 +149,11 @@ def read_labels(path: StrPath, min_score: float, seed: int) -> Labels:
 
     documents = corpus.read([path])
     kinds = dict(documents.schema)
-    if kinds.get("score") not in ("float64", "int64"):
-        raise InputError(f"{path}: labels need a number column `score`; run `annotate` first")
     scores: dict[str, float] = {}
+    if kinds.get("score") not in ("float64", "int64"):
+        if "score" in kinds and all(row["score"] is None for row in documents):
+            raise InputError(f"{path}: no row has a `score`: annotate again, or fill them in")
+        raise InputError(f"{path}: labels need a number column `score`; run `annotate` first")
     for row in documents:
         if row["score"] is not None:
             scores.setdefault(row["text"], float(row["score"]))

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
 };
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use hornbook_core::Error;
 use hornbook_core::corpus::{self, Batches, Corpus, Part, PartWriter, Reject};
@@ -25,20 +24,12 @@ pub fn part_dict<'py>(py: Python<'py>, part: &Part) -> PyResult<Bound<'py, PyDic
     Ok(dict)
 }
 
-fn column_list(py: Python<'_>, column: &ArrayRef, name: &str) -> PyResult<Py<PyList>> {
+fn column_list(py: Python<'_>, column: &ArrayRef) -> PyResult<Py<PyList>> {
     let list = match column.data_type() {
-        DataType::Utf8 => PyList::new(py, column.as_string::<i32>().iter())?,
         DataType::Int64 => PyList::new(py, column.as_primitive::<Int64Type>().iter())?,
         DataType::Float64 => PyList::new(py, column.as_primitive::<Float64Type>().iter())?,
         DataType::Boolean => PyList::new(py, column.as_boolean().iter())?,
-        other => {
-            let text = cast(column, &DataType::Utf8).map_err(|_| {
-                Error::config(format!(
-                    "column `{name}` has type {other}, which Python rows cannot hold"
-                ))
-            });
-            PyList::new(py, text.py()?.as_string::<i32>().iter())?
-        }
+        _ => PyList::new(py, corpus::as_text(column).py()?.iter())?,
     };
     Ok(list.unbind())
 }
@@ -98,7 +89,7 @@ impl Reader {
         let batch = batch.py()?;
         let dict = PyDict::new(py);
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            dict.set_item(field.name(), column_list(py, column, field.name())?)?;
+            dict.set_item(field.name(), column_list(py, column)?)?;
         }
         Ok(Some(dict.unbind()))
     }

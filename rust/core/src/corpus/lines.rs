@@ -1,9 +1,10 @@
 //! Lines of JSON files, plain or compressed.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::PathBuf;
 
+use flate2::bufread::GzDecoder;
 use memchr::memchr;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -25,6 +26,34 @@ pub struct Lines {
     pub hash: Option<Box<Xxh3>>,
 }
 
+/// The members of a gzip file, one after another; zeros behind one are padding, as in gzip itself.
+struct Members(Option<GzDecoder<BufReader<File>>>);
+
+impl Read for Members {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let count = member.read(out)?;
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            let mut rest = self.0.take().expect("it was there").into_inner();
+            loop {
+                let bytes = match rest.fill_buf() {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    bytes => bytes?,
+                };
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                if zeros == 0 {
+                    self.0 = (!bytes.is_empty()).then(|| GzDecoder::new(rest));
+                    break;
+                }
+                rest.consume(zeros);
+            }
+        }
+        Ok(0)
+    }
+}
+
 /// What some editors put before a file of UTF-8.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -36,9 +65,7 @@ impl Lines {
         let path = file.path.clone();
         let opened = File::open(&path).map_err(Error::io(&path))?;
         let reader: Box<dyn Read + Send> = match file.format {
-            Format::JsonlGzip => {
-                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(opened)))
-            }
+            Format::JsonlGzip => Box::new(Members(Some(GzDecoder::new(BufReader::new(opened))))),
             Format::JsonlZstd => Box::new(zstd::Decoder::new(opened).map_err(Error::io(&path))?),
             _ => Box::new(opened),
         };
@@ -101,7 +128,7 @@ impl Lines {
                     self.end += count;
                     return Ok(count);
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if self.packed => {
                     let message = format!("damaged or cut off ({e}): make or fetch it again");
                     return Err(Error::input(&self.path, message));

@@ -33,7 +33,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::DataType;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::{Error, Result};
 
@@ -70,6 +72,29 @@ fn strings<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
         .column_by_name(name)
         .and_then(|column| column.as_string_opt::<i32>())
         .expect("batches of a corpus have string columns `id` and `text`")
+}
+
+/// A column as strings. Values of other types get the text that Arrow shows of them (`[1, 2]`,
+/// `2026-01-31T00:00:00`), bytes that are UTF-8 themselves, and other bytes hexadecimal digits.
+pub fn as_text(column: &ArrayRef) -> Result<StringArray> {
+    if let Some(text) = column.as_string_opt::<i32>() {
+        return Ok(text.clone());
+    }
+    let formatter = ArrayFormatter::try_new(column, &FormatOptions::default())
+        .map_err(|e| Error::config(e.to_string()))?;
+    let bytes = |row| match column.data_type() {
+        DataType::Binary => Some(column.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => Some(column.as_binary::<i64>().value(row)),
+        DataType::BinaryView => Some(column.as_binary_view().value(row)),
+        _ => None,
+    };
+    let text = |row| match bytes(row).map(std::str::from_utf8) {
+        Some(Ok(text)) => text.to_owned(),
+        _ => formatter.value(row).to_string(),
+    };
+    let nulls = column.logical_nulls();
+    let is_null = |row| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+    Ok((0..column.len()).map(|row| (!is_null(row)).then(|| text(row))).collect())
 }
 
 /// The id of a document that has none: the hash of its text.

@@ -249,13 +249,14 @@ impl<'a> RawRow<'a> {
     }
 }
 
-/// The column type that a value asks for.
+/// The column type that a value asks for. An integer that is too large for its column's type would lose
+/// digits as a float: it is kept as text.
 pub fn kind_of(value: &Value) -> DataType {
     match value {
         Value::Null => DataType::Null,
         Value::Bool(_) => DataType::Boolean,
         Value::Number(number) if number.is_i64() => DataType::Int64,
-        Value::Number(_) => DataType::Float64,
+        Value::Number(number) if number.is_f64() => DataType::Float64,
         _ => DataType::Utf8,
     }
 }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt64Type};
 use rustc_hash::FxHashMap;
 
 use crate::corpus::{self, Batches, Corpus, Part, Reject};
@@ -450,10 +450,21 @@ fn add_weights(batch: &RecordBatch, keep: &Keep, weights: &mut Vec<u64>) -> Resu
                 let kind = column.data_type();
                 return Err(Error::config(format!("column: `{name}` is {kind}, not a number")));
             }
-            let numbers = cast(column, &DataType::Float64)
-                .map_err(|e| Error::config(format!("column: `{name}`: {e}")))?;
-            let numbers = numbers.as_primitive::<Float64Type>();
-            weights.extend(numbers.iter().map(|number| number.map_or(0, sortable)));
+            match column.data_type() {
+                // Beyond 2^53 a double would make equals of different integers.
+                DataType::Int64 => weights.extend(
+                    column.as_primitive::<Int64Type>().iter().map(|n| n.map_or(0, sortable_integer)),
+                ),
+                DataType::UInt64 => weights.extend(
+                    column.as_primitive::<UInt64Type>().iter().map(|n| n.map_or(0, above_null)),
+                ),
+                _ => {
+                    let numbers = cast(column, &DataType::Float64)
+                        .map_err(|e| Error::config(format!("column: `{name}`: {e}")))?;
+                    let numbers = numbers.as_primitive::<Float64Type>();
+                    weights.extend(numbers.iter().map(|number| number.map_or(0, sortable)));
+                }
+            }
         }
     }
     Ok(())
@@ -469,6 +480,16 @@ fn sortable(number: f64) -> u64 {
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
+/// The same of an integer.
+fn sortable_integer(number: i64) -> u64 {
+    above_null(number as u64 ^ 1 << 63)
+}
+
+/// Makes 0 the place of null alone, at the price of one tie at the other end.
+fn above_null(place: u64) -> u64 {
+    place.saturating_add(1)
+}
+
 fn source_labels(batch: &RecordBatch, name: Option<&str>) -> Result<Option<StringArray>> {
     let Some(name) = name else {
         return Ok(None);
@@ -476,9 +497,7 @@ fn source_labels(batch: &RecordBatch, name: Option<&str>) -> Result<Option<Strin
     let Some(column) = batch.column_by_name(name) else {
         return Err(Error::config(format!("source: there is no column `{name}`")));
     };
-    let text = cast(column, &DataType::Utf8)
-        .map_err(|e| Error::config(format!("source: `{name}` has no text form: {e}")))?;
-    Ok(Some(text.as_string::<i32>().clone()))
+    Ok(Some(corpus::as_text(column)?))
 }
 
 /// A path shown to people.
