@@ -204,7 +204,7 @@ def test_columns_that_no_json_has_stand_beside_rows_that_lack_them(tmp_path):
         "raw": pa.array([b"x"]),
     }
     pq.write_table(pa.table({"text": ["a"], **kinds}), tmp_path / "a.parquet")
-    plain = write_jsonl(tmp_path / "b.jsonl", [{"text": "b"}, {"text": "c"}])
+    plain = write_jsonl(tmp_path / "b.jsonl", [{"text": "b", "list": None}, {"text": "c"}])
     (tmp_path / "c.py").write_text("d = 1\n")
     report = hb.dedup([plain, tmp_path / "a.parquet", tmp_path / "c.py"], tmp_path / "out")
     assert report["counts"]["kept"] == 4
@@ -278,3 +278,12 @@ def test_integers_that_no_column_of_numbers_holds_keep_their_digits(tmp_path):
     rows = [{"text": str(i), "hash": value} for i, value in enumerate([7, 2**63, 2**64 - 1])]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     assert [row["hash"] for row in corpus.read([path])] == ["7", str(2**63), str(2**64 - 1)]
+
+
+def test_a_column_of_nulls_alone_is_one_of_strings(tmp_path):
+    plain = write_jsonl(tmp_path / "b.jsonl", [{"text": "b", "note": None}])
+    pq.write_table(pa.table({"text": ["a"], "note": pa.nulls(1)}), tmp_path / "a.parquet")
+    for inputs in ([plain], [tmp_path / "a.parquet"], [plain, tmp_path / "a.parquet"]):
+        documents = corpus.read(inputs)
+        assert dict(documents.schema)["note"] == "string"
+        assert [row["note"] for row in documents] == [None] * len(inputs)

@@ -51,6 +51,11 @@ pub fn unified_schema(files: &mut [InputFile], bytes: usize) -> Result<SchemaRef
             *known = Field::new(known.name(), joined, true);
         }
     }
+    for field in &mut fields {
+        if *field.data_type() == DataType::Null {
+            *field = Field::new(field.name(), DataType::Utf8, true);
+        }
+    }
     Ok(Arc::new(Schema::new(fields)))
 }
 
@@ -138,11 +143,6 @@ fn json_fields(file: &InputFile, bytes: usize) -> Result<(Vec<Field>, bool)> {
                     *field = Field::new(name, joined, true);
                 }
             }
-        }
-    }
-    for field in &mut fields {
-        if *field.data_type() == DataType::Null {
-            *field = Field::new(field.name(), DataType::Utf8, true);
         }
     }
     Ok((fields, all))
