@@ -191,8 +191,13 @@ def _distances(
     def distances(texts: list[str]) -> "NDArray[np.float32]":
         found = np.full((len(texts), len(problems)), np.inf, dtype=np.float32)
         if programs is not None:
-            cosine = _unit(embed, name, texts) @ programs.T
-            found[:, known] = np.sqrt(np.maximum(2 - 2 * cosine, 0))
+            rows = _unit(embed, name, texts)
+            ends = np.square(rows).sum(1)[:, None] + np.square(programs).sum(1)
+            squares = ends - 2 * rows @ programs.T
+            # Of close vectors rounding is all that is left.
+            close = np.nonzero(squares < 1e-6)
+            squares[close] = np.square(rows[close[0]] - programs[close[1]]).sum(1)
+            found[:, known] = np.sqrt(squares)
         return found
 
     return distances

@@ -3,7 +3,8 @@
 Guarantees: a document is removed only if a document that stays has the same text, or a true Jaccard
 similarity of word n-grams of at least the threshold; `evidence/removed.json` names that document.
 There is no transitive closure: a chain of similar documents is not one cluster. Threads, shards and
-memory never change the result. Costs: about 110 MB of Python a CPU second, JSON in and zstd Parquet
+memory never change what is kept and why (with `memory_mb`, recall is measured on a smaller sample).
+Costs: about 110 MB of Python a CPU second, JSON in and zstd Parquet
 out; memory about the size of the text (the text itself is read a second time, not kept), a fifth of
 it for `exact`, or what `memory_mb` allows and 100 bytes a document.
 
@@ -81,7 +82,7 @@ class DedupConfig:
     normalize: bool = False
     """Texts that differ in white space alone are exact copies."""
     length: int = 50
-    """For `substring`: words in a run that must stand only once."""
+    """For `substring`: a run of so many words that stands in the result already is cut."""
     source: str | None = None
     """Count removals by this column; by input if left out."""
     warn_share: float = 0.5
@@ -193,8 +194,9 @@ def dedup(
         out: Folder for the result: Parquet parts with every column in input order, `manifest.json`,
             and in `evidence/`: `removed.json` (one JSON object a removed row: `removed_id`,
             `removed_row`, `kept_id`, `kept_row`, `kept_in` unless that is the input, `jaccard`,
-            `rule`; rows count usable input rows from 0), `clusters.json` (what went against each
-            kept document), `pairs.json` and `pairs.html` (some pairs side by side), and
+            `rule`, which is `exact` for a copy of an earlier text even if that one went for being
+            near `kept_id`; rows count usable input rows from 0), `clusters.json` (what went against
+            each kept document), `pairs.json` and `pairs.html` (some pairs side by side), and
             `components.json` if asked for.
         method: `minhash`, `exact-join`, `exact` or `substring`.
         threshold: Least similarity of a removed document to a kept one, above 0 and at most 1.
@@ -206,15 +208,17 @@ def dedup(
         recall: Choose bands and rows that find a pair at the threshold with this probability.
         seed: Decides the hash functions.
         normalize: Texts that differ in white space alone are exact copies.
-        length: For `substring`: every run of so many words stays once, where it stands first.
+        length: For `substring`: a run of so many words is cut that stands before it, uncut and not
+            overlapping it. So all that is cut stands in the result once more.
         source: Count removals by this column; by input if left out.
         warn_share: Warn of sources that lose more than this share of at least 20 documents.
-        components: Write the connected components of all verified pairs, for looking at.
+        components: Write the connected components of all verified pairs that a document of `inputs`
+            has a part in, for looking at.
         against: Documents, or indexes of earlier runs, that stay: only `inputs` lose documents.
             They are read twice and never held in memory.
         index: Folder of an index: compared against, and what is kept is added to it. Refused if it
-            was made with another ngram, layout, seed or version of the hashes. A repeated run
-            replaces what it added.
+            was made with another ngram, layout, seed or version of the hashes; the method may
+            differ. A repeated run replaces what it added.
         memory_mb: Megabytes (2^20 bytes) for sorting and buffers: texts and n-grams then stay on
             disk, and the input is read three times (`exact`: once or twice). About 100 bytes a
             document come on top.

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 import hornbook as hb
 from hornbook import _core, corpus
-from hornbook.contaminants import Contaminants, NgramRule, load
+from hornbook.contaminants import Contaminants, NgramRule, Problem, load
 from hornbook.decontaminate import (
     STRIPPED,
     TAUS,
     SyntaxRule,
+    _distances,
     ast_match,
     benchmark_path,
     load_problems,
@@ -684,3 +685,15 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert not list(out.rglob("*.tmp"))
     assert not (out / "checkpoint.json").exists()
+
+
+def test_equal_vectors_are_at_distance_nothing() -> None:
+    rows = np.random.default_rng(1).normal(size=(40, 384))
+    rows[7] = 0
+    programs = [Problem(task_id=str(i), program=str(i)) for i in range(len(rows))]
+    distances = _distances(lambda texts: rows[[int(text) for text in texts]], "own", programs)
+    found = distances([str(i) for i in range(len(rows))])
+    assert (np.diag(found) == 0).all()
+    assert found[7, 3] == pytest.approx(1)
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    assert np.allclose(found, np.linalg.norm(unit[:, None] - unit[None], axis=2), atol=1e-6)

@@ -404,18 +404,34 @@ def test_rows_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def cut_twin(texts: list[str], length: int) -> list[str | None]:
-    """The definition of `substring` in Python; None for a text of which no word is left."""
-    first: dict[tuple[str, ...], tuple[int, int]] = {}
+def words_of(text: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"\w+", text)]
+
+
+def runs_of(text: str, length: int) -> list[tuple[str, ...]]:
+    found = words_of(text)
+    return [tuple(found[i : i + length]) for i in range(len(found) - length + 1)]
+
+
+def cut_twin(texts: list[str], length: int) -> tuple[list[str | None], set[tuple[str, ...]]]:
+    """The definition of `substring` in Python: texts, None if no word is left, and the repeats."""
+    standing: set[tuple[str, ...]] = set()
+    repeats = set()
     results: list[str | None] = []
-    for row, text in enumerate(texts):
+    for text in texts:
         words = list(re.finditer(r"\w+", text))
-        cut = set()
-        for i in range(len(words) - length + 1):
-            run = tuple(word.group().lower() for word in words[i : i + length])
-            from_row, at = first.setdefault(run, (row, i))
-            if from_row != row or i - at >= length:
+        runs = runs_of(text, length)
+        cut: set[int] = set()
+
+        def uncut(i: int, cut: set[int] = cut) -> bool:
+            return not cut & set(range(i, i + length))
+
+        for i, run in enumerate(runs):
+            before = range(i - length + 1)
+            if run in standing or any(runs[p] == run and uncut(p) for p in before):
                 cut.update(range(i, i + length))
+                repeats.add(run)
+        standing |= {run for i, run in enumerate(runs) if uncut(i)}
         if cut and len(cut) == len(words):
             results.append(None)
             continue
@@ -426,7 +442,7 @@ def cut_twin(texts: list[str], length: int) -> list[str | None]:
                     left += text[end : word.start()]
                 end = word.end()
         results.append(left + text[end:])
-    return results
+    return results, repeats
 
 
 @settings(max_examples=25, deadline=None)
@@ -444,12 +460,43 @@ def test_spans_equal_their_twin(
     folder = tmp_path_factory.mktemp("spans")
     source = save(folder / "in.jsonl", [{"text": text} for text in texts])
     report = hb.dedup(source, folder / "out", method="substring", length=length)
-    expected = [text for text in cut_twin(texts, length) if text is not None]
+    results, repeats = cut_twin(texts, length)
+    expected = [text for text in results if text is not None]
     assert texts_in(folder / "out") == expected
+    assert repeats <= {run for text in expected for run in runs_of(text, length)}
     assert report["counts"]["kept"] == len(expected)
     for cut in lines(folder / "out"):
         span = texts[cut["row"]].encode()[cut["start"] : cut["end"]].decode()
         assert len(re.findall(r"\w+", span)) == cut["words"] >= length
+
+
+def test_what_a_cut_touches_does_not_stand_there(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", [{"text": text} for text in ("a b", "a b c", "b c")])
+    hb.dedup(source, tmp_path / "out", method="substring", length=2)
+    assert texts_in(tmp_path / "out") == ["a b", " c", "b c"]
+
+
+METHODS = ("exact", "exact-join", "minhash")
+
+
+@pytest.mark.parametrize("first", METHODS)
+@pytest.mark.parametrize("second", METHODS)
+def test_an_index_serves_every_method(tmp_path: Path, first: Any, second: Any) -> None:
+    text = " ".join(f"w{i}" for i in range(60))
+    old = save(tmp_path / "old.jsonl", [{"text": text}])
+    new = save(tmp_path / "new.jsonl", [{"text": text}, {"text": f"{text} more"}])
+    hb.dedup(old, tmp_path / "one", method=first, index=tmp_path / "index")
+    report = hb.dedup(new, tmp_path / "two", method=second, index=tmp_path / "index")
+    dropped = report["counts"]["dropped"]
+    assert (dropped["exact"], dropped.get("near", 0)) == (1, int(second != "exact"))
+
+
+def test_components_are_of_pairs_with_the_input(tmp_path: Path) -> None:
+    text = " ".join(f"w{i}" for i in range(60))
+    old = save(tmp_path / "old.jsonl", [{"text": f"{text} {i}"} for i in range(3)])
+    new = save(tmp_path / "new.jsonl", [{"text": f"{text} new"}])
+    hb.dedup(new, tmp_path / "out", against=old, components=True)
+    assert [component["pairs"] for component in lines(tmp_path / "out", "components")] == [3]
 
 
 def test_pieces_make_the_whole(tmp_path: Path) -> None:

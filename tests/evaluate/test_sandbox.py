@@ -487,6 +487,14 @@ def test_tests_apart_see_what_they_would_see_beside(source, tests, expected, tru
     assert not beside.tamper_proof
 
 
+@needs_layers
+@pytest.mark.parametrize("name", ["len", "isinstance", "list", "str"])
+def test_a_candidate_that_breaks_its_builtins_hangs_nobody(name: str) -> None:
+    source = f"def f(x): return x\nimport builtins; builtins.{name} = lambda *x: 0"
+    (outcome,) = run_programs([Program(source=source, tests="assert f(1) == 1", entry_point="f")])
+    assert outcome.status != "wall"
+
+
 SAME = "def f(x): return x"
 
 

@@ -133,6 +133,9 @@ def test_a_share_of_each_source(shards: Path, labels: Path, tmp_path: Path) -> N
     assert set(rates) == set(report["details"]["threshold_by_source"]) == {"a", "b"}
     for entry in rates.values():
         assert entry["kept_text_bytes"] / entry["text_bytes"] == pytest.approx(0.25, abs=0.08)
+    for name, (score, keep) in list(decisions(out).items())[::40]:
+        told = explain(out, [shards], name)
+        assert (told["score"], told["keep"]) == (score, keep)
 
 
 def test_an_earlier_forest_scores_other_documents(

@@ -50,7 +50,7 @@ def dedup(
     normalize
         Texts that differ in white space alone are exact copies.
     length
-        For substring: words in a run that must stand only once.
+        For substring: a run of so many words that stands in the result already is cut.
     source
         Count removals by this column; by input if left out.
     components

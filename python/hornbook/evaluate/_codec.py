@@ -20,6 +20,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+# Functions look builtins up in what stands here when they are defined: a copy, so that a candidate
+# that replaces `len` in its process still gives answers, instead of waiting for ever.
+globals()["__builtins__"] = dict(vars(builtins))
+
 FRAME_BYTES = 8 << 20
 DEPTH = 64
 INT_BITS = 1 << 20

@@ -10,6 +10,7 @@ Calls that the tests are certain to make, in this order and with these arguments
 are asked for all at once, so that neither process waits for the other at each.
 """
 
+import builtins
 import importlib
 import os
 import sys
@@ -20,6 +21,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from hornbook.evaluate import _codec
+
+globals()["__builtins__"] = dict(vars(builtins))  # as in `_codec`
 
 _MUTABLE = (list, dict, set, bytearray)
 

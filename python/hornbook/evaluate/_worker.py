@@ -17,6 +17,7 @@ program, `_STARTED` and `_ENDED`: its processes, with their pidfds, and how they
 
 import _socket
 import _thread
+import builtins
 import gc
 import importlib
 import json
@@ -303,6 +304,7 @@ def _read(text: int) -> bytes:
 def _new_module() -> ModuleType:
     """The namespace a program runs in."""
     module = ModuleType("program")
+    module.__dict__["__builtins__"] = builtins.__dict__  # not the copy of whoever runs it
     sys.modules["program"] = sys.modules["__main__"] = module
     return module
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hornbook import _core, corpus, progress
 from hornbook.errors import ConfigError, InputError, need
 from hornbook.manifest import (
+    MANIFEST,
     Outcome,
     Report,
     StrPath,
@@ -412,10 +413,10 @@ def _merge_rejected(folder: Path) -> int:
 
 
 def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
-    """Says how a forest comes to a document's score.
+    """Says how a forest comes to a document's score, and what a filter makes of that.
 
     Args:
-        model: A `forest.bin`, or the folder of a filter.
+        model: A `forest.bin`, or the folder of a filter, whose own thresholds then count.
         inputs: Where the document is.
         name: Its id.
 
@@ -431,7 +432,12 @@ def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
     path = Path(model)
     forest = Forest.load(path / "forest.bin" if path.is_dir() else path)
     header = forest.header
-    text = _find(inputs, name)
+    text, source = _find(inputs, name)
+    threshold = header["threshold"]
+    if path.is_dir() and (path / MANIFEST).is_file():
+        made = read_json(path / MANIFEST).get("details", {})
+        threshold = made.get("threshold", threshold)
+        threshold = made.get("threshold_by_source", {}).get(source, threshold)
     row = _embedder_of(forest).embed([text])[0]
     asked = np.array(forest.inner.asked(np.ascontiguousarray(row)))
     hashed = not header["settings"]
@@ -452,8 +458,8 @@ def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
         {
             "id": name,
             "score": score,
-            "threshold": header["threshold"],
-            "keep": score >= header["threshold"],
+            "threshold": threshold,
+            "keep": score >= threshold,
             "embedder": header["embedder"],
             "features": [
                 {
@@ -475,8 +481,11 @@ def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
     )
 
 
-def _find(inputs: Sequence[StrPath], name: str) -> str:
+def _find(inputs: Sequence[StrPath], name: str) -> tuple[str, str]:
+    """Text and source of a document."""
     for columns in corpus.read(inputs).batches():
         if name in columns["id"]:
-            return str(columns["text"][columns["id"].index(name)])
+            at = columns["id"].index(name)
+            source = columns["source"][at] if "source" in columns else None
+            return str(columns["text"][at]), str(source or "")
     raise InputError(f"no document has the id {name!r}")

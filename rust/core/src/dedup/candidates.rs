@@ -164,7 +164,7 @@ pub struct Outcome {
     pub references: FxHashMap<u32, (usize, u32, String)>,
     /// What the sample says.
     pub recall: Option<Recall>,
-    /// All verified pairs by row, if they were asked for.
+    /// All verified pairs by row, at least one of them of the input, if they were asked for.
     pub edges: Vec<(u32, u32, f64)>,
 }
 
@@ -202,7 +202,7 @@ pub fn decide(
         let ranks = Ranks::new(documents, &best, &kept, references.count);
         let mut groups = ranks.groups(documents.candidates.take())?;
         let members = groups.renumber();
-        let fixed = members.partition_point(|rank| *rank < references.count);
+        let fixed = members.partition_point(|rank| *rank < references.count) as u32;
         let sets = sets_of(
             job,
             signer,
@@ -215,7 +215,7 @@ pub fn decide(
             scratch,
         )?;
         (job.progress)("verifying", 0, Some(members.len() as u64))?;
-        let decision = greedy::decide(&groups, fixed as u32, &sets, options.threshold)?;
+        let decision = greedy::decide(&groups, fixed, &sets, options.threshold)?;
         outcome.compared = decision.compared;
         let number_of = |member: u32| {
             let rank = members[member as usize];
@@ -231,7 +231,7 @@ pub fn decide(
             }
         }
         if options.components {
-            let edges = greedy::edges(&groups, &sets, options.threshold)?;
+            let edges = greedy::edges(&groups, fixed, &sets, options.threshold)?;
             let named = |(a, b, j)| (number_of(a), number_of(b), j);
             outcome.edges = edges.into_iter().map(named).collect();
         }

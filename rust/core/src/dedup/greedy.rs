@@ -100,13 +100,22 @@ pub fn decide(groups: &Groups, fixed: u32, sets: &Sets, threshold: f64) -> Resul
     Ok(decision)
 }
 
-/// Every pair of candidates that shares a group and reaches the threshold, in order. For looking at:
-/// unlike [`decide`], it compares all pairs of a group.
-pub fn edges(groups: &Groups, sets: &Sets, threshold: f64) -> Result<Vec<(u32, u32, f64)>> {
+/// Every pair of candidates that shares a group and reaches the threshold, in order, but for pairs of
+/// the first `fixed`. For looking at: unlike [`decide`], it compares all pairs of a group.
+pub fn edges(
+    groups: &Groups,
+    fixed: u32,
+    sets: &Sets,
+    threshold: f64,
+) -> Result<Vec<(u32, u32, f64)>> {
     let compare = Compare::new(sets, threshold);
     let mut kept = Kept::new(&groups.sizes);
     let mut edges = Vec::new();
     for document in groups.members.chunk_by(|a, b| a.0 == b.0) {
+        if document[0].0 < fixed {
+            kept.add(document);
+            continue;
+        }
         let found: Vec<Option<(u32, u32, f64)>> = kept
             .candidates(document, 0)
             .into_par_iter()
@@ -326,7 +335,7 @@ mod tests {
             let mut groups = Groups::default();
             groups.add(&mut (0..sets.len() as u32).collect());
             groups.renumber();
-            let found: BTreeSet<(u32, u32)> = edges(&groups, &Sets::of(&lists), t)
+            let found: BTreeSet<(u32, u32)> = edges(&groups, 0, &Sets::of(&lists), t)
                 .unwrap()
                 .into_iter()
                 .map(|(a, b, _)| (a, b))

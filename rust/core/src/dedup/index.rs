@@ -1,8 +1,8 @@
 //! What earlier runs kept, on disk: ids, hashes, band keys and n-grams, never text.
 //!
 //! A folder of Parquet segments, one a run, and `index.json` that lists them and says how they were
-//! made. Keys and n-grams made in another way would silently match nothing, so an index with another
-//! stamp is refused. A segment counts once `index.json` names it, which is written last; a run that is
+//! made. Whatever the method of a run, all that any other compares is stored. Keys and n-grams made in
+//! another way would silently match nothing, so an index with another stamp is refused. A segment counts once `index.json` names it, which is written last; a run that is
 //! repeated replaces its own segment and is not compared with it.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::Removed;
-use super::grams::sort_set;
+use super::minhash::Sketcher;
 use super::sign::{Signatures, Signed, Signer};
 use super::{Documents, Input, Progress};
 use crate::corpus::{Part, PartWriter, sync_folder, write_whole};
@@ -53,7 +53,7 @@ impl Stamp {
     /// What this version makes of these options.
     pub fn new(ngram: usize, bands: usize, rows: usize, seed: u64, normalize: bool) -> Self {
         Self {
-            format: 2,
+            format: 3,
             token_rule: TOKEN_RULE.to_owned(),
             hash: "texts xxh3-128; words folded 128-bit products; n-grams rolling, splitmix64; \
                    fast similarity sketching by folded 128-bit products"
@@ -63,6 +63,16 @@ impl Stamp {
             rows,
             seed,
             normalize,
+        }
+    }
+
+    /// Signs documents as everything with this stamp is signed: with all that any method compares.
+    pub(super) fn signer(&self) -> Signer {
+        Signer {
+            ngram: Some(self.ngram),
+            sketcher: Some(Sketcher::new(self.bands, self.rows, self.seed)),
+            normalize: self.normalize,
+            distinct: true,
         }
     }
 
@@ -205,7 +215,6 @@ impl Index {
         &self,
         segment: &str,
         input: &Input<'_>,
-        signer: &Signer,
         documents: &Documents<'_>,
         removed: &Removed,
         progress: Progress<'_>,
@@ -217,7 +226,8 @@ impl Index {
         }
         let mut writer = PartWriter::create(&folder, schema())?.quick(true);
         let total = documents.len() as u64;
-        let mut room = Vec::new();
+        // Not the run's own, which may leave out what a later run by another method looks for.
+        let signer = self.listing.stamp.signer();
         input.each_batch(
             documents,
             |row| !removed.contains(row),
@@ -232,7 +242,6 @@ impl Index {
                     signer.sign(batch, true, |_| true).iter().flat_map(Signatures::iter)
                 {
                     let mut signed = signature.to_signed();
-                    sort_set(&mut signed.grams, &mut room);
                     signed.hash = found[signature.row].1.hash;
                     found[signature.row].1 = signed;
                 }

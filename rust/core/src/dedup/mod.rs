@@ -309,7 +309,7 @@ fn run_once(job: &Job<'_>, options: &Options) -> Result<Summary> {
         candidates::decide(job, options, &signer, &input, &mut documents, scratch.as_ref())?;
     let summary = evidence::write(job, options, &input, &documents, &outcome)?;
     if let Some((index, segment)) = job.index {
-        index.add(segment, &input, &signer, &documents, &outcome.removed, job.progress)?;
+        index.add(segment, &input, &documents, &outcome.removed, job.progress)?;
     }
     Ok(summary)
 }

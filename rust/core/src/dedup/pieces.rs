@@ -10,18 +10,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::greedy::jaccard_at_least;
 use super::index::{Stamp, to_batch};
 use super::minhash::Sketcher;
-use super::sign::{Signatures, Signed, Signer};
+use super::sign::{Signatures, Signed};
 use crate::corpus;
 
 /// Signs the documents of a batch with string columns `id` and `text`: columns `id`, `hash` (16
 /// bytes), `keys` (one a band) and `grams` (sorted, distinct). Rows stay in order.
 pub fn sign_batch(batch: &RecordBatch, stamp: &Stamp) -> RecordBatch {
-    let signer = Signer {
-        ngram: Some(stamp.ngram),
-        sketcher: Some(Sketcher::new(stamp.bands, stamp.rows, stamp.seed)),
-        normalize: stamp.normalize,
-        distinct: true,
-    };
+    let signer = stamp.signer();
     let ids = corpus::ids(batch);
     let hashes = signer.hashes(batch);
     let mut signed: Vec<(String, Signed)> = Vec::with_capacity(batch.num_rows());

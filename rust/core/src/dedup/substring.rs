@@ -1,9 +1,10 @@
-//! Repeated spans: of every run of L words that stands in the corpus more than once, the first stays.
+//! Repeated spans: what stands in the corpus more than once, in runs of at least L words, stays once.
 //!
 //! Exactly: take runs of L words in input order. A run is a repeat if the same L words (by 64-bit
-//! hash) stood before, in an earlier document or at least L words before in this one. Every word in a
-//! repeat is cut. So each cut word stands, with its surroundings, earlier in the corpus. Cuts start and
-//! end with a word, hence never within a character.
+//! hash) stand before it uncut, in an earlier document or at least L words before in this one. Every
+//! word in a repeat is cut. So each cut word stands in the result, within the run it was cut with; what
+//! a cut only touches does not count as standing there. Cuts start and end with a word, hence never
+//! within a character.
 //!
 //! Cost: two reads; memory one byte a run (rounded up to a power of two) and about 32 bytes a distinct
 //! run that is repeated.
@@ -96,6 +97,10 @@ impl Often {
         &self.0[(hash >> 7) as usize & (self.0.len() - 1)]
     }
 
+    fn has(&self, hash: u64) -> bool {
+        self.counter(hash).load(Ordering::Relaxed) >= 2
+    }
+
     fn add(&self, hash: u64) {
         let more = |count: u8| (count < 2).then_some(count + 1);
         let _ = self.counter(hash).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -120,7 +125,7 @@ pub fn substring(
         corpus::ids(&batch).iter().try_for_each(|id| names.push(id.unwrap_or_default()))?;
         progress("reading", names.len() as u64, None)?;
     }
-    let mut first: FxHashMap<u64, (u32, u32)> = FxHashMap::default();
+    let mut first: FxHashMap<u64, u32> = FxHashMap::default();
     let mut lines = Vec::new();
     let mut done = Spans {
         parts: Vec::new(),
@@ -187,28 +192,38 @@ pub fn substring(
     Ok(done)
 }
 
-/// The word ranges of a document that are repeats, each with the document of its first run's first
-/// occurrence.
+/// The word ranges of a document that are repeats, each with the document in which its first run
+/// stands. `first` learns where the runs stand that no cut touches.
 fn repeats(
     one: &Runs,
     row: u32,
     length: usize,
     often: &Often,
-    first: &mut FxHashMap<u64, (u32, u32)>,
+    first: &mut FxHashMap<u64, u32>,
 ) -> Vec<(Range<usize>, u32)> {
     let mut cuts: Vec<(Range<usize>, u32)> = Vec::new();
+    // Whatever cut may touch a run has been made once a run is looked at that starts behind it.
+    let learn = |at: usize, cuts: &[(Range<usize>, u32)], first: &mut FxHashMap<_, _>| {
+        let run = one.runs[at];
+        if often.has(run) && cuts.last().is_none_or(|(words, _)| words.end <= at) {
+            first.entry(run).or_insert(row);
+        }
+    };
     for (at, run) in one.runs.iter().enumerate() {
-        if often.counter(*run).load(Ordering::Relaxed) < 2 {
+        if at >= length {
+            learn(at - length, &cuts, first);
+        }
+        if !often.has(*run) {
             continue;
         }
-        let (from, place) = *first.entry(*run).or_insert((row, at as u32));
-        if from == row && at - (place as usize) < length {
-            continue;
-        }
+        let Some(from) = first.get(run) else { continue };
         match cuts.last_mut() {
             Some((words, _)) if words.end >= at => words.end = at + length,
-            _ => cuts.push((at..at + length, from)),
+            _ => cuts.push((at..at + length, *from)),
         }
+    }
+    for at in one.runs.len().saturating_sub(length)..one.runs.len() {
+        learn(at, &cuts, first);
     }
     cuts
 }
