@@ -9,11 +9,13 @@ weights by counter-based bits that are the same in every implementation.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hornbook_kernels import dispatch, philox, reference
 from hornbook_kernels.documents import document_bounds, visible
@@ -311,16 +313,19 @@ def _sdpa(
     if causal and mask is None and 1 < t < s:
         # torch's flag aligns the first query with the first key; ours is the end of the sequence.
         mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril_(s - t)
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        dropout_p=dropout_p,
-        is_causal=fused_causal,
-        scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
+    # cuDNN's backward, which torch would take first, gives NaN with some masks (pytorch#196678).
+    sound = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(sound) if mask is not None and q.is_cuda else nullcontext():
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            dropout_p=dropout_p,
+            is_causal=fused_causal,
+            scale=scale,
+            enable_gqa=q.shape[2] != k.shape[2],
+        )
     return out.transpose(1, 2)
 
 

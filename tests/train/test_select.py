@@ -36,9 +36,10 @@ CONFIG = TrainConfig(
 )
 
 
-def test_lowest_validation_loss(tmp_path: Path, packed: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_lowest_validation_loss(tmp_path: Path, packed: tuple[Path, Path], reset: bool) -> None:
     data, held_out = packed
-    config = replace(CONFIG, select="loss", validation=str(held_out))
+    config = replace(CONFIG, select="loss", validation=str(held_out), reset_positions=reset)
     result = train(config, data=data, out=tmp_path, model=SHAPE)
     said = json.loads((tmp_path / "selection.json").read_text())
     steps = [checkpoint.step_of(f) for f in checkpoint.found(tmp_path / "checkpoints")]
@@ -49,7 +50,10 @@ def test_lowest_validation_loss(tmp_path: Path, packed: tuple[Path, Path]) -> No
     rows = hb.PackedDataset(held_out, sequence_length=LENGTH, seed=0)
     batch = rows.batch(0, rows.samples_per_epoch)
     loss = F.cross_entropy(
-        model(torch.from_numpy(batch["input_ids"])).flatten(0, 1),
+        model(
+            torch.from_numpy(batch["input_ids"]),
+            positions=torch.from_numpy(batch["position_ids"]) if reset else None,
+        ).flatten(0, 1),
         torch.from_numpy(batch["labels"]).flatten(),
     )
     assert said["scores"][str(result.selected)] == pytest.approx(float(loss.detach()), rel=1e-5)

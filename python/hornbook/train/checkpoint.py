@@ -152,9 +152,11 @@ class Saver:
         folder = self.root / f"step-{step:08d}"
         temporary = self.root / f".{folder.name}.tmp"
         try:
-            metadata = written.result()
+            written.result()
             if self.rank != 0:
                 return
+            # As it was written: what torch 2.11 returns lacks the names of the files.
+            metadata = FileSystemReader(temporary).read_metadata()
             hf.write_config(files["config"], temporary, tokenizer=files["tokenizer"])
             present = {file.name for file in temporary.iterdir()}
             wanted = {entry.relative_path for entry in metadata.storage_data.values()}
@@ -179,7 +181,10 @@ class Saver:
             for old in others[: max(0, len(others) + 1 - self.keep)] if self.keep else []:
                 if not self.keep_every or step_of(old) % self.keep_every:
                     shutil.rmtree(old)
-        except (CheckpointException, OSError) as error:
+        except HornbookError:
+            raise
+        # Whatever it is, the other processes must hear of it and stop.
+        except (CheckpointException, Exception) as error:
             raise StorageError(f"{folder}: {_first_line(error)}") from error
 
 

@@ -3,10 +3,12 @@
 The loss is the weighted mean over the whole step's tokens, however they are split into
 micro-batches and processes. Killed at any moment and started again on as many processes, a run goes
 on with the same losses to the bit: the position in the data is the step, and dropout is drawn from
-(seed, step, micro-batch of the whole step), never from the process. On another number of processes
-the samples are the same; where `micro_batch_size` is set (else it is each process's share), so is
-the dropout, and losses are equal but for the order of additions. A model of 0.4M parameters trains
-at about 16,000 tokens per CPU-second (3 layers of 96, one thread, 6 rows of 160).
+(seed, step, micro-batch of the whole step), never from the process. (On a GPU that needs our
+attention, `HORNBOOK_KERNELS=triton`: torch's own backward does not repeat itself.) On another
+number of processes the samples are the same; where `micro_batch_size` is set (else it is each
+process's share), so is the dropout, and losses are equal but for the order of additions. A model of
+0.4M parameters trains at about 16,000 tokens per CPU-second (3 layers of 96, one thread, 6 rows of
+160).
 
     hornbook train demo --data packed/ --out model/
 """

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -109,9 +109,12 @@ class World:
     def quiet(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Holds gradients back from the other processes until a step's last micro-batch.
 
-        Pieces of gradients are added up after every micro-batch instead: whole ones would need the
-        memory that cutting the model up has saved.
+        Within a group that shares a model, pieces of gradients are added up after every micro-batch
+        instead: whole ones would need the memory that cutting the model up has saved.
         """
+        if isinstance(model, FSDPModule):
+            # Between groups, which only the hybrid has.
+            model.set_requires_all_reduce(last)
         if last or not isinstance(model, DistributedDataParallel):
             return nullcontext()
         return model.no_sync()  # type: ignore[no-any-return, unused-ignore]

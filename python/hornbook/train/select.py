@@ -193,6 +193,9 @@ def validation_loss(config: TrainConfig, model: Path) -> float:
         loss = opened(
             torch.from_numpy(batch["input_ids"]).to(device),
             cu_seqlens=batch["cu_seqlens"] if config.document_mask else None,
+            positions=torch.from_numpy(batch["position_ids"]).to(device)
+            if config.reset_positions
+            else None,
             labels=labels,
             weights=weights,
             reduction="sum",
