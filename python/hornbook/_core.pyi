@@ -40,6 +40,7 @@ def dedup_corpus(
     threads: int | None,
     progress: Callable[[str, int, int | None], None],
 ) -> dict[str, Any]: ...
+def dedup_index_lists(folder: PathLike[str], segment: str) -> bool: ...
 def dedup_substring(
     paths: Sequence[PathLike[str]],
     extensions: list[str],

@@ -331,10 +331,14 @@ def save_ngrams(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(gzip.compress(data, mtime=0))
-        temporary.replace(target)
+        try:
+            temporary.write_bytes(gzip.compress(data, mtime=0))
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise StorageError(f"{target}: {error}") from error
+        raise StorageError(f"{target}: {error.strerror}") from error
     return len(grams)
 
 

@@ -294,6 +294,7 @@ def dedup(
         work=work,
         seed=seed if method == "minhash" else None,
         hashes_inputs=True,
+        still=lambda: where is None or _core.dedup_index_lists(where, segment),
     )
 
 

@@ -25,7 +25,10 @@ from hornbook.errors import ConfigError, InputError, ResumeError, StorageError
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+_OURS = (MANIFEST, STARTED)
 MOST_THREADS = 4096
+_NAMED = ("name", "bytes", "xxh3")
+"""What a manifest says of each part."""
 
 StrPath = str | os.PathLike[str]
 
@@ -136,7 +139,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable JSON ({error})") from error
+        remedy = f"; remove {path.parent} to begin again" if path.name in _OURS else ""
+        raise InputError(f"{path}: not readable JSON ({error}){remedy}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a JSON object")
     return data
@@ -188,14 +192,17 @@ def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) 
         known: Hashes of files that need not be read for it.
 
     Raises:
-        InputError: If it does not exist.
+        InputError: If it does not exist, or is the folder of a stage that lacks a part.
     """
     path = Path(path)
     if path.is_file():
         return known.get(path) or _core.hash_file(path)
     made = _stage_parts(path)
     if made is not None:
-        return hash_json(made)
+        damage = _damage(path, made)
+        if damage is not None:
+            raise InputError(f"{damage}: run the stage that made {path} again")
+        return hash_json([[part["name"], part["xxh3"]] for part in made])
     return hash_json(
         [[str(file.relative_to(path)), input_hash(file, known)] for file in _files(path)]
     )
@@ -209,26 +216,44 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         what = "neither a file nor a folder" if path.exists() else "no such file or folder"
         raise InputError(f"{path}: {what}")
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(
+        file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    )
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of every file of an input."""
-    states = [(file, file.stat()) for file in _files(path)]
-    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
+    made = _stage_parts(path)
+    # What stands beside a stage's parts is no input: training keeps its plans there.
+    files = _files(path) if made is None else [path / part["name"] for part in made]
+    states = [(str(file), file.stat()) for file in files if file.exists()]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
-def _stage_parts(folder: Path) -> list[list[str]] | None:
-    """Name and hash of a stage's parts; None for a folder that no stage made.
+def _stage_parts(folder: Path) -> list[dict[str, Any]] | None:
+    """Name, size and hash of a stage's parts; None for a folder that no stage made.
 
     Other software keeps files of this name too, so it must look like ours in every respect.
     """
     try:
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if data["schema"] == 1 and isinstance(data["stage"], str) and isinstance(data["key"], str):
-            return [[part["name"], part["xxh3"]] for part in data["parts"]]
+            return [{name: part[name] for name in _NAMED} for part in data["parts"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    return None
+
+
+def _damage(folder: Path, parts: Iterable[Mapping[str, Any]]) -> str | None:
+    """What is wrong with the first part that is not there, or not as large as it was."""
+    for part in parts:
+        path = folder / part["name"]
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return f"{path}: missing, though the manifest names it"
+        if size != part["bytes"]:
+            return f"{path}: {size:,} bytes, but the manifest says {part['bytes']:,}"
     return None
 
 
@@ -253,13 +278,15 @@ def _key(stage: str, config: Any, hashes: list[str]) -> str:
 
 
 def completed(out: StrPath, stage: str, key: str) -> Report | None:
-    """The report of a finished run with this key, if `out` holds one."""
-    manifest = Path(out) / MANIFEST
-    if not manifest.is_file():
+    """The report of a finished run with this key, if `out` holds one whose parts are all there."""
+    folder = Path(out)
+    if not (folder / MANIFEST).is_file():
         return None
-    data = read_json(manifest)
+    data = read_json(folder / MANIFEST)
+    parts = _stage_parts(folder)
     same = (data.get("stage"), data.get("key")) == (stage, key)
-    return Report(data, reused=True) if same else None
+    whole = parts is not None and _damage(folder, parts) is None
+    return Report(data, reused=True) if same and whole else None
 
 
 def run_stage(
@@ -273,6 +300,7 @@ def run_stage(
     resumable: bool = False,
     precious: bool = False,
     hashes_inputs: bool = False,
+    still: Callable[[], bool] = lambda: True,
 ) -> Report:
     """Runs `work(folder)` unless its result is already there; writes the manifest last.
 
@@ -291,6 +319,7 @@ def run_stage(
             of another key left, `work` goes on from or refuses by itself.
         hashes_inputs: `work` hashes what it reads, so that inputs are read once less where there is
             no earlier result that could be the same.
+        still: Whether all else is there that an earlier run of this key made; else it runs again.
 
     Returns:
         The manifest, as a report.
@@ -313,12 +342,14 @@ def run_stage(
             )
     hashes: list[str] = []
     key = ""
-    before_work = [_state(path) for path in paths] if hashes_inputs else []
+    # Of what takes days, training, the data itself is checked block by block.
+    watched = [] if precious else paths
+    before_work = [_state(path) for path in watched]
     if not hashes_inputs or resumable or precious or (folder / MANIFEST).is_file():
         hashes = [input_hash(path) for path in paths]
         key = _key(stage, config, hashes)
         done = completed(folder, stage, key)
-        if done is not None:
+        if done is not None and still():
             return done
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -330,47 +361,51 @@ def run_stage(
             hashes = [input_hash(path) for path in paths]
             key = _key(stage, config, hashes)
         done = completed(folder, stage, key)
-        if done is not None:
+        if done is not None and still():
             return done
-        before = _make_room(folder, stage, key, keep=resumable, precious=precious)
+        described = json.loads(json.dumps(config, default=_plain))
+        before = _make_room(folder, stage, key, described, keep=resumable, precious=precious)
         start, cpu = time.time(), time.process_time()
         try:
+            _begin(folder, stage, key)
             outcome = work(folder)
             if outcome.rejected and not outcome.rows_in:
                 raise InputError(_unusable(folder, paths, outcome.rejected))
-            for path, state in zip(paths, before_work, strict=hashes_inputs):
+            for path, state in zip(watched, before_work, strict=True):
                 # What was hashed or is hashed now would not be what was read.
                 if _state(path) != state:
                     raise InputError(f"{path}: changed while it was being read; run it again")
             if not key:
                 hashes = [input_hash(path, outcome.hashes) for path in paths]
                 key = _key(stage, config, hashes)
+            report = Report(
+                {
+                    "schema": 1,
+                    "stage": stage,
+                    # Not a finished result's, so that the next run does not take it for one.
+                    "key": f"partial-{key}" if outcome.partial else key,
+                    "config": described,
+                    "inputs": [
+                        {"path": str(path), "hash": of_it}
+                        for path, of_it in zip(paths, hashes, strict=True)
+                    ],
+                    "seed": seed,
+                    **_described(outcome),
+                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
+                    "seconds": round(time.time() - start, 3),
+                    "cpu_seconds": round(time.process_time() - cpu, 3),
+                }
+            )
+            if not outcome.partial or before is None or _is_partial(before):
+                report.save(folder / MANIFEST)
         except BaseException:
             if before is not None:
                 _put_back(before, folder, keep=resumable)
             raise
-        report = Report(
-            {
-                "schema": 1,
-                "stage": stage,
-                # Not a finished result's, so that the next run does not take it for one.
-                "key": f"partial-{key}" if outcome.partial else key,
-                "config": json.loads(json.dumps(config, default=_plain)),
-                "inputs": [
-                    {"path": str(path), "hash": of_it}
-                    for path, of_it in zip(paths, hashes, strict=True)
-                ],
-                "seed": seed,
-                **_described(outcome),
-                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
-                "seconds": round(time.time() - start, 3),
-                "cpu_seconds": round(time.process_time() - cpu, 3),
-            }
-        )
-        if outcome.partial and before is not None and not _is_partial(before):
+        if not (folder / MANIFEST).is_file():
+            assert before is not None
             _put_back(before, folder, keep=False)
             return report
-        report.save(folder / MANIFEST)
         (folder / STARTED).unlink(missing_ok=True)
         shutil.rmtree(_beside(folder, "before"), ignore_errors=True)
         shutil.rmtree(_beside(folder, "unfinished"), ignore_errors=True)
@@ -400,10 +435,10 @@ def _put_back(before: Path, folder: Path, *, keep: bool) -> None:
     """Puts an earlier result back into its folder; what stands there goes aside, if to `keep`."""
     unfinished = _beside(folder, "unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    if keep:
+    if keep and folder.is_dir():
         folder.rename(unfinished)
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     before.rename(folder)
 
 
@@ -493,7 +528,25 @@ def _others(folder: Path) -> bool:
     return any(path.name != f"{STARTED}.tmp" for path in folder.iterdir())
 
 
-def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool) -> Path | None:
+def _difference(before: Any, now: Any) -> str:
+    """Which settings are others now, in words."""
+    old, new = (
+        dict(_flatten(one if isinstance(one, Mapping) else {"setting": one}))
+        for one in (before, now)
+    )
+    changed = [
+        f"{name} {old.get(name, 'not set')} (now {new.get(name, 'not set')})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if not changed:
+        return "other inputs, or of another version"
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _make_room(
+    folder: Path, stage: str, key: str, config: Any, *, keep: bool, precious: bool
+) -> Path | None:
     """Prepares the folder of a stage that is about to run, refusing to touch anyone else's.
 
     Returns:
@@ -517,10 +570,13 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
             )
         if precious and owner != marker and found.get("key") != key:
             raise ResumeError(
-                f"{folder}: holds the result of `{stage}` with other settings, inputs or version; "
-                "move it away, or name another folder"
+                f"{folder}: holds the result of `{stage}` with "
+                f"{_difference(found.get('config'), config)}; move it away, or name another folder"
             )
-        if owner != marker:
+        if precious and owner != marker:
+            # It lost a part: that alone is made again, of what else is there.
+            owner.rename(marker)
+        elif owner != marker:
             before = _beside(folder, "before")
             shutil.rmtree(before, ignore_errors=True)
             folder.rename(before)
@@ -529,12 +585,16 @@ def _make_room(folder: Path, stage: str, key: str, *, keep: bool, precious: bool
                 unfinished.rename(folder)
         elif not (precious or (keep and found.get("key") == key)):
             shutil.rmtree(folder)
+    return before
+
+
+def _begin(folder: Path, stage: str, key: str) -> None:
+    """Marks a folder as that of a stage at work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from error
-    write_text(marker, json.dumps({"stage": stage, "key": key}))
-    return before
+    write_text(folder / STARTED, json.dumps({"stage": stage, "key": key}))
 
 
 def check_threads(threads: int | None) -> None:
@@ -556,7 +616,7 @@ def verify(folder: StrPath) -> Report:
         A report with `checked` (files), `bytes` and `ok` (always true: anything else raises).
 
     Raises:
-        InputError: Naming the first part that is missing, truncated or changed.
+        InputError: Naming the parts that are missing, truncated or changed.
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)
@@ -573,18 +633,20 @@ def verify(folder: StrPath) -> Report:
     details = manifest.get("details") or {}
     more = [details.get("evidence"), *(details.get("more_evidence") or [])]
     parts = [*parts, *(part for part in more if isinstance(part, dict) and "xxh3" in part)]
+    faults = []
     for part in parts:
         path = folder / part["name"]
         if folder.resolve() not in path.resolve().parents:
             raise InputError(f"{folder / MANIFEST}: part `{part['name']}` lies outside the folder")
-        if not path.is_file():
-            raise InputError(f"{path}: missing, though the manifest names it")
-        size = path.stat().st_size
-        if size != part["bytes"]:
-            raise InputError(f"{path}: {size:,} bytes, but the manifest says {part['bytes']:,}")
-        if _core.hash_file(path) != part["xxh3"]:
-            raise InputError(f"{path}: its contents changed since it was written (hash differs)")
-        total += size
+        fault = _damage(folder, [part])
+        if fault is None and _core.hash_file(path) != part["xxh3"]:
+            fault = f"{path}: its contents changed since it was written (hash differs)"
+        if fault is not None:
+            faults.append(fault)
+        total += part["bytes"]
+    if faults:
+        others = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError(f"{'; '.join(faults[:5])}{others}: remove {folder} and run it again")
     return Report(
         {
             "folder": str(folder),

@@ -30,6 +30,7 @@ from hornbook.errors import ConfigError, HornbookError, InputError, StorageError
 from hornbook.manifest import Report, locked, read_json, write_text
 from hornbook.recipe import Recipe, from_dict
 from hornbook.steps import HELDOUT, Step, annotator_options, plan, rounds, teacher
+from hornbook.train.schedule import TrainConfig
 
 
 def run(
@@ -120,8 +121,17 @@ def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
     if "tokenizer" in names:
         from hornbook.vocabulary import named
 
+        size = recipe.tokenizer.vocab_size
         if recipe.tokenizer.name != "train":
-            named(recipe.tokenizer.name)
+            size = named(recipe.tokenizer.name).vocab_size
+        if size > recipe.model.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size: {recipe.model.vocab_size:,} is less than the {size:,} tokens "
+                f"of the tokenizer ({recipe.tokenizer.name})"
+            )
+    for section in ("pretrain", "finetune"):
+        if any(name.startswith("train/") for name in names):
+            _trainable(section, getattr(recipe, section), recipe.model.max_position_embeddings)
     if any(name.startswith("decontaminate/") for name in names):
         from hornbook.contaminants import benchmark_path
 
@@ -134,6 +144,20 @@ def preflight(recipe: Recipe, root: Path, steps: list[Step]) -> None:
     if any(name.startswith("evaluate/") for name in names):
         for name in recipe.evaluate.benchmarks:
             load_problems(name)
+
+
+def _trainable(section: str, config: TrainConfig, context: int) -> None:
+    """Refuses what training would refuse once all its data is there."""
+    if config.sequence_length > context:
+        raise ConfigError(
+            f"{section}.sequence_length: {config.sequence_length} is past the model's context of "
+            f"{context} (model.max_position_embeddings)"
+        )
+    if config.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(f'{section}.device: "cuda", but torch sees no GPU here')
 
 
 def select_steps(steps: list[Step], only: tuple[str, ...]) -> list[Step]:

@@ -1,5 +1,6 @@
 """Documents in and out: every format, bad rows, bad files."""
 
+import contextlib
 import datetime
 import gzip
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hornbook as hb
@@ -287,3 +288,53 @@ def test_a_column_of_nulls_alone_is_one_of_strings(tmp_path):
         documents = corpus.read(inputs)
         assert dict(documents.schema)["note"] == "string"
         assert [row["note"] for row in documents] == [None] * len(inputs)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd", "none"])
+def test_every_usual_compression_of_parquet_is_read(tmp_path, codec):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet", compression=codec)
+    assert [row["text"] for row in corpus.read([tmp_path / "a.parquet"])] == ["a", "b"]
+
+
+def test_a_compression_that_is_not_read_is_named(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet", compression="brotli")
+    with pytest.raises(InputError, match=r"a\.parquet: compressed by brotli.* write it again"):
+        list(corpus.read([tmp_path / "a.parquet"]))
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: two columns are called `text`"):
+        corpus.read([tmp_path / "a.parquet"])
+
+
+def test_tables_that_are_kept_elsewhere_are_read(tmp_path):
+    """As in the cache of the Hugging Face Hub, where every file is a link."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    write_jsonl(tmp_path / "blobs" / "0123", ROWS)
+    (tmp_path / "snapshot" / "a.jsonl").symlink_to(tmp_path / "blobs" / "0123")
+    (tmp_path / "snapshot" / "b.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "snapshot" / "loop").symlink_to(tmp_path / "snapshot")
+    assert list(corpus.read([tmp_path / "snapshot"])) == ROWS
+
+
+def test_rows_of_files_whose_names_are_not_utf8_are_set_aside(tmp_path):
+    odd = tmp_path / os.fsdecode(b"bad\xff.jsonl")
+    odd.write_text('{"text": "a"}\nbroken\n')
+    assert hb.dedup(odd, tmp_path / "out")["counts"]["rejected"] == 1
+    (line,) = (tmp_path / "out" / "rejected" / "rows.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == 2
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8))
+def test_damaged_parquet_is_an_error_at_worst(tmp_path, places):
+    pq.write_table(pa.Table.from_pylist(ROWS * 20), tmp_path / "a.parquet", row_group_size=30)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    for place, value in places:
+        data[place % len(data)] = value
+    (tmp_path / "b.parquet").write_bytes(data)
+    with contextlib.suppress(InputError, ConfigError):
+        assert len(list(corpus.read([tmp_path / "b.parquet"]))) <= 100

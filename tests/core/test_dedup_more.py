@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -489,6 +490,40 @@ def test_an_index_serves_every_method(tmp_path: Path, first: Any, second: Any) -
     report = hb.dedup(new, tmp_path / "two", method=second, index=tmp_path / "index")
     dropped = report["counts"]["dropped"]
     assert (dropped["exact"], dropped.get("near", 0)) == (1, int(second != "exact"))
+
+
+def test_an_index_keeps_what_it_lists_until_the_list_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [{"text": " ".join(f"w{i}{k}" for k in range(9))} for i in range(20)]
+    old = save(tmp_path / "old.jsonl", texts)
+    index = tmp_path / "index"
+    hb.dedup(old, tmp_path / "a", index=index)
+
+    def stop(label: str, done: int, total: int | None) -> None:
+        if "index" in label:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hornbook.progress.advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hb.dedup(old, tmp_path / "b", index=index)
+    new = save(tmp_path / "new.jsonl", texts[:5])
+    assert hb.dedup(new, tmp_path / "c", against=[index])["counts"]["kept"] == 0
+    for name in ("d", "e", "f"):  # the same again takes the place of itself
+        hb.dedup(old, tmp_path / name, index=index)
+        assert hb.dedup(new, tmp_path / f"{name}2", against=[index])["counts"]["kept"] == 0
+        assert len([path for path in index.iterdir() if path.is_dir()]) == 1
+
+
+def test_what_an_index_has_lost_is_added_again(tmp_path: Path) -> None:
+    old = save(tmp_path / "old.jsonl", [{"text": "a b c d e f g"}])
+    index = tmp_path / "index"
+    hb.dedup(old, tmp_path / "out", index=index)
+    assert hb.dedup(old, tmp_path / "out", index=index).reused
+    shutil.rmtree(index)
+    assert not hb.dedup(old, tmp_path / "out", index=index).reused
+    assert hb.dedup(old, tmp_path / "two", against=[index])["counts"]["kept"] == 0
 
 
 def test_components_are_of_pairs_with_the_input(tmp_path: Path) -> None:

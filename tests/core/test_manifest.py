@@ -5,8 +5,8 @@ import json
 import pytest
 
 import hornbook as hb
-from hornbook import corpus
-from hornbook.errors import ConfigError, InputError, ResumeError
+from hornbook import corpus, manifest
+from hornbook.errors import ConfigError, InputError, ResumeError, StorageError
 from hornbook.manifest import (
     MANIFEST,
     STARTED,
@@ -281,9 +281,12 @@ def test_manifest_of_another_shape_is_not_verified(tmp_path, parts):
 
 def test_precious_results_are_never_replaced(tmp_path, source):
     make(tmp_path / "out", source, precious=True)
-    with pytest.raises(ResumeError, match="other settings"):
+    with pytest.raises(ResumeError, match=r"setting 1 \(now 2\)"):
         make(tmp_path / "out", source, config=2, precious=True)
     assert make(tmp_path / "out", source, precious=True)[1] == 0
+    source.write_text("another")
+    with pytest.raises(ResumeError, match="other inputs"):
+        make(tmp_path / "out", source, precious=True)
 
 
 def test_manifest_of_other_software_is_an_ordinary_file(tmp_path, source):
@@ -314,3 +317,79 @@ def test_evidence_is_verified_too(tmp_path):
     clusters.write_text(clusters.read_text().replace("0", "1"))
     with pytest.raises(InputError, match=r"clusters\.json: its contents changed"):
         verify(tmp_path / "out")
+
+
+def test_a_result_that_lost_a_part_is_made_again(tmp_path, source):
+    report, _ = make(tmp_path / "out", source)
+    part = tmp_path / "out" / report["parts"][0]["name"]
+    for spoil in (part.unlink, lambda: part.write_bytes(b"short")):
+        spoil()
+        with pytest.raises(InputError, match=r"remove .*out and run it again"):
+            verify(tmp_path / "out")
+        assert make(tmp_path / "out", source)[1] == 1
+        assert verify(tmp_path / "out")["ok"]
+
+
+def test_what_took_long_loses_nothing_but_the_part(tmp_path, source):
+    report, _ = make(tmp_path / "out", source, precious=True)
+    (tmp_path / "out" / "checkpoint").write_text("days of work")
+    (tmp_path / "out" / report["parts"][0]["name"]).unlink()
+    assert make(tmp_path / "out", source, precious=True)[1] == 1
+    assert (tmp_path / "out" / "checkpoint").read_text() == "days of work"
+    assert verify(tmp_path / "out")["ok"]
+
+
+def test_an_input_is_what_its_manifest_says(tmp_path, source):
+    """Neither less than that, nor what somebody put beside it."""
+    report, _ = make(tmp_path / "in", source)
+    before = input_hash(tmp_path / "in")
+    (tmp_path / "in" / "other.jsonl").write_text('{"text": "foreign"}\n')
+    assert input_hash(tmp_path / "in") == before
+    for folder in (tmp_path / "in", tmp_path):
+        assert [row["text"] for row in corpus.read([folder])] == ["hello"]
+    part = tmp_path / "in" / report["parts"][0]["name"]
+    part.write_bytes(part.read_bytes() + b" ")
+    for look in (lambda: input_hash(tmp_path / "in"), lambda: corpus.read([tmp_path / "in"])):
+        with pytest.raises(InputError, match="bytes, but the manifest says"):
+            look()
+    part.unlink()
+    for look in (lambda: input_hash(tmp_path / "in"), lambda: corpus.read([tmp_path / "in"])):
+        with pytest.raises(InputError, match="missing, though the manifest names it"):
+            look()
+
+
+def test_an_input_that_changes_during_the_work_is_noticed(tmp_path, source):
+    make(tmp_path / "out", source)
+
+    def work(folder):
+        source.write_text("changed")
+        return Outcome(parts=corpus.write(folder, [{"text": "old"}], {}), rows_in=1, kept=1)
+
+    with pytest.raises(InputError, match="changed while it was being read"):
+        run_stage("copy", tmp_path / "out", inputs=[source], config=2, work=work)
+    assert [row["text"] for row in corpus.read([tmp_path / "out"])] == ["hello"]
+
+
+@pytest.mark.parametrize("place", ["started.json", "manifest.json"])
+def test_an_earlier_result_survives_a_disk_that_is_full(tmp_path, source, monkeypatch, place):
+    make(tmp_path / "out", source)
+    before = (tmp_path / "out" / MANIFEST).read_bytes()
+    write_text = manifest.write_text
+
+    def full(path, text):
+        if path.name == place:
+            raise StorageError(f"{path}: No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(manifest, "write_text", full)
+    with pytest.raises(StorageError, match="No space"):
+        make(tmp_path / "out", source, config=2)
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == before
+    assert verify(tmp_path / "out")["ok"]
+
+
+def test_a_torn_manifest_says_what_to_remove(tmp_path, source):
+    make(tmp_path / "out", source)
+    (tmp_path / "out" / MANIFEST).write_text("{")
+    with pytest.raises(InputError, match=r"remove .*out to begin again"):
+        make(tmp_path / "out", source)

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -225,6 +226,24 @@ def test_what_is_missing_is_said_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
         run(load("phi-1", named), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.vocab_size=600", "model.vocab_size: 600 is less than the 640 tokens"),
+        ("tokenizer.name=codegen", "less than the 50,295 tokens of the tokenizer"),
+        ("pretrain.sequence_length=512", "pretrain.sequence_length: 512 is past"),
+        ("finetune.sequence_length=512", "finetune.sequence_length: 512 is past"),
+        ("finetune.device=cuda", "finetune.device: .* sees no GPU"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_data_is_made(tmp_path, setting, message):
+    if "cuda" in setting and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=message):
+        run(load("demo", [setting]), tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 def test_files_that_later_steps_read_are_looked_for_at_once(tmp_path, monkeypatch):

@@ -191,7 +191,8 @@ def _sample(
         for row, key in enumerate(strata(columns)):
             quota = quotas.get(key, 0)
             rank = -_hash(seed, columns["id"][row])
-            heap = heaps[key]
+            # A new one comes of an input that changes, which is noticed at the end.
+            heap = heaps.setdefault(key, [])
             if quota and (len(heap) < quota or (rank, -index) > heap[0][:2]):
                 entry = (rank, -index, {name: columns[name][row] for name in held})
                 (heapq.heappush if len(heap) < quota else heapq.heapreplace)(heap, entry)

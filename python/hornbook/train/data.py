@@ -225,7 +225,10 @@ def _check(batch: Mapping[str, Any], config: TrainConfig, vocab_size: int) -> No
         )
     top = int(max(ids.max(), labels.max()))
     if top >= vocab_size:
-        raise ConfigError(f"the data holds token {top}, the model's vocabulary is {vocab_size}")
+        raise ConfigError(
+            f"the data holds token {top}, the model's vocabulary is {vocab_size}: set "
+            "model.vocab_size, or pack with the tokenizer that the recipe names"
+        )
 
 
 def _split(

@@ -552,7 +552,8 @@ class _Run:
         if data.pop("identity") != hash_json(self.identity) or data["step"] != step:
             return None
         data["final"] = self.out / "final"
-        return TrainResult(**data)
+        # Else what was lost is made of the last checkpoint again.
+        return TrainResult(**data) if any(data["final"].glob("*.safetensors")) else None
 
 
 def _optimizer(model: Phi, config: TrainConfig, *, updates: int) -> torch.optim.AdamW:

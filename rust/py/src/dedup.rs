@@ -131,6 +131,12 @@ fn dedup_corpus(
     Ok(dict)
 }
 
+/// Whether the index in a folder has all of a segment.
+#[pyfunction]
+fn dedup_index_lists(folder: PathBuf, segment: &str) -> bool {
+    Index::lists(&folder, segment)
+}
+
 fn part_dicts<'py>(py: Python<'py>, parts: &[Part]) -> PyResult<Vec<Bound<'py, PyDict>>> {
     parts.iter().map(|part| part_dict(py, part)).collect()
 }
@@ -269,6 +275,7 @@ fn dedup_components(py: Python<'_>, edges: Edges) -> Vec<Vec<u64>> {
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(dedup_corpus, module)?)?;
+    module.add_function(wrap_pyfunction!(dedup_index_lists, module)?)?;
     module.add_function(wrap_pyfunction!(dedup_substring, module)?)?;
     module.add_function(wrap_pyfunction!(band_recall, module)?)?;
     module.add_function(wrap_pyfunction!(choose_bands, module)?)?;

@@ -1,5 +1,6 @@
 //! Work that shows how far it is, and that Ctrl-C ends.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -56,6 +57,10 @@ pub fn watched<T: Send>(
         stopped.store(true, Ordering::Relaxed);
         let result = py.detach(|| worker.join());
         interrupted?;
-        result.map_err(|panic| PanicException::new_err(format!("{panic:?}")))?.py()
+        let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(panic) => panic.downcast_ref::<&str>().copied().unwrap_or("a panic").to_owned(),
+        };
+        result.map_err(|panic| PanicException::new_err(said(panic)))?.py()
     })
 }

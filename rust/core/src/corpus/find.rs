@@ -127,21 +127,75 @@ fn unfinished(folder: &Path) -> Option<String> {
     marker.get("stage").and_then(|stage| stage.as_str()).map(str::to_owned)
 }
 
+/// Whether a folder holds no documents, though it may hold tables: what a stage set aside or beside.
+fn is_aside(name: &str) -> bool {
+    matches!(name, "rejected" | "__pycache__" | "__scores__")
+}
+
+/// The tables that a stage's manifest in this folder names, if there is one; each must be as large as
+/// it says. What else lies there is no part of the stage's result.
+fn parts_of_stage(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let text = |value: &serde_json::Value, name: &str| {
+        value.get(name).and_then(|value| value.as_str()).map(str::to_owned)
+    };
+    let manifest = std::fs::read(folder.join("manifest.json")).unwrap_or_default();
+    // Others may have a file of this name too.
+    let Ok(manifest) = serde_json::from_slice::<serde_json::Value>(&manifest) else {
+        return Ok(None);
+    };
+    let ours = text(&manifest, "stage").is_some() && text(&manifest, "key").is_some();
+    let Some(parts) = manifest.get("parts").and_then(|parts| parts.as_array()).filter(|_| ours)
+    else {
+        return Ok(None);
+    };
+    let mut tables = Vec::new();
+    for part in parts {
+        let (Some(name), Some(bytes)) = (text(part, "name"), part["bytes"].as_u64()) else {
+            return Ok(None);
+        };
+        let path = folder.join(&name);
+        let aside = name.split('/').next().is_some_and(is_aside);
+        if aside || Format::of(&path) == Format::Source {
+            continue;
+        }
+        let wrong = match std::fs::metadata(&path) {
+            Ok(meta) if meta.len() == bytes => {
+                tables.push(path);
+                continue;
+            }
+            Ok(meta) => format!("{} bytes, but the manifest says {bytes}", meta.len()),
+            Err(_) => "missing, though the manifest names it".to_owned(),
+        };
+        return Err(Error::input(&path, format!("{wrong}: run the stage that made it again")));
+    }
+    Ok((!tables.is_empty()).then_some(tables))
+}
+
 fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result<Vec<InputFile>> {
     let mut found = Vec::new();
     let mut pending = vec![folder.to_path_buf()];
     while let Some(current) = pending.pop() {
+        if let Some(tables) = parts_of_stage(&current)? {
+            found.extend(tables);
+            continue;
+        }
         for entry in std::fs::read_dir(&current).map_err(Error::io(&current))? {
             let path = entry.map_err(Error::io(&current))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Links are not followed: a folder can then neither loop nor reach outside itself.
-            let kind = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
-            if name.starts_with('.') || kind.is_symlink() {
+            let mut kind = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
+            if name.starts_with('.') {
                 continue;
             }
+            if kind.is_symlink() {
+                // Links to folders are not followed, which could loop, nor those to source files, which
+                // are copies. A table may be kept elsewhere, as the Hugging Face cache does.
+                match std::fs::metadata(&path) {
+                    Ok(meta) if meta.is_file() && Format::of(&path) != Format::Source => kind = meta,
+                    _ => continue,
+                }
+            }
             if kind.is_dir() {
-                // What a stage set aside is not part of its output.
-                if !matches!(&*name, "rejected" | "__pycache__" | "__scores__") {
+                if !is_aside(&name) {
                     pending.push(path);
                 }
             } else {

@@ -50,11 +50,17 @@ pub const MAX_ROW_BYTES: usize = 256 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Reject {
     /// The file it stood in.
+    #[serde(serialize_with = "as_shown")]
     pub path: PathBuf,
     /// Its row (or line) in that file, from 1.
     pub row: u64,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// A path whose name may be no UTF-8.
+fn as_shown<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// The `text` column of a batch made by [`Corpus`].

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,8 +26,14 @@ use crate::{Error, Result};
 /// Opens a Parquet file.
 pub fn parquet_reader(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).map_err(Error::io(path))?;
-    ParquetRecordBatchReaderBuilder::try_new(file)
+    unpanicked(path, || ParquetRecordBatchReaderBuilder::try_new(file))?
         .map_err(|e| Error::input(path, format!("not a readable Parquet file: {e}")))
+}
+
+/// What reading gives. Of some damaged files the parquet crate panics.
+fn unpanicked<T>(path: &Path, read: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| Error::input(path, "damaged: make or fetch it again"))
 }
 
 /// Rows of a Parquet file.
@@ -53,9 +60,7 @@ fn parquet_batches(
     if file.groups.is_some() {
         reader = reader.with_row_groups(range.collect());
     }
-    let reader = reader
-        .with_batch_size(rows as usize)
-        .build()
+    let reader = unpanicked(&file.path, || reader.with_batch_size(rows as usize).build())?
         .map_err(|e| Error::input(&file.path, e.to_string()))?;
     Ok((reader, before as u64))
 }
@@ -207,11 +212,21 @@ impl Batches {
     fn step(&mut self) -> Result<Option<RecordBatch>> {
         loop {
             match self.open.take() {
-                Some(Open::Parquet(file, mut reader, seen)) => match reader.next() {
-                    None => {}
-                    Some(batch) => {
+                Some(Open::Parquet(file, mut reader, seen)) => {
+                    let next = unpanicked(&file.path, || reader.next())?;
+                    if let Some(batch) = next {
                         let batch = batch.map_err(|e| {
-                            Error::input(&file.path, format!("damaged after row {seen}: {e}"))
+                            let e = e.to_string();
+                            Error::input(
+                                &file.path,
+                                match e.split_once("Disabled feature at compile time: ") {
+                                    Some((_, codec)) => format!(
+                                        "compressed by {codec}, which is not read: write it again \
+                                         with zstd, snappy, gzip or lz4"
+                                    ),
+                                    None => format!("damaged after row {seen}: {e}"),
+                                },
+                            )
                         })?;
                         let rows = seen + batch.num_rows() as u64;
                         let mut out = self.parquet_batch(&file.path, &batch, seen)?;
@@ -223,7 +238,7 @@ impl Batches {
                             return Ok(Some(out));
                         }
                     }
-                },
+                }
                 Some(Open::Json(file, mut lines, mut seen)) => {
                     let known = file.sampled.as_deref();
                     let batch = self.json_batch(&file.path, known, &mut lines, &mut seen)?;

@@ -88,6 +88,12 @@ fn parquet_fields(path: &Path) -> Result<Vec<Field>> {
         .iter()
         .map(|field| Field::new(field.name(), plain_type(field.data_type()), true))
         .collect();
+    for (place, field) in plain.iter().enumerate() {
+        if plain[..place].iter().any(|other| other.name() == field.name()) {
+            let message = format!("two columns are called `{}`: rename one", field.name());
+            return Err(Error::input(path, message));
+        }
+    }
     let has_text = plain.iter().any(|f| f.name() == "text" && *f.data_type() == DataType::Utf8);
     if !has_text {
         let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();

@@ -100,6 +100,7 @@ struct Listing {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Segment {
     name: String,
+    folder: String,
     parts: Vec<Part>,
 }
 
@@ -174,6 +175,21 @@ impl Index {
         Ok(index)
     }
 
+    /// Whether there is an index that lists a segment, with all that belongs to it.
+    pub fn lists(folder: &Path, segment: &str) -> bool {
+        let listing = std::fs::read(folder.join(FILE)).unwrap_or_default();
+        let Ok(listing) = serde_json::from_slice::<Listing>(&listing) else {
+            return false;
+        };
+        let whole = |within: &str, part: &Part| {
+            let path = folder.join(within).join(&part.name);
+            std::fs::metadata(path).is_ok_and(|meta| meta.len() == part.bytes)
+        };
+        listing.segments.iter().any(|known| {
+            known.name == segment && known.parts.iter().all(|part| whole(&known.folder, part))
+        })
+    }
+
     /// What it is called in the evidence.
     pub fn label(&self) -> &str {
         &self.label
@@ -191,7 +207,7 @@ impl Index {
         let segments =
             self.listing.segments.iter().filter(|s| Some(&s.name) != self.without.as_ref());
         for part in segments.flat_map(|segment| {
-            segment.parts.iter().map(|part| self.folder.join(&segment.name).join(&part.name))
+            segment.parts.iter().map(|part| self.folder.join(&segment.folder).join(&part.name))
         }) {
             let damaged = |e: String| Error::input(&part, format!("damaged index: {e}"));
             let file = File::open(&part).map_err(Error::io(&part))?;
@@ -219,9 +235,16 @@ impl Index {
         removed: &Removed,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let folder = self.folder.join(segment);
+        // What is listed stays until the list is another: of a segment's two folders the other one is used.
+        let before = self.listing.segments.iter().find(|known| known.name == segment);
+        let again = format!("{segment}-again");
+        let name = match before.map(|known| &known.folder) {
+            Some(folder) if folder == segment => &again,
+            _ => segment,
+        };
+        let folder = self.folder.join(name);
         if folder.is_dir() {
-            // Left by a run that was stopped, or by an earlier one of the same name.
+            // Left by a run that was stopped.
             std::fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
         }
         let mut writer = PartWriter::create(&folder, schema())?.quick(true);
@@ -257,8 +280,13 @@ impl Index {
         sync_folder(&self.folder)?;
         let mut segments = self.listing.segments.clone();
         segments.retain(|known| known.name != segment);
-        segments.push(Segment { name: segment.to_owned(), parts });
-        save(&self.folder, &Listing { stamp: self.listing.stamp.clone(), segments })
+        segments.push(Segment { name: segment.to_owned(), folder: name.to_owned(), parts });
+        save(&self.folder, &Listing { stamp: self.listing.stamp.clone(), segments })?;
+        if let Some(before) = before {
+            let folder = self.folder.join(&before.folder);
+            std::fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+        }
+        Ok(())
     }
 }
 
