@@ -1,6 +1,7 @@
-"""Our kernels beside their peers on a GPU: what `kernels.py` runs once its checks are done.
+"""Our kernels beside their peers on a GPU: what `kernels.py` runs beside its checks.
 
-Every number is of one run: calls in turn, order reversed every round, medians of events.
+Every number is of one run: calls in turn, order reversed every round, medians of events. What is
+found goes into a journal line by line, so that it outlives the process that found it.
 """
 
 import contextlib
@@ -9,8 +10,11 @@ import inspect
 import itertools
 import json
 import math
+import os
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -38,16 +42,35 @@ BACKENDS = {
     "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-report: dict[str, Any] = {"checks": [], "times": [], "ratios": [], "skipped": []}
+# Names the file that `note` writes to and `recall` reads.
+JOURNAL = "HORNBOOK_BENCHMARK_JOURNAL"
+report: dict[str, Any] = {"checks": [], "times": [], "ratios": [], "rows": [], "skipped": []}
+
+
+def note(kind: str, entry: Any) -> None:
+    """Adds to the report, and to the journal if there is one."""
+    report[kind].append(entry)
+    if JOURNAL in os.environ:
+        with Path(os.environ[JOURNAL]).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([kind, entry]) + "\n")
+
+
+def recall(journal: Path) -> None:
+    """Adds to the report what another process wrote to its journal."""
+    if not journal.exists():
+        return
+    for text in journal.read_text(encoding="utf-8").splitlines(keepends=True):
+        if text.endswith("\n"):  # or its process ended while it wrote
+            note(*json.loads(text))
 
 
 def skip(what: str, why: str) -> None:
-    report["skipped"].append({"what": what, "why": why})
+    note("skipped", {"what": what, "why": why})
     print(f"skipped  {what}: {why}", flush=True)
 
 
-def check(what: str, holds: bool, value: float | str = "") -> None:
-    report["checks"].append({"what": what, "holds": bool(holds), "value": value})
+def check(what: str, holds: bool, value: float | str = "", **more: str) -> None:
+    note("checks", {"what": what, "holds": bool(holds), "value": value, **more})
     print(f"{'ok    ' if holds else 'WRONG '}   {what}  {value}", flush=True)
 
 
@@ -56,6 +79,7 @@ def rand(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def error(made: Tensor, exact: Tensor) -> float:
+    made, exact = made.detach(), exact.detach()
     wide = torch.promote_types(exact.dtype, torch.float32)
     return float((made.to(wide) - exact.to(wide)).norm() / exact.to(wide).norm())
 
@@ -66,13 +90,24 @@ def worst(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     return max(errors) if all(map(math.isfinite, errors)) else math.inf
 
 
+def shortened(text: str, most: int = 1000) -> str:
+    """The two ends of a text: some errors say first what is wrong, compilers last."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
 def failed(name: str, failure: Exception, must: Collection[str]) -> None:
     """Reports what did not run: a fault if it is ours, one peer fewer if it is not."""
-    text = f"{type(failure).__name__}: {str(failure)[:160]}"
+    print(f"{name}:", file=sys.stderr)
+    traceback.print_exception(failure)
+    text = f"{type(failure).__name__}: {shortened(str(failure))}"
     if name in must:
         check(f"{name} runs", False, text)
     else:
         skip(name, text)
+    if GPU:
+        # Raises if the error spoilt the card's context. All else would fail in this process then,
+        # so it ends here, and what is left runs in the next.
+        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager
@@ -169,7 +204,6 @@ def measure(
             ready[name] = count
         except Exception as failure:
             failed(name, failure, must)
-            torch.cuda.synchronize()
     samples: dict[str, list[float]] = {name: [] for name in ready}
     for turn in range(rounds):
         for name in list(ready)[:: 1 if turn % 2 else -1]:
@@ -185,7 +219,7 @@ def measure(
 
 
 def row(what: str, times: dict[str, float], **more: Any) -> None:
-    report["times"].append({"what": what, "ms": times, **more})
+    note("times", {"what": what, "ms": times, **more})
     text = "  ".join(f"{name} {ms:.3f}" for name, ms in times.items())
     print(f"time     {what}: {text} ms", flush=True)
     peers = {name: ms for name, ms in times.items() if name not in OURS}
@@ -194,7 +228,7 @@ def row(what: str, times: dict[str, float], **more: Any) -> None:
             continue
         for name, ms in peers.items():
             ratio = {"what": what, "ours": ours, "peer": name, "ratio": ms / times[ours]}
-            report["ratios"].append(ratio)
+            note("ratios", ratio)
         best = min(peers.values()) / times[ours]
         print(f"ratio    {what}: {ours} {best:.2f}x of the best peer", flush=True)
 
@@ -287,9 +321,9 @@ def add_varlen(peers: dict[str, Peer], leaves: tuple[Tensor, ...]) -> None:
     peers["varlen flash"] = Peer(call, leaves)
 
 
-def time_attention(lengths: list[int]) -> None:
+def time_attention(length: int, dropout: float) -> None:
     """Forward, and forward + backward, beside every peer that computes the same."""
-    for length, dropout, documents in itertools.product(lengths, (0.0, 0.1), (False, True)):
+    for documents in (False, True):
         what = f"attention S={length} dropout={dropout} documents={documents}"
         with attempt(f"timing {what}"):
             time_attention_case(what, length, dropout, documents)
@@ -385,8 +419,8 @@ def time_memory() -> None:
     source, target = rand(size), rand(size)
     copy = measure({"copy": lambda: target.copy_(source)})["copy"]
     bandwidth = 4 * size / copy * 1e-6
-    report["copy GB/s"] = bandwidth
-    print(f"time     copy: {bandwidth:.0f} GB/s", flush=True)
+    row(f"copy of {2 * size >> 30} GiB", {"copy": copy}, gigabytes_per_second=round(bandwidth))
+    print(f"copy     {bandwidth:.0f} GB/s", flush=True)
     length = 2048
     buffers = [rand(BATCH, length, 3, HEADS, DIM) for _ in range(4)]
     tables = hk.rotary_tables(length, 32, device=DEVICE)
@@ -465,24 +499,10 @@ def time_head() -> None:
     print(f"memory   { ({name: round(mib) for name, mib in peaks.items()}) } MiB", flush=True)
 
 
-def time_all(lengths: list[int], tutorial: Path | None, keep: Callable[[], None]) -> None:
-    """Every timing; attention at each of these lengths. `keep` is called after each kind."""
-    time_attention(lengths)
-    keep()
-    if tutorial is None:
-        skip("Triton's tutorial kernel", "no --tutorial PATH: it is not part of Triton's wheel")
-    else:
-        with attempt("timing the tutorial's kernel"):
-            time_tutorial(tutorial, 2048)
-    kinds = {"the block": partial(time_block, 2048), "memory": time_memory, "the head": time_head}
-    for name, time_kind in kinds.items():
-        with attempt(f"timing {name}"):
-            time_kind()
-        keep()
-
-
-def record() -> None:
-    """Writes what was measured where `impl="auto"` looks; only rows whose checks all hold."""
+def record(out: Path | None = None) -> None:
+    """Writes what was measured where `impl="auto"` looks, or to another file to be put there; only
+    if all checks hold.
+    """
     if not all(entry["holds"] for entry in report["checks"]):
         print("not recorded: a check failed", flush=True)
         return
@@ -503,7 +523,9 @@ def record() -> None:
     lines = ",\n".join(f"    {json.dumps(entry)}" for entry in rows)
     what = json.dumps(data["what"])
     cards = json.dumps(sorted({*data["cards"], card}))
-    path.write_text(
+    out = out or path
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(
         f'{{\n  "what": {what},\n  "cards": {cards},\n  "attention": [\n{lines}\n  ]\n}}\n',
         encoding="utf-8",
     )

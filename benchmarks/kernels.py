@@ -5,12 +5,17 @@ against fp64 or fp32, repeats them for equal bits, trains a small model with and
 them beside their peers in turn, and writes `results/kernels.json` with card, versions and date.
 Exits with 1 if a check failed or one of ours did not run.
 
+Parts of it run in processes of their own, those that matter most first: what hangs, or spoils the
+card's context, loses the rest of its part and no other. A part costs some 5 s to start.
+
     PYTHONPATH=kernels python benchmarks/kernels.py           # S = 512 to 8192
     PYTHONPATH=kernels python benchmarks/kernels.py --quick   # S = 2048: under 4 minutes
     PYTHONPATH=kernels python benchmarks/kernels.py --tune    # times tiles; rows for gpu/configs.py
     PYTHONPATH=kernels python benchmarks/kernels.py --tune --minutes 9    # as many as that allows
+    PYTHONPATH=kernels python benchmarks/kernels.py --part training  # one part, in this process
     PYTHONPATH=kernels python benchmarks/kernels.py --tutorial 06-fused-attention.py
     PYTHONPATH=kernels python benchmarks/kernels.py --record  # and lets impl="auto" use the result
+    PYTHONPATH=kernels python benchmarks/kernels.py --record measured.json  # to be put there
 """
 
 import argparse
@@ -18,9 +23,12 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import platform
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -38,6 +46,7 @@ from kernel_times import (
     DIM,
     GPU,
     HEADS,
+    JOURNAL,
     SEED,
     VOCABULARY,
     WIDTH,
@@ -46,11 +55,17 @@ from kernel_times import (
     cuts,
     error,
     measure,
+    note,
     rand,
+    recall,
     record,
     report,
     skip,
-    time_all,
+    time_attention,
+    time_block,
+    time_head,
+    time_memory,
+    time_tutorial,
     worst,
 )
 from torch import Tensor, nn
@@ -60,8 +75,13 @@ from hornbook_kernels import dispatch, philox, reference
 from hornbook_kernels.documents import visible
 from hornbook_kernels.gpu import configs
 from hornbook_kernels.gpu.configs import Config
+from train import KEPT, run_child
 
 RESULTS = Path(__file__).parent / "results"
+IN_PLACE = Path()  # of --record: where `impl="auto"` looks
+# Seconds of a part with --quick and without; none is begun with less than the least left.
+QUICK_LIMIT, LIMIT, LEAST = 100.0, 1200.0, 15.0
+Parts = dict[str, tuple[Callable[[], None], ...]]
 LIMITS = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 
 
@@ -78,8 +98,10 @@ def forced(impl: str) -> Iterator[None]:
             os.environ[dispatch.OVERRIDE] = before
 
 
-def check_attention(quick: bool) -> None:
-    """Values, gradients and log-sum-exp against fp32; quick: every option and size, not product."""
+def check_attention(main: bool, quick: bool = False) -> None:
+    """Values, gradients and log-sum-exp against fp32, of bf16 at the model's head size or of all
+    else; quick: of that every option and size, not their product.
+    """
     # As many heads as in the timings, so that those find their kernels compiled.
     length, batch, heads = (1024, 1, HEADS) if GPU else (130, 2, 2)
     cases = itertools.product(
@@ -88,10 +110,11 @@ def check_attention(quick: bool) -> None:
     few = [(torch.bfloat16, dim) for dim in (32, 96, 128)]
     few += [(torch.float16, DIM), (torch.float32, DIM), (torch.float32, 128)]
     for dtype, dim, dropout, documents in cases:
+        if (dtype == torch.bfloat16 and dim == DIM) != main:
+            continue
         if dispatch.unfit(torch.device(DEVICE), dtype, dim):
             continue
-        main = dtype == torch.bfloat16 and dim == DIM
-        if quick and not main and not (dropout and documents and (dtype, dim) in few):
+        if quick and not (dropout and documents and (dtype, dim) in few):
             continue
         t = length - (37 if documents else 0)
         name = f"attention {dtype} d{dim} dropout {dropout} documents {documents}"
@@ -276,22 +299,25 @@ class Small(nn.Module):
         return hk.linear_cross_entropy(x, self.head.weight, self.head.bias, labels)
 
 
-def training_curve(impl: str, steps: int) -> Tensor:
-    """The losses of a small model, every operator of it by this implementation."""
-    length, rows = (256, 8) if GPU else (64, 2)
+def training_curve(impl: str, steps: int, rows: int, length: int) -> Tensor:
+    """The losses of a small model, every operator of it by this implementation.
+
+    A token follows from the one before the last, so that only a model that knows positions learns:
+    without rotary the loss stays 1.6 above the true one's after 200 steps of 8 rows of 256.
+    """
     generator = torch.Generator().manual_seed(0)
-    table = torch.randint(512, (512,), generator=generator)
+    table = torch.randint(64, (64,), generator=generator)
     torch.manual_seed(0)
     model = Small(impl).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     bounds = hk.document_bounds([[0, 40, length]] * rows, length, device=DEVICE)
     losses = []
     for step in range(steps):
-        tokens = [torch.randint(512, (rows,), generator=generator)]
-        for _ in range(length):
-            noise = torch.randint(512, (rows,), generator=generator)
+        tokens = [*torch.randint(64, (2, rows), generator=generator)]
+        while len(tokens) <= length:
+            noise = torch.randint(64, (rows,), generator=generator)
             kept = torch.rand(rows, generator=generator) < 0.8
-            tokens.append(torch.where(kept, table[tokens[-1]], noise))
+            tokens.append(torch.where(kept, table[tokens[-2]], noise))
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             loss = model(torch.stack(tokens, 1).to(DEVICE), bounds, step)
         optimizer.zero_grad()
@@ -301,16 +327,16 @@ def training_curve(impl: str, steps: int) -> Tensor:
     return torch.stack(losses)
 
 
-def check_training(steps: int) -> None:
-    """The loss with our kernels follows the loss with the plain forms, rotary's and the loss's
-    among them.
+def check_training(steps: int, rows: int, length: int) -> None:
+    """The loss with our kernels (attention, rotary, the head's) follows that with the plain forms,
+    where it can not fall without attention and positions.
     """
     name = f"training, {steps} steps: loss within 0.01 of the plain form's"
     with attempt(name):
         curves = []
         for impl in ("triton", "reference"):
             with forced(impl):
-                curves.append(training_curve(impl, steps))
+                curves.append(training_curve(impl, steps, rows, length))
         gap = float((curves[0] - curves[1]).abs()[-50:].mean())
         check(name, gap <= 0.01, gap)
         check("training: the loss fell", bool(curves[0][-1] < curves[0][0]), float(curves[0][-1]))
@@ -391,21 +417,18 @@ def best_tile(kernel: str, architecture: int, head_dim: int, dropout: bool, docu
     what = f"tune {kernel} d{head_dim} dropout={dropout} documents={documents}"
     table = line(next(iter(tiles)))
     tried = f"{len(ended)} of {len(tiles)}"
-    report["times"].append({"what": what, "ms": best, "table": table, "compiled": tried})
+    note("times", {"what": what, "ms": best, "table": table, "compiled": tried})
     print(f"tune     {what}: {best}; the table has {table}; {tried} compiled in time", flush=True)
     return next(iter(best), table)
 
 
-def tune(
-    head_dims: list[int], documents: bool, minutes: float | None, save: Callable[[], None]
-) -> None:
+def tune(head_dims: list[int], documents: bool, minutes: float | None) -> None:
     """Times tiles of the attention kernels and prints the fastest as rows for `configs.py`.
 
     Args:
         head_dims: Which ones.
         documents: Whether what is timed with dropout also has documents.
         minutes: About how long it may take, shared out evenly; None for no limit.
-        save: Called after every tile that is found.
     """
     architecture = dispatch.card(torch.device(DEVICE))[1]
     assert architecture is not None
@@ -431,10 +454,9 @@ def tune(
                 kernel, _, head_dim, _, _ = case
                 padded = 128 if head_dim == 96 else head_dim
                 text = f"({architecture}, {padded}): ({', '.join(pair)}),"
-                report.setdefault("rows", []).append(f"{kernel} {text}")
+                note("rows", f"{kernel} {text}")
                 print(f"row      {kernel} {text}", flush=True)
                 pair = []
-            save()
 
 
 def version(name: str) -> str | None:
@@ -444,15 +466,73 @@ def version(name: str) -> str | None:
         return None
 
 
-def check_all(quick: bool, keep: Callable[[], None]) -> None:
-    """Everything about right and wrong. `keep` is called after each kind."""
-    repeats, steps = (200, 200) if GPU else (3, 20)
+def parts_of(options: argparse.Namespace) -> Parts:
+    """What there is to run, by process, in the order in which one would miss it."""
+    if options.tune and GPU:
+        return {"tune": (partial(tune, options.head_dims, options.documents, options.minutes),)}
+    repeats, training = (200, (200, 8, 256)) if GPU else (3, (60, 4, 64))
     sizes = (4096, VOCABULARY, WIDTH) if GPU else (64, 500, 32)
-    for kind in (
-        partial(check_attention, quick), check_edges, partial(check_repeats, repeats),
-        partial(check_losses, *sizes), check_rotary, partial(check_training, steps),
-    ):  # fmt: skip
-        kind()
+    lengths = [2048] if options.quick else [2048, 512, 4096, 8192]
+    ratios: Parts = {
+        f"attention S={length} dropout={dropout}": (partial(time_attention, length, dropout),)
+        for length, dropout in itertools.product(lengths, (0.0, 0.1))
+    }
+    checks: Parts = {
+        "repeats and edges": (partial(check_repeats, repeats), check_edges),
+        "losses and rotary": (partial(check_losses, *sizes), check_rotary),
+        "training": (partial(check_training, *training),),
+        "other attention": (partial(check_attention, False, options.quick),),
+    }
+    other: Parts = {
+        "block": (partial(time_block, 2048),),
+        "head and memory": (time_head, time_memory),
+    }
+    if options.tutorial is not None:
+        other["tutorial"] = (partial(time_tutorial, options.tutorial, 2048),)
+    first: Parts = {"attention": (partial(check_attention, True),)}
+    return {**first, **ratios, **checks, **other} if GPU else {**first, **checks}
+
+
+def run_part(name: str, options: argparse.Namespace) -> None:
+    """In the part's own process."""
+    torch.manual_seed(0)
+    # Rotary and the losses otherwise wait for this benchmark's record of the card.
+    with forced("triton"):
+        for kind in parts_of(options)[name]:
+            with attempt(name):
+                kind()
+
+
+def command(name: str) -> list[str]:
+    """How a part is started: as this process was."""
+    return [sys.executable, __file__, *sys.argv[1:], "--part", name]
+
+
+def run_parts(names: list[str], limit: float, end: float, keep: Callable[[], None]) -> None:
+    """Each in a process of its own; one that does not reach its end is a fault.
+
+    Args:
+        names: The parts.
+        limit: Seconds of each, at most.
+        end: When all must be over, by the monotonic clock; none is begun shortly before.
+        keep: Called after each.
+    """
+    for name in names:
+        left = end - time.monotonic()
+        if left < LEAST:
+            check(f"{name} runs", False, "out of time")
+            continue
+        print(f"part     {name}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Path(folder) / "journal.jsonl"
+            environment = {**os.environ, JOURNAL: str(journal)}
+            try:
+                why, errors = run_child(command(name), min(limit, left), environment=environment)
+                print(errors, end="\n" if errors else "", file=sys.stderr, flush=True)
+            finally:
+                recall(journal)
+        if why:
+            check(f"{name} reaches its end", False, why, stderr=errors[-KEPT:])
         keep()
 
 
@@ -460,7 +540,7 @@ def skip_gpu() -> None:
     """Says what a machine without a card leaves open."""
     for what in (
         "races: programs run in turn here",
-        "200 repeats for equal bits, 200 training steps: 3 and 20 here, at smaller sizes",
+        "200 repeats for equal bits, 200 training steps: 3 and 60 here, at smaller sizes",
         "attention beside SDPA, FlexAttention, varlen flash",
         "attention beside Triton's tutorial kernel",
         "qkv, rotary, attention beside compiled rotary and SDPA",
@@ -474,21 +554,26 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one length: under 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="one length; 4 minutes")
     parser.add_argument("--tune", action="store_true", help="time tiles instead of peers")
     parser.add_argument("--head-dims", type=int, nargs="+", default=[DIM], help="of --tune",
                         choices=dispatch.HEAD_DIMS)  # fmt: skip
     parser.add_argument("--documents", action="store_true",
                         help="of --tune: documents, too, where there is dropout")  # fmt: skip
     parser.add_argument("--minutes", type=float,
-                        help="of --tune: about how long it may take; tiles that are not compiled "
-                        "by then are left out")  # fmt: skip
-    parser.add_argument("--record", action="store_true", help='let impl="auto" use the result')
+                        help="about how long it may take; 4 with --quick, else no limit. Tiles and "
+                        "parts that are not done by then are left out")  # fmt: skip
+    parser.add_argument("--record", type=Path, nargs="?", const=IN_PLACE, metavar="PATH",
+                        help='let impl="auto" use the result; PATH is for what does so, '
+                        "instead of the package's own file")  # fmt: skip
     parser.add_argument("--tutorial", type=Path, metavar="PATH",
                         help="a copy of Triton's 06-fused-attention.py: run and timed")  # fmt: skip
     parser.add_argument("--out", type=Path, help="the results' file: on a GPU, without --tune, "
                         f"{RESULTS.name}/kernels.json unless given")  # fmt: skip
+    parser.add_argument("--part", help="run this part alone, in this process")
     options = parser.parse_args()
+    if options.minutes is None and options.quick and GPU and not options.tune:
+        options.minutes = 4.0
     if options.out is None and GPU and not options.tune:
         options.out = RESULTS / "kernels.json"
     return options
@@ -504,27 +589,33 @@ def save(began: float, out: Path | None) -> None:
 
 
 def run(options: argparse.Namespace, keep: Callable[[], None]) -> None:
+    seconds = math.inf if options.minutes is None else 60 * options.minutes
+    limit = QUICK_LIMIT if options.quick and GPU else LIMIT
     if options.tune and GPU:
-        tune(options.head_dims, options.documents, options.minutes, keep)
-    else:
-        check_all(options.quick, keep)
+        # It keeps its time itself, but for the start and the last tile.
+        seconds = limit = seconds + 60
+    run_parts(list(parts_of(options)), limit, time.monotonic() + seconds, keep)
     if not GPU:
         skip_gpu()
         for name in ("tune", "record", "tutorial"):
             if getattr(options, name):
                 skip(f"--{name}", "no GPU")
     elif not options.tune:
-        lengths = [2048] if options.quick else [512, 2048, 4096, 8192]
-        time_all(lengths, options.tutorial, keep)
+        if options.tutorial is None:
+            skip("Triton's tutorial kernel", "no --tutorial PATH: it is not part of Triton's wheel")
         if options.record:
-            record()
+            record(None if options.record == IN_PLACE else options.record)
 
 
 def main() -> int:
     """Checks, times, writes; 1 if a check failed."""
     options = arguments()
+    if options.part:
+        run_part(options.part, options)
+        return 0
+    # A part is in a group of its own, so it ends only if this process does so by an exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     began = time.perf_counter()
-    torch.manual_seed(0)
     report.update({
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "card": torch.cuda.get_device_name() if GPU else None,
@@ -541,9 +632,7 @@ def main() -> int:
     # Written as it comes: a run may be stopped before its end.
     keep = partial(save, began, options.out)
     try:
-        # Rotary and the losses otherwise wait for this benchmark's record of the card.
-        with forced("triton"):
-            run(options, keep)
+        run(options, keep)
     finally:
         keep()
     bad = [entry["what"] for entry in report["checks"] if not entry["holds"]]

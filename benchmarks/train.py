@@ -4,27 +4,33 @@ Each arm is a process of its own on the same random rows, dropout 0.1, AdamW, bf
 a CPU); arms take turns, for several rounds. Ours is the real loop. MFU = flops_per_token * tokens/s
 / what a large bf16 matrix product reaches on this card, measured in the same run; flops_per_token =
 6 N + 12 L d T, N without the embedding. Goals on one GPU: 1.05 times the same model through
-transformers with SDPA and compile, 1.5 times HF Trainer's defaults, 50 % MFU.
+transformers with SDPA and compile, 1.5 times HF Trainer's defaults, 50 % MFU. A ratio is taken only
+between arms that both compute activations again, or both do not: our plan may have to, for memory.
 
 That they are one model is checked apart: with weights far wider than fresh ones, whose losses tell
 models apart, without dropout and in fp32, the arms' losses must agree to a thousandth.
 
-Results are written after every arm, so that a run that is stopped loses only the arm at hand.
+Results are written after every arm, so that a run that is stopped loses only the arm at hand; an
+arm that hangs is ended. Exits with 1 if one of ours failed, if none ran or if the losses differ;
+says which goals are met.
 
     python benchmarks/train.py                     # one GPU: phi-1, 8 to 32 rows of 2048; an hour
     python benchmarks/train.py --quick             # 16 rows, the arms of the goals, each once
-    python benchmarks/train.py --quick --minutes 8 # and no arm is begun after 8 minutes
+    python benchmarks/train.py --quick --minutes 8 # and over after 8 minutes
     python benchmarks/train.py --model phi-1-small
     python benchmarks/train.py --tiny              # a CPU: whether every arm runs, and agrees
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import itertools
 import json
 import math
 import os
 import platform
+import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,7 +39,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 SHAPES: dict[str, dict[str, int]] = {
@@ -58,6 +64,7 @@ ARMS = {
     "litgpt + compile": {"peer": "litgpt", "compile": True},
 }
 GOALS = {"transformers + SDPA + compile": 1.05, "HF Trainer, defaults": 1.5}
+GOAL_MFU = 0.5
 QUICK = ["ours, kernels, compile", "transformers + SDPA + compile", "HF Trainer, defaults"]
 QUICK += ["ours, compile", "ours, kernels", "ours"]
 """Arms by what they tell, if not all can be run."""
@@ -65,6 +72,10 @@ LINKS = {"NVLink, 8 GPUs of a machine": (8, 360e9), "InfiniBand 400G, 4 machines
 """Processes, and bytes a second that a ring between them carries for each (80 % of the link)."""
 SAME = 1e-3
 """How far apart the losses of arms with the same weights may be."""
+QUICK_LIMIT, LIMIT, LEAST = 180.0, 1200.0, 20.0
+"""Seconds of an arm with `--quick` and without; none is begun with less than the least left."""
+KEPT = 4000
+"""Characters of what a failed process wrote last: the last line alone rarely says why."""
 
 
 def shape_of(name: str) -> Any:
@@ -133,7 +144,11 @@ def measure_ours(task: dict[str, Any]) -> dict[str, Any]:
         except Enough:
             pass
         records = read_metrics(Path(out) / "metrics.jsonl")
+        lines = (Path(out) / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    begun = next(entry for entry in map(json.loads, lines) if entry["event"] == "started")
+    plan = {key: begun["plan"][key] for key in ("parallel", "recompute", "compile")}
     return {
+        "plan": {**plan, "micro_batch_size": begun["micro_batch_size"]},
         "tokens_per_second": statistics.median(started[task["warmup"] :]),
         "losses": [record["loss"] for record in records],
         "peak_memory_bytes": records[-1]["peak_memory_bytes"],
@@ -184,6 +199,12 @@ def litgpt_model(task: dict[str, Any]) -> Any:
     )
 
 
+def peer_plan(task: dict[str, Any]) -> dict[str, Any]:
+    """What peers do: all rows at once, and nothing computed again."""
+    compiled = task.get("compile", False)
+    return {"recompute": False, "compile": compiled, "micro_batch_size": task["rows"]}
+
+
 def measure_plain(task: dict[str, Any]) -> dict[str, Any]:
     """A peer's model in the plainest fast loop: autocast, fused AdamW, clipping, compile."""
     import torch
@@ -217,6 +238,7 @@ def measure_plain(task: dict[str, Any]) -> dict[str, Any]:
     from hornbook.train.metrics import peak_memory
 
     return {
+        "plan": peer_plan(task),
         "tokens_per_second": statistics.median(rates[task["warmup"] :]),
         "losses": losses,
         "peak_memory_bytes": peak_memory(device),
@@ -272,6 +294,7 @@ def measure_trainer(task: dict[str, Any]) -> dict[str, Any]:
     from hornbook.train.metrics import peak_memory
 
     return {
+        "plan": peer_plan(task),
         "tokens_per_second": task["rows"] * length / statistics.median(spans[task["warmup"] :]),
         "losses": losses,
         "peak_memory_bytes": peak_memory(torch.device("cuda" if gpu else "cpu")),
@@ -324,19 +347,83 @@ def run_arm(task: dict[str, Any]) -> dict[str, Any]:
         return {"failed": f"not installed: {error}"}
 
 
-def start_arm(arm: str, task: dict[str, Any]) -> dict[str, Any]:
+def run_child(
+    command: list[str],
+    seconds: float,
+    *,
+    environment: dict[str, str] | None = None,
+    stdout: IO[bytes] | None = None,
+) -> tuple[str, str]:
+    """Runs a command, and ends it and what it started after so many seconds.
+
+    Args:
+        command: The command line.
+        seconds: How long it may take.
+        environment: Its variables; this process's unless given.
+        stdout: Where its output goes; this process's unless given.
+
+    Returns:
+        Why it is no success, in a line ("" if it is one), and all that it wrote to stderr.
+    """
+    # The handler writes where Python stands when a process crashes, or is ended below.
+    environment = {
+        **(os.environ if environment is None else environment),
+        "PYTHONFAULTHANDLER": "1",
+    }
+    with tempfile.TemporaryFile() as errors:
+        # A group, not a session: whoever ends this process's session ends the child with it.
+        child = subprocess.Popen(
+            command, stdout=stdout, stderr=errors, env=environment, process_group=0
+        )
+        late = False
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            child.send_signal(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(3)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            # One that is stuck in the driver may not end; those after it go on without it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+        errors.seek(0)
+        text = errors.read().decode(errors="replace").strip()
+    if late:
+        return f"timed out after {seconds:.0f} s", text
+    if child.returncode == 0:
+        return "", text
+    ended = f"status {child.returncode}"
+    if child.returncode < 0:
+        ended = f"signal {signal.Signals(-child.returncode).name}"
+    return f"ended with {ended}: {what_was_raised(text)}", text
+
+
+def what_was_raised(text: str) -> str:
+    """The line of a traceback that names the error; torch puts advice after it."""
+    lines = text.splitlines() or ["no reason given"]
+    errors = [
+        line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Fail\w*)\b", line)
+    ]
+    return (errors or lines)[-1][:300]
+
+
+def start_arm(arm: str, task: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Runs an arm in a process of its own; what goes wrong there is its result."""
     environment = {**os.environ, "HORNBOOK_KERNELS": ARMS[arm].get("kernels", "sdpa")}
-    done = subprocess.run(
-        [sys.executable, __file__, "--arm", json.dumps({**ARMS[arm], **task})],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        return {"failed": (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    command = [sys.executable, __file__, "--arm", json.dumps({**ARMS[arm], **task})]
+    with tempfile.TemporaryFile() as output:
+        why, text = run_child(command, seconds, environment=environment, stdout=output)
+        output.seek(0)
+        last = output.read().decode(errors="replace").strip().splitlines()[-1:]
+    if not why:
+        try:
+            return dict(json.loads(last[0]))
+        except (IndexError, ValueError):
+            why = "ended without a result"
+    return {"failed": why, "stderr": text[-KEPT:]}
 
 
 def ceiling() -> float:
@@ -366,7 +453,7 @@ def modelled_scaling(parameters: int, step_s: float, rows: int) -> list[dict[str
     return made
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -376,15 +463,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="3; 1 with --quick")
     parser.add_argument("--tiny", action="store_true", help="a small model, for a CPU")
     parser.add_argument("--quick", action="store_true", help="the arms that matter most, once")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no arm after them")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="be over after them")
     parser.add_argument("--arms", nargs="+", choices=sorted(ARMS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         print(json.dumps(run_arm(json.loads(options.arm))))
-        return
-    began = time.monotonic()
+        return 0
+    # An arm is in a group of its own, so it ends only if this process does so by an exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    end = time.monotonic() + 60 * options.minutes
+    limit = QUICK_LIMIT if options.quick or options.tiny else LIMIT
     import torch
 
     from hornbook.train.plan import flops_per_token, parameter_count
@@ -433,7 +523,8 @@ def main() -> None:
             if "failed" in results.get(arm, [{}])[0]:
                 continue
             what = f"{rows} rows, round {turn + 1} of {options.rounds}: {arm}"
-            if time.monotonic() - began > 60 * options.minutes:
+            left = end - time.monotonic()
+            if left < LEAST:
                 report["left_out"].append(what)
                 continue
             print(what, file=sys.stderr)
@@ -445,16 +536,59 @@ def main() -> None:
                 "dropout": 0.1 if gpu else 0.0,
                 "threads": 1 if options.tiny else os.cpu_count() or 1,
             }
-            results.setdefault(arm, []).append(start_arm(arm, task))
+            results.setdefault(arm, []).append(start_arm(arm, task, min(limit, left)))
             batch["arms"] = summarise(results, per_token, top)
             save(report, shape, options.out)
         print_table(batch)
     save(report, shape, options.out)
     for what in report["left_out"]:
         print(f"out of time: {what}")
+    for goal in report["goals"]:
+        print(f"goal {goal['result']}: {goal['goal']} at {goal['rows']} rows: {goal['measured']}")
     print(f"wrote {options.out}")
-    if not report["losses_agree"]:
-        raise SystemExit("losses of the same weights differ, so the arms are not the same model")
+    wrong = faults(report)
+    for fault in wrong:
+        print(f"WRONG: {fault}")
+    return 1 if wrong else 0
+
+
+def faults(report: dict[str, Any]) -> list[str]:
+    """What makes a run no success; a goal that is missed does not."""
+    tried = {
+        f"{batch['rows']} rows: {arm}": entry.get("failed")
+        for batch in report["batches"]
+        for arm, entry in batch["arms"].items()
+    }
+    found = [f"{what}: {why}" for what, why in tried.items() if why and ": ours" in what]
+    if all(tried.values()):
+        found.append("no arm ran")
+    elif all(why for what, why in tried.items() if ": ours" in what) and any(
+        ": ours" in what for what in report["left_out"]
+    ):
+        found.append("none of ours ran: out of time")
+    if report["losses_agree"] is False:
+        found.append("losses of the same weights differ, so the arms are not the same model")
+    return found
+
+
+def judge_goals(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each goal: met, missed, or open where nothing was measured that may be compared."""
+    arms = batch["arms"]
+    wanted = [
+        (f"{goal} times {arm}", goal, arms.get(arm, {}).get("ours_is_faster_by"))
+        for arm, goal in GOALS.items()
+    ]
+    shares = [entry["mfu"] for arm, entry in arms.items() if arm[:4] == "ours" and "mfu" in entry]
+    wanted.append((f"MFU of {GOAL_MFU}", GOAL_MFU, max(shares, default=None)))
+    return [
+        {
+            "rows": batch["rows"],
+            "goal": text,
+            "measured": value,
+            "result": "open" if value is None else "met" if value >= goal else "missed",
+        }
+        for text, goal, value in wanted
+    ]
 
 
 def save(report: dict[str, Any], shape: Any, out: Path) -> None:
@@ -465,7 +599,11 @@ def save(report: dict[str, Any], shape: Any, out: Path) -> None:
     if rates and report["measured_on_gpu"]:
         step_s = first["rows"] * shape.max_position_embeddings / max(rates)
         report["scaling"] = modelled_scaling(report["parameters"], step_s, first["rows"])
-    report["losses_agree"] = all(same_model(batch["arms"]) for batch in report["batches"])
+    agree = [same_model(batch["arms"]) for batch in report["batches"]]
+    report["losses_agree"] = None if set(agree) == {None} else False not in agree
+    judged = report["batches"] if report["measured_on_gpu"] else []
+    report["goals"] = [goal for batch in judged for goal in judge_goals(batch)]
+    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.tmp")
     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     temporary.replace(out)
@@ -474,7 +612,7 @@ def save(report: dict[str, Any], shape: Any, out: Path) -> None:
 def summarise(
     results: dict[str, list[dict[str, Any]]], per_token: int, top: float
 ) -> dict[str, dict[str, Any]]:
-    """Medians over rounds, and each peer's step time over our best arm's."""
+    """Medians over rounds, and each peer's step time over that of our best arm like it."""
     made: dict[str, dict[str, Any]] = {}
     for arm, tried in results.items():
         rounds = [one for one in tried if "failed" not in one]
@@ -490,20 +628,29 @@ def summarise(
             "first_loss": rounds[0]["losses"][0],
             "last_loss": rounds[0]["losses"][-1],
             "check_loss": rounds[0].get("check_loss"),
+            "plan": rounds[0]["plan"],
         }
-    ours = [a["tokens_per_second"] for n, a in made.items() if n[:4] == "ours" and "mfu" in a]
+    ours = [entry for arm, entry in made.items() if arm[:4] == "ours" and "mfu" in entry]
     for arm, entry in made.items():
-        if arm[:4] != "ours" and "mfu" in entry and ours:
-            entry["ours_is_faster_by"] = round(max(ours) / entry["tokens_per_second"], 3)
-            if arm in GOALS:
-                entry["goal"] = GOALS[arm]
+        if arm[:4] == "ours" or "mfu" not in entry or not ours:
+            continue
+        again = entry["plan"]["recompute"]
+        like = [e["tokens_per_second"] for e in ours if e["plan"]["recompute"] == again]
+        if like:
+            entry["ours_is_faster_by"] = round(max(like) / entry["tokens_per_second"], 3)
+        else:
+            entry["not_compared"] = "only one of the two computes activations again"
     return made
 
 
-def same_model(made: dict[str, dict[str, Any]]) -> bool:
-    """Whether arms with the same weights have the same loss; see `check_loss`."""
+def same_model(made: dict[str, dict[str, Any]]) -> bool | None:
+    """Whether arms with the same weights have the same loss; see `check_loss`. None if fewer than
+    two are there to compare.
+    """
     same = [arm["check_loss"] for arm in made.values() if arm.get("check_loss") is not None]
-    return not same or max(same) - min(same) <= SAME
+    if len(same) < 2:
+        return None
+    return all(map(math.isfinite, same)) and max(same) - min(same) <= SAME
 
 
 def print_table(batch: dict[str, Any]) -> None:
@@ -512,10 +659,15 @@ def print_table(batch: dict[str, Any]) -> None:
         if "failed" in entry:
             print(f"  {arm:<32} {entry['failed']}")
             continue
-        ratio = entry.get("ours_is_faster_by")
+        plan = entry["plan"]
+        notes = [f"micro-batches of {plan['micro_batch_size']}"]
+        notes += ["activations computed again"] if plan["recompute"] else []
+        if "ours_is_faster_by" in entry:
+            notes.append(f"ours x{entry['ours_is_faster_by']}")
+        notes += [entry["not_compared"]] if "not_compared" in entry else []
         print(
             f"  {arm:<32} {entry['tokens_per_second']:>12,.0f} tokens/s {entry['mfu']:>7.1%} MFU "
-            f"{entry['peak_memory_gib']:>7.2f} GiB" + (f"  ours x{ratio}" if ratio else "")
+            f"{entry['peak_memory_gib']:>7.2f} GiB  {', '.join(notes)}"
         )
 
 
@@ -530,4 +682,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

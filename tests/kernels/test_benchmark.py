@@ -37,19 +37,34 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, with nothing reported yet."""
     folder = ROOT / "benchmarks"
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "kernel_times", raising=False)
+    for name in ("kernel_times", "train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delenv("HORNBOOK_BENCHMARK_JOURNAL", raising=False)
     spec = importlib.util.spec_from_file_location("benchmark_of_kernels", folder / "kernels.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["kernel_times"]
+    del sys.modules["kernel_times"], sys.modules["train"]
 
 
 @pytest.fixture
 def times(benchmark: Any) -> Any:
     return sys.modules["kernel_times"]
+
+
+@pytest.fixture
+def in_this_process(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts run here, where a test can replace what they call."""
+
+    def run_child(command: list[str], seconds: float, **_: Any) -> tuple[str, str]:
+        assert command[-2] == "--part"
+        benchmark.run_part(command[-1], benchmark.arguments())
+        return "", ""
+
+    monkeypatch.setattr(benchmark, "run_child", run_child)
+    monkeypatch.setattr(benchmark.signal, "signal", lambda *_: None)
 
 
 def test_every_dtype_passes_at_the_number_of_tokens_of_a_card(benchmark: Any) -> None:
@@ -60,6 +75,7 @@ def test_every_dtype_passes_at_the_number_of_tokens_of_a_card(benchmark: Any) ->
     assert all(entry["holds"] for entry in checks), checks
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_one_of_ours_that_raises_is_a_failed_check(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,19 +94,109 @@ def test_one_of_ours_that_raises_is_a_failed_check(
     assert any(entry["holds"] and "cross_entropy" in entry["what"] for entry in checks)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_was_checked_is_kept_when_the_run_is_stopped(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "check_attention", lambda quick: None)
-    monkeypatch.setattr(benchmark, "check_repeats", stop)
+    monkeypatch.setattr(benchmark, "check_attention", lambda *_: None)
+    monkeypatch.setattr(benchmark, "check_losses", stop)
     out = tmp_path / "kernels.json"
     monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(out)])
     with pytest.raises(KeyboardInterrupt):
         benchmark.main()
-    assert len(json.loads(out.read_text(encoding="utf-8"))["checks"]) == 10
+    assert len(json.loads(out.read_text(encoding="utf-8"))["checks"]) == 11
+
+
+BEGIN = """
+import json, os, sys, time
+file = open(os.environ["HORNBOOK_BENCHMARK_JOURNAL"], "a", buffering=1)
+file.write(json.dumps(["checks", {"what": sys.argv[1], "holds": True, "value": 1}]) + chr(10))
+"""
+PARTS = {
+    "raises": "raise RuntimeError('an illegal memory access' + chr(10) + 'Device-side advice')",
+    "dies": "file.write('[\"checks\", {'); file.flush(); os.abort()",
+    "hangs": "time.sleep(600)",
+    "ends": "print('to stderr', file=sys.stderr)",
+}
+
+
+def test_a_part_that_dies_or_hangs_loses_only_what_it_had_not_done(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[int] = []
+    checks = benchmark.report["checks"]
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-c", BEGIN + PARTS[name], name]
+
+    monkeypatch.setattr(benchmark, "command", command)
+    benchmark.run_parts(list(PARTS), 6.0, math.inf, lambda: kept.append(len(checks)))
+    assert kept == [2, 4, 6, 7]
+    assert [entry["what"] for entry in checks if entry["holds"]] == list(PARTS)
+    raised, died, hung = (entry for entry in checks if not entry["holds"])
+    assert raised["value"] == "ended with status 1: RuntimeError: an illegal memory access"
+    assert "Traceback" in raised["stderr"]
+    assert "SIGABRT" in died["value"]
+    assert hung["what"] == "hangs reaches its end"
+    assert hung["value"] == "timed out after 6 s"
+    assert "line 5 in <module>" in hung["stderr"]  # where it hung
+    assert "to stderr" in capfd.readouterr().err
+
+
+def test_a_part_for_which_no_time_is_left_is_no_success(benchmark: Any) -> None:
+    benchmark.run_parts(["attention"], 75.0, time.monotonic() + 1, lambda: None)
+    (entry,) = benchmark.report["checks"]
+    assert not entry["holds"]
+    assert entry["value"] == "out of time"
+
+
+def test_a_spoilt_context_ends_the_process(times: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt() -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(times, "GPU", True)
+    monkeypatch.setattr(torch.cuda, "synchronize", spoilt)
+    with pytest.raises(RuntimeError, match="CUDA error"), times.attempt("ours"):
+        raise ValueError("x" * 5000 + "the end")
+    (entry,) = times.report["checks"]
+    assert entry["value"].startswith("ValueError: xxx")
+    assert entry["value"].endswith("the end")
+    assert len(entry["value"]) < 1100
+
+
+def test_the_model_that_is_trained_needs_rotary(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotary = benchmark.hk.apply_rotary
+
+    def none_of_ours(x: Any, *tables: Any) -> Any:
+        ours = os.environ[benchmark.dispatch.OVERRIDE] == "triton"
+        return x if ours else rotary(x, *tables)
+
+    monkeypatch.setattr(benchmark.hk, "apply_rotary", none_of_ours)
+    benchmark.check_training(60, 4, 64)
+    gap = benchmark.report["checks"][0]
+    assert not gap["holds"]
+    assert gap["value"] > 0.1
+
+
+def test_what_was_measured_can_be_written_beside_the_results(times: Any, tmp_path: Path) -> None:
+    path = ROOT / "kernels" / "hornbook_kernels" / "measured.json"
+    before = path.read_bytes()
+    times.report["card"] = "Card"
+    times.row("attention", {"ours": 1.0, "sdpa flash": 3.0, "sdpa cudnn": 2.0}, packed=False,
+              length=2048, dropout=0.1, documents=False)  # fmt: skip
+    times.record(tmp_path / "made" / "measured.json")
+    made = json.loads((tmp_path / "made" / "measured.json").read_text(encoding="utf-8"))
+    assert made["cards"] == [*json.loads(before)["cards"], "Card"]
+    assert made["attention"][-1]["ratio"] == 2.0
+    assert path.read_bytes() == before
+    times.check("a part reaches its end", False)
+    times.record(tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_a_peer_that_can_not_be_built_ends_no_other(
@@ -111,8 +217,8 @@ def test_a_peer_that_can_not_be_built_ends_no_other(
     # Neither does a kind of timing that raises.
     monkeypatch.setattr(times, "attention_peers", broken)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    times.time_attention([512, 2048])
-    assert len(times.report["checks"]) == 8
+    times.time_attention(512, 0.0)
+    assert len(times.report["checks"]) == 2
     assert not any(entry["holds"] for entry in times.report["checks"])
 
 
