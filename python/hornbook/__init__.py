@@ -22,6 +22,7 @@ _HOMES = {
     "dedup": "dedup",
     "diversity": "diversity",
     "pack": "packing",
+    "quality": "",
 }
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "dedup",
     "diversity",
     "pack",
+    "quality",
 ]
 
 if TYPE_CHECKING:
+    from hornbook import quality
     from hornbook.decontaminate import decontaminate
     from hornbook.dedup import dedup
     from hornbook.diversity import diversity

@@ -16,7 +16,7 @@ def load_lazily(
 
     Args:
         package: The package's `__name__`.
-        homes: Name -> module of the package that defines it.
+        homes: Name -> module of the package that defines it; empty where the name is a module's.
         needs: Optional dependencies to check before the first load: module -> extra.
     """
 
@@ -26,13 +26,14 @@ def load_lazily(
                 raise AttributeError(f"module {package!r} has no attribute {name!r}")
             for module, extra in (needs or {}).items():
                 need(module, extra)
-            value = getattr(import_module(f"{package}.{homes[name]}"), name)
+            home = import_module(f"{package}.{homes[name] or name}")
+            value = getattr(home, name) if homes[name] else home
             super().__setattr__(name, value)
             return value
 
         def __setattr__(self, name: str, value: Any) -> None:
             # Importing a module binds its name here: a function of the same name goes first.
-            if not (name in homes and isinstance(value, ModuleType)):
+            if not (homes.get(name) and isinstance(value, ModuleType)):
                 super().__setattr__(name, value)
 
         def __dir__(self) -> list[str]:

@@ -12,12 +12,14 @@ from hornbook.recipe import Recipe
 from hornbook.steps import Step, plan, rounds
 from hornbook.train.plan import PEAK_TFLOPS, estimate
 
-TOKENS_PER_SECTION = 1100
-"""Prompt and answer of one LLM textbook section, roughly."""
-TOKENS_PER_EXERCISE = 500
-"""Prompt and answer of one LLM exercise, roughly (its row is about 205)."""
-TOKENS_PER_LABEL = 1200
-"""Prompt and answer of one LLM label, roughly."""
+TOKENS_PER_SECTION = (250, 850)
+"""Of one LLM textbook section's prompt and of its answer, roughly."""
+TOKENS_PER_EXERCISE = (300, 200)
+"""Of one LLM exercise's prompt and of its answer, roughly."""
+TOKENS_PER_LABEL = (1150, 50)
+"""Of one LLM label's prompt, which holds the document, and of its answer, roughly."""
+
+THERE = "what is there is skipped, unless its settings or inputs have changed since"
 
 
 def describe(recipe: Recipe, out: Path, *, only: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def describe(recipe: Recipe, out: Path, *, only: tuple[str, ...] = ()) -> dict[s
 
     Args:
         recipe: The recipe.
-        out: The run's folder; steps with a manifest there count as done.
+        out: The run's folder; a step with a manifest there is "there". Whether it is done is seen
+            only when it runs: its key holds the hashes of what the steps before it will make.
         only: Names or prefixes of steps, as for `pipeline.run`; empty means all.
 
     Returns:
@@ -41,6 +44,7 @@ def describe(recipe: Recipe, out: Path, *, only: tuple[str, ...] = ()) -> dict[s
         "finetune": estimate(recipe.model, recipe.finetune),
     }
     steps = select_steps(plan(recipe), only)
+    there = [step for step in steps if (root / step.name / MANIFEST).is_file()]
     runs = {
         "pretrain": sum(step.name.endswith("/base") and _trains(step) for step in steps),
         "finetune": sum(step.name.endswith("/finetuned") and _trains(step) for step in steps),
@@ -52,13 +56,18 @@ def describe(recipe: Recipe, out: Path, *, only: tuple[str, ...] = ()) -> dict[s
             {
                 "name": step.name,
                 "needs": list(step.needs),
-                "state": "done" if (root / step.name / MANIFEST).is_file() else "to do",
+                "state": "there" if step in there else "to do",
                 "estimate": _estimate(recipe, step, training),
             }
             for step in steps
         ],
         "training": training,
-        "notes": [*_training_notes(training, runs), *_teacher_notes(recipe), *_notes(recipe)],
+        "notes": [
+            *_training_notes(training, runs),
+            *_teacher_notes(recipe),
+            *_notes(recipe),
+            *([THERE] if there else []),
+        ],
     }
 
 
@@ -109,20 +118,44 @@ def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]
 def _teacher_notes(recipe: Recipe) -> list[str]:
     """What asking an LLM comes to, in tokens and, where prices are given, in money."""
     config = recipe.generate
-    asked = {}
+    asked: dict[str, tuple[int, int]] = {}
+
+    def ask(what: str, count: int, tokens: tuple[int, int]) -> None:
+        asked[what] = (count * tokens[0], count * tokens[1])
+
     if config.teacher not in ("procedural", "replay"):
-        asked["textbooks"] = config.textbooks.sections * TOKENS_PER_SECTION
-        asked["exercises"] = config.exercises.count * TOKENS_PER_EXERCISE
+        ask("textbooks", config.textbooks.sections, TOKENS_PER_SECTION)
+        ask("exercises", config.exercises.count, TOKENS_PER_EXERCISE)
     if recipe.annotate.annotator == "openai":
-        asked["labels"] = recipe.annotate.samples * TOKENS_PER_LABEL
+        ask("labels", recipe.annotate.samples, TOKENS_PER_LABEL)
     if not asked:
         return []
-    parts = ", ".join(f"{_short(tokens)} for {what}" for what, tokens in asked.items())
-    total = sum(asked.values())
+    parts = ", ".join(f"{_short(sum(tokens))} for {what}" for what, tokens in asked.items())
+    prompts, answers = (sum(tokens[i] for tokens in asked.values()) for i in (0, 1))
+    usd = None
     price = "no prices in the recipe (generate.price_in, generate.price_out), so no cost"
     if config.price_in is not None and config.price_out is not None:
-        price = f"at most {total / 1e6 * max(config.price_in, config.price_out):,.0f} US dollars"
-    return [f"teacher {config.model or '(no generate.model)'}: about {parts} tokens; {price}"]
+        usd = (prompts * config.price_in + answers * config.price_out) / 1e6
+        price = f"about {usd:,.0f} US dollars"
+    lines = [
+        f"teacher {config.model or '(no generate.model)'}: about {parts} tokens ({_short(prompts)} "
+        f"of prompts, {_short(answers)} of answers); {price}"
+    ]
+    if config.budget_usd is not None and usd is not None:
+        lines.append(_budget(f"{config.budget_usd:,.2f} US dollars", config.budget_usd, usd))
+    if config.budget_tokens is not None:
+        amount = f"{_short(config.budget_tokens)} tokens"
+        lines.append(_budget(amount, config.budget_tokens, prompts + answers))
+    return lines
+
+
+def _budget(amount: str, budget: float, cost: float) -> str:
+    """Whether a budget would end the asking."""
+    if budget >= cost:
+        return f"the budget of {amount} should hold it all"
+    return (
+        f"the budget of {amount} would stop it after about {budget / cost:.0%}; what is there stays"
+    )
 
 
 def _notes(recipe: Recipe) -> list[str]:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from hornbook.cli import main
+from hornbook.cli import main, stdin_last
+from hornbook.commands.shared import examples_of
 from hornbook.recipe import load
 from hornbook.tokenizer import Tokenizer
 
@@ -79,7 +81,11 @@ def test_data_stages_in_turn(tmp_path, rows, capsys):
     assert {"stars", "quality_score"} <= set(next(iter(corpus.read([out["kept"]]))))
 
 
-def test_train_sample_and_evaluate(tmp_path, rows, capsys):
+def stdin(data):
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+
+
+def test_train_sample_and_evaluate(tmp_path, rows, capsys, monkeypatch):
     tok, packed, model = tmp_path / "tok", tmp_path / "packed", tmp_path / "model"
     assert cli("tokenizer", "train", rows, "--vocab-size", 300, "--out", tok) == 0
     assert cli("pack", rows, "--tokenizer", tok / "tokenizer.json", "--out", packed) == 0
@@ -112,6 +118,17 @@ def test_train_sample_and_evaluate(tmp_path, rows, capsys):
     assert json.loads(capsys.readouterr().out)["pass@1"] == 1.0
     assert cli("export", "hf", final, "--out", tmp_path / "hf") == 0
     assert (tmp_path / "hf" / "config.json").is_file()
+    # A training's folder is none of a model; where it is can be said.
+    assert cli("export", "hf", model, "--out", tmp_path / "hf2") == 2
+    assert f"its model is in {final}" in capsys.readouterr().err
+    assert cli("sample", "x", "--model", model) == 2
+    assert f"its model is in {final}" in capsys.readouterr().err
+    assert cli("sample", "x", "--model", final, "--temperature", -1) == 2
+    assert capsys.readouterr().out == ""
+    # With the prompt's last newline, the model would be asked something else.
+    monkeypatch.setattr("sys.stdin", stdin(b"def f(x):\n"))
+    assert cli("sample", "-", "--model", final, "--max-new-tokens", 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "def f(x):"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,8 @@ def test_train_sample_and_evaluate(tmp_path, rows, capsys):
         (["verify", "empty"], "no manifest.json"),
         (["trace", "abc", "--run", "empty"], "no finished data stage"),
         (["report", "empty"], "recipe.json: no such file"),
+        (["export", "hf", "nope", "--out", "x"], "nope: no such folder"),
+        (["export", "hf", "empty", "--out", "x"], "config.json and tokenizer.json not there"),
     ],
 )
 def test_bad_input_is_named(tmp_path, monkeypatch, capsys, arguments, message):
@@ -184,7 +203,13 @@ def test_every_command_has_help_with_an_example_or_subcommands(capsys):
     assert len(found) > 20
     for path in found:
         assert cli(*path, "--help") == 0
-        assert "Usage" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "Usage" in text
+        command = app
+        for name in path:
+            command = command[name]
+        # A group has no example of its own, and none of a command in it.
+        assert ("Examples:" in text) == (command.default_command is not None), path
 
 
 def test_verify_wants_every_folder_and_names_steps_that_are_missing(tmp_path, rows, capsys):
@@ -300,3 +325,136 @@ def test_a_tokenizer_without_an_end_token_can_be_looked_at(tmp_path, capsys):
     Tokenizer.train(["a"], vocab_size=300, special_tokens=["<s>"]).save(tmp_path / "t.json")
     assert cli("tokenizer", "info", tmp_path / "t.json", "--json") == 0
     assert json.loads(capsys.readouterr().out)["eot_id"] is None
+
+
+def test_examples_are_what_a_shell_takes():
+    def command() -> None:
+        """Does.
+
+        Parameters
+        ----------
+        x
+            An x.
+
+        Examples:
+            hornbook a "--b c" --long-option-number-one value --long-option-number-two value --e f
+
+            hornbook b --c d
+                --e f
+        """
+
+    assert examples_of(command).split("\n") == [
+        'hornbook a "--b c" --long-option-number-one value \\',
+        "    --long-option-number-two value --e f",
+        "",
+        "hornbook b --c d \\",
+        "    --e f",
+    ]
+    assert examples_of(None) == ""
+
+
+def test_the_page_of_commands_is_current_and_has_examples():
+    docs = Path(__file__).parents[2] / "docs"
+    # In a process of its own: the order is that in which commands were loaded.
+    code = (
+        f"import runpy; print(runpy.run_path({str(docs / 'make_commands.py')!r})['page'](), end='')"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8"
+    ).stdout
+    assert (docs / "commands.md").read_text(encoding="utf-8") == made
+    assert "```sh\nhornbook dedup data/*.parquet --out clean/\n" in made
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["sample", "-", "--model", "m"], ["sample", "--model", "m", "--", "-"]),
+        (["sample", "a", "-", "--", "--b", "-"], ["sample", "a", "--", "-", "--b", "-"]),
+        (["sample", "--", "-"], ["sample", "--", "-"]),
+        (["dedup", "a", "-x"], ["dedup", "a", "-x"]),
+    ],
+)
+def test_a_dash_is_no_option(given, taken):
+    assert stdin_last(given) == taken
+
+
+def test_a_dash_is_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", stdin(b"def f(x):"))
+    assert cli("tokenizer", "encode", "-", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == Tokenizer.codegen().encode("def f(x):").tolist()
+    monkeypatch.setattr("sys.stdin", stdin(b"print('ran')"))
+    assert cli("sandbox", "run", "-") == 0
+    assert capsys.readouterr().out.startswith("ran\n")
+
+
+def test_several_values_stand_after_one_flag_or_each_after_its_own(tmp_path, rows, capsys):
+    problem = {
+        "task_id": "mine/0",
+        "prompt": "def one():\n",
+        "canonical_solution": "    return 1\n",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+        "entry_point": "one",
+    }
+    files = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for path in files:
+        path.write_text(json.dumps(problem) + "\n")
+    sweep = ("contamination", "sweep", rows, "--json", "--benchmarks")
+    assert cli(*sweep, *files, "--taus", 0.9, 0.8) == 0
+    together = json.loads(capsys.readouterr().out)
+    assert [row["tau"] for row in together["rows"]] == [0.9, 0.8]
+    assert cli(*sweep, files[0], "--benchmarks", files[1], "--taus", 0.9, "--taus", 0.8) == 0
+    assert json.loads(capsys.readouterr().out) == together
+    assert cli("run", "demo", "--only", "source", "dedup", "--dry-run", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["steps"]) == 3
+
+
+def test_ids_outside_the_vocabulary_are_named(capsys):
+    assert cli("tokenizer", "decode", 5303, 9999999) == 0
+    said = capsys.readouterr()
+    assert said.out == "hi\n"
+    assert "9999999: outside the vocabulary of 50,295" in said.err
+
+
+def test_an_interrupt_while_commands_load_is_an_interrupt(monkeypatch, capsys):
+    loaded = "import hornbook.cli, sys; sys.exit('cyclopts' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hornbook.cli.load", interrupted)
+    assert cli("--version") == 3
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_plan_has_whole_names_and_says_what_a_budget_buys(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prices = ["generate.price_in=0.15", "generate.price_out=0.6", "generate.model=m"]
+    prices += ["source.raw=/data", "generate.budget_tokens=1_000_000_000_000"]
+    options = [part for setting in prices for part in ("--set", setting)]
+    assert cli("run", "phi-1-small", "--dry-run", "--budget-usd", 200, *options) == 0
+    out = capsys.readouterr().out
+    assert "evaluate/CodeTextbook/seed-0/finetuned/humaneval " in out
+    # 604 M tokens of prompts and 946 M of answers.
+    assert "about 658 US dollars" in out
+    assert "the budget of 200.00 US dollars would stop it after about 30%" in out
+    assert "the budget of 1T tokens should hold it all" in out
+    step = tmp_path / "runs" / "phi-1-small" / "dedup"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    assert cli("run", "phi-1-small", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [s["name"] for s in plan["steps"] if s["state"] == "there"] == ["dedup"]
+    assert "unless its settings" in plan["notes"][-1]
+
+
+def test_a_submodule_is_there_without_being_imported():
+    code = (
+        "import hornbook as hb, sys\n"
+        "assert 'hornbook.quality' not in sys.modules\n"
+        "assert callable(hb.quality.annotate)\n"
+        "import hornbook.dedup\n"
+        "assert not isinstance(hb.dedup, type(hb.quality))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

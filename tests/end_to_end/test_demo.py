@@ -115,6 +115,24 @@ def test_bad_file_was_set_aside(run):
     assert "not UTF-8" in rejected
 
 
+def test_the_study_is_printed_by_arm_and_threshold(toy, run):
+    lines = finish(hornbook(toy, "study", "contamination", "run", settings=[])).split("\n")
+    assert lines[0].split()[:5] == ["arm", "seed", "model", "tau", "similar"]
+    assert lines[1].split()[:4] == ["raw", "seed-0", "base", "0.95"]
+    recipe = json.loads((run / "recipe.json").read_text())
+    # Four arms, of which one has no base model.
+    assert len(lines) == 1 + 7 * len(recipe["study"]["thresholds"]) + 1
+
+
+def test_a_torn_log_costs_no_report(toy, run):
+    whole = (run / "log.jsonl").read_text()
+    page = (run / "report.html").read_text()
+    (run / "log.jsonl").write_text(whole + '12\n"words"\n{"event": "step"}\n{"event": "st')
+    finish(hornbook(toy, "report", "run", settings=[]))
+    assert (run / "report.html").read_text() == page
+    (run / "log.jsonl").write_text(whole)
+
+
 def test_second_run_does_nothing(toy, run):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
     out = finish(hornbook(toy, "demo", "--out", "run", "--json"))

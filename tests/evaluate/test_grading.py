@@ -3,14 +3,17 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from html import escape
 
 import pytest
 
+from hornbook.cli import main
 from hornbook.errors import ConfigError, InputError
 from hornbook.evaluate import load_problems, status
 from hornbook.evaluate.grading import grade_samples, rescore, stripped
 from hornbook.generate.client import Request, Response
 from hornbook.generate.prompts import GRADING
+from hornbook.report.model_page import write_model_page
 
 SAFE = status()
 pytestmark = pytest.mark.skipif(not SAFE["safe"], reason=str(SAFE.get("advice")))
@@ -256,6 +259,30 @@ def test_controls_void_a_batch(tmp_path, reply, reason):
     assert reason in report["void"]["0"]
     assert report["percent"] is None
     assert report["agreement"]["passed"] == 0
+    # Nobody shall take that for a grading that found nothing.
+    assert report["note"] == "all batches void: no grade counts"
+    page = write_model_page([tmp_path / "out"], tmp_path / "m.html").read_text()
+    assert "All batches void: no grade counts" in page
+    assert escape(reason) in page
+    assert "None" not in page
+
+
+def test_a_void_grading_is_no_success_on_the_command_line(tmp_path, capsys):
+    for name, reply, code in (("void", gullible, 1), ("whole", rule_following, 0)):
+        grade_samples(
+            load_problems("unconventional"),
+            write(tmp_path / "s.jsonl", answers(2)),
+            tmp_path / name,
+            complete=local(reply),
+            grader="g",
+            votes=1,
+        )
+        with pytest.raises(SystemExit) as ended:
+            main(["grade", "--rescore", "--out", str(tmp_path / name), "--json"])
+        assert (ended.value.code or 0) == code
+        said = capsys.readouterr()
+        assert ("all batches void: no grade counts" in said.err) == bool(code)
+        assert ("note" in json.loads(said.out)) == bool(code)
 
 
 def test_comments_that_win_one_view_lose_the_other(tmp_path):

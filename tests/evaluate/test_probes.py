@@ -188,6 +188,15 @@ def test_models_are_compared_and_put_on_a_page(tmp_path):
     assert "\x1b" not in text
     for outside in ("<script", "http://", "https://", "src="):
         assert outside not in text
+    # Without a name, what it was opened by; where that is its weights' hash, its results' folder.
+    path = write_model_page([tmp_path / "e", tmp_path / "p"], tmp_path / "m.html")
+    assert "<h1>t</h1>" in path.read_text()
+    summary = tmp_path / "e" / "summary.json"
+    known = json.loads(summary.read_text()) | {"model_id": "0123456789abcdef" * 2}
+    (tmp_path / "phi").mkdir()
+    (tmp_path / "phi" / "summary.json").write_text(json.dumps(known))
+    path = write_model_page([tmp_path / "phi", tmp_path / "p"], tmp_path / "m.html")
+    assert "<h1>the model of phi</h1>" in path.read_text()
     evaluate(problems, models["base"], tmp_path / "other")
     with pytest.raises(InputError, match="2 models"):
         write_model_page([tmp_path / "e", tmp_path / "other"], tmp_path / "m.html")

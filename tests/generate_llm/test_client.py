@@ -190,6 +190,23 @@ def test_a_wrong_key_or_model_stops_at_once(server: Server, ledger: Ledger, stat
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "You exceeded your current quota, please check your plan."},
+        {"message": "insufficient_quota", "code": "insufficient_quota"},
+    ],
+)
+def test_an_empty_account_is_not_waited_for(
+    server: Server, ledger: Ledger, error: dict[str, str]
+) -> None:
+    server.reply = lambda body, n: (429, {}, {"error": error})
+    with pytest.raises(ConfigError, match="the account"):
+        run(server, ledger, asks(50), concurrency=2, max_retries=6)
+    assert server.total <= 2
+    assert set(server.seen.values()) == {1}
+
+
 def test_an_endpoint_that_is_down_stops_the_run(server: Server, ledger: Ledger) -> None:
     server.reply = lambda body, n: (500, {"x-should-retry": "false"}, b"")
     with pytest.raises(TeacherError, match="in a row, the last with: HTTP 500") as caught:

@@ -208,6 +208,22 @@ def test_a_spent_budget_is_resumed_or_closed_with_what_there_is(
     assert server.total == 20
 
 
+def test_a_run_that_keeps_nothing_says_so_before_its_budget_is_spent(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = lambda body, n: exercise("other_name")
+    with pytest.raises(
+        BudgetReachedError, match=r"; 0 kept; turned away: \d+ wrong_name"
+    ) as caught:
+        stage(server, tmp_path, count=1000, budget_tokens=20_000)
+    made = caught.value.made
+    assert made > 128
+    assert str(caught.value).endswith(f"turned away: {made} wrong_name")
+    told = capsys.readouterr().err
+    assert told.count("warning: 0 kept; turned away: 64 wrong_name") == 1
+    assert told.count("warning") == 1
+
+
 def test_a_part_never_replaces_what_was_finished(server: Server, tmp_path: Path) -> None:
     finished = stage(server, tmp_path, count=10)
     before = contents(tmp_path / "out")

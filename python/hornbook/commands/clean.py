@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from hornbook import progress
-from hornbook.commands.shared import DATA, Json, Out, app, printable, show, summary
+from hornbook.commands.shared import DATA, SEVERAL, Json, Out, app, printable, show, summary
 
 contamination_app = App(
     name="contamination", group=DATA, help="See how much of the test problems a corpus holds."
@@ -31,7 +31,7 @@ def dedup(
     length: int = 50,
     source: str | None = None,
     components: bool = False,
-    against: Annotated[list[Path], Parameter(negative="")] = [],  # noqa: B006
+    against: Annotated[list[Path], SEVERAL] = [],  # noqa: B006
     index: Path | None = None,
     memory_mb: int | None = None,
     as_json: Json = False,
@@ -97,9 +97,9 @@ def decontaminate(
     inputs: Annotated[list[Path], Parameter(negative="")],
     *,
     out: Out,
-    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval", "mbpp"],  # noqa: B006
+    benchmarks: Annotated[list[str], SEVERAL] = ["humaneval", "mbpp"],  # noqa: B006
     ngram: int = 13,
-    fields: Annotated[list[Literal["docstring", "program", "tests"]], Parameter(negative="")] = [  # noqa: B006
+    fields: Annotated[list[Literal["docstring", "program", "tests"]], SEVERAL] = [  # noqa: B006
         "docstring",
         "program",
     ],
@@ -121,7 +121,8 @@ def decontaminate(
     ----------
     benchmarks
         humaneval, humaneval+, mbpp, mbpp+ (found through HORNBOOK_DATA), problem files in their
-        form, or files of hashed n-grams (`hornbook contamination hash`).
+        form, or files of hashed n-grams (`hornbook contamination hash`); several may follow, behind
+        the inputs.
     ngram
         Words in an n-gram.
     fields
@@ -178,7 +179,7 @@ def decontaminate(
 def contamination_scan(
     inputs: Annotated[list[Path], Parameter(negative="")],
     *,
-    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval", "mbpp"],  # noqa: B006
+    benchmarks: Annotated[list[str], SEVERAL] = ["humaneval", "mbpp"],  # noqa: B006
     ngram: int = 13,
     trivial: bool = False,
     most: int = 20,
@@ -223,8 +224,8 @@ def contamination_scan(
 def contamination_sweep(
     inputs: Annotated[list[Path], Parameter(negative="")],
     *,
-    benchmarks: Annotated[list[str], Parameter(negative="")] = ["humaneval"],  # noqa: B006
-    taus: Annotated[list[float], Parameter(negative="")] = [0.95, 0.9, 0.85, 0.8],  # noqa: B006
+    benchmarks: Annotated[list[str], SEVERAL] = ["humaneval"],  # noqa: B006
+    taus: Annotated[list[float], SEVERAL] = [0.95, 0.9, 0.85, 0.8],  # noqa: B006
     unit: Literal["node", "char"] = "node",
     min_nodes: int = 20,
     embedder: Literal["hash", "codegen", "sentence", "http"] | None = None,
@@ -259,7 +260,7 @@ def contamination_sweep(
         Whether tree or embedding is enough, or both must be similar to one problem.
 
     Examples:
-        hornbook contamination sweep exercises/ --benchmarks humaneval
+        hornbook contamination sweep exercises/ --benchmarks humaneval --taus 0.95 0.9
     """
     from hornbook.decontaminate import sweep
 

@@ -1,5 +1,7 @@
 """Commands that score models: benchmarks, graded problems, probes, a page of results."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from cyclopts import App, Parameter
 
 from hornbook import progress
 from hornbook.commands.generate import Endpoint
-from hornbook.commands.shared import MODEL, Accept, Json, Out, app, show
+from hornbook.commands.shared import MODEL, SEVERAL, Accept, Json, Out, app, show
 from hornbook.errors import ConfigError
 
 evaluate = App(
@@ -69,7 +71,7 @@ def benchmark(
     protocol: str | None = None,
     split: Literal["test", "validation", "all"] = "test",
     samples_per_problem: int = 1,
-    k: Annotated[list[int] | None, Parameter(negative="")] = None,
+    k: Annotated[list[int] | None, SEVERAL] = None,
     drawing: Drawing = Drawing(),
     timeout_s: float | None = None,
     memory_mb: int | None = None,
@@ -93,7 +95,7 @@ def benchmark(
     split
         Of mbpp: test (ids 11 to 510), validation (511 to 600) or all.
     k
-        For pass@k; repeatable.
+        For pass@k; one or several.
     timeout_s
         CPU seconds a program (default: the benchmark's, mostly 10).
     memory_mb
@@ -113,7 +115,7 @@ def benchmark(
             --backend completions --budget-tokens 500000 --out scores/base
 
         hornbook evaluate humaneval --model runs/phi-1/final --samples-per-problem 200
-            --temperature 0.8 --k 1 --k 10 --k 100 --out scores/passk
+            --temperature 0.8 --k 1 10 100 --out scores/passk
     """
     from hornbook.evaluate import evaluate as score
     from hornbook.evaluate import evaluate_model, load_problems
@@ -160,6 +162,8 @@ def grade(
 ) -> None:
     """Have samples graded from 0 to 10 by a model, with hidden controls in every batch.
 
+    Exits with 1 if every batch is void, so that no grade counts.
+
     Parameters
     ----------
     samples
@@ -190,7 +194,7 @@ def grade(
     from hornbook.generate.ledger import Ledger
 
     if rescore:
-        show(grading.rescore(out), as_json)
+        _show_grades(grading.rescore(out), as_json)
         return
     if samples is None:
         raise ConfigError("name the file of samples, or --rescore")
@@ -207,18 +211,29 @@ def grade(
             structured=structured,
             accept_unsafe=accept_unsafe,
         )
+    _show_grades(report, as_json)
+
+
+def _show_grades(report: Mapping[str, Any], as_json: bool) -> None:
     show(report, as_json)
+    if "note" in report:
+        print(
+            f"error: {report['note']}: the grader failed the controls of each (`void` says how); "
+            "grade with another model",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 @evaluate.command(name="probes")
 def probes_command(
     *,
-    model: Annotated[list[str], Parameter(negative="")],
+    model: Annotated[list[str], SEVERAL],
     out: Out,
     benchmark: str = "humaneval",
     data: str | None = None,
-    kind: Annotated[list[str] | None, Parameter(negative="")] = None,
-    training: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    kind: Annotated[list[str] | None, SEVERAL] = None,
+    training: Annotated[list[Path] | None, SEVERAL] = None,
     drawing: Drawing = Drawing(),
     workers: int | None = None,
     accept_unsafe: Accept = False,
@@ -229,18 +244,18 @@ def probes_command(
     Parameters
     ----------
     model
-        LABEL=NAME, repeatable: base=runs/a/base/final.
+        LABEL=NAME, one or several: base=runs/a/base/final.
     benchmark
         What is reworded, in HumanEval's form.
     data
         The benchmark's file, or its name on the Hub.
     kind
-        One of the seven perturbations; all if not given. Repeatable.
+        Of the seven perturbations; all if not given.
     training
-        The training set, for the histogram of imports. Repeatable.
+        The training set, for the histogram of imports.
 
     Examples:
-        hornbook evaluate probes --model base=runs/a/base/final --model tuned=runs/a/final
+        hornbook evaluate probes --model base=runs/a/base/final tuned=runs/a/final
             --training runs/a/exercises --out probes/
     """
     from hornbook.corpus import read
@@ -282,7 +297,7 @@ def page(folders: list[Path], *, out: Out, name: str = "") -> None:
     folders
         Finished folders of evaluate, grade and evaluate probes.
     name
-        What to call the model.
+        What to call the model; by default the folder of its results.
 
     Examples:
         hornbook evaluate page scores/humaneval scores/mbpp grades/ probes/ --out model.html

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from hornbook import progress
-from hornbook.commands.shared import DATA, Accept, Json, Out, app, summary
+from hornbook.commands.shared import DATA, SEVERAL, Accept, Json, Out, app, summary
 from hornbook.errors import ConfigError
 from hornbook.manifest import Report
 
@@ -108,7 +108,7 @@ class Asked:
     """With --model: broken versions of each solution that its tests must notice."""
     repair: Annotated[bool, Parameter(negative="")] = False
     """With --model: ask once more, with the reason, where an answer was turned away."""
-    benchmark: Annotated[list[str] | None, Parameter(negative="")] = None
+    benchmark: Annotated[list[str] | None, SEVERAL] = None
     """With --model: turn away what shares 13 words in a row with it (humaneval, mbpp, a file)."""
 
 
@@ -156,7 +156,7 @@ def textbooks(
     out: Out,
     characters: int = 1_000_000,
     count: int = 1_000,
-    levels: tuple[int, ...] = (1,),
+    levels: Annotated[tuple[int, ...], SEVERAL] = (1,),
     seed: int = 0,
     asked: Asked = Asked(),
     endpoint: Endpoint = Endpoint(),
@@ -175,7 +175,7 @@ def textbooks(
         Built-in teacher: which levels.
 
     Examples:
-        hornbook generate textbooks --characters 2000000 --levels 1 --levels 2 --out textbooks/
+        hornbook generate textbooks --characters 2000000 --levels 1 2 --out textbooks/
 
         hornbook generate textbooks --model MODEL --base-url http://localhost:8000/v1 --count 500
             --budget-tokens 3000000 --out textbooks/
@@ -196,7 +196,7 @@ def exercises(
     *,
     out: Out,
     count: int = 2000,
-    levels: tuple[int, ...] = (1,),
+    levels: Annotated[tuple[int, ...], SEVERAL] = (1,),
     examples: float = 0.0,
     seed: int = 0,
     asked: Asked = Asked(),
@@ -280,7 +280,7 @@ def problems(
     *,
     out: Out,
     count: int = 300,
-    levels: tuple[int, ...] = (1,),
+    levels: Annotated[tuple[int, ...], SEVERAL] = (1,),
     seed: int = 0,
     as_json: Json = False,
 ) -> None:

@@ -37,7 +37,7 @@ def sample(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    stop: list[str] | None = None,
+    stop: Annotated[list[str] | None, Parameter(negative="", metavar="STR")] = None,
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 64,
@@ -48,13 +48,14 @@ def sample(
     Parameters
     ----------
     prompts
-        Texts to go on from; `-`, or none, is standard input.
+        Texts to go on from; `-`, or none, is standard input, without the ends of lines it ends in:
+        models know those as one token with the indentation that follows.
     model
         A model's folder, or a Hub name.
     temperature
         0 takes the likeliest token each time.
     stop
-        End a completion before this text; can be given several times.
+        End a completion before this text; given again for each.
     samples
         Completions of each prompt.
     as_json
@@ -69,13 +70,20 @@ def sample(
     from hornbook.model.sample import generate as complete
     from hornbook.tokenizer import Tokenizer
 
-    texts = [read_stdin() if text == "-" else text for text in prompts or ("-",)]
+    texts = [read_stdin().rstrip("\n") if text == "-" else text for text in prompts or ("-",)]
     texts = [text for text in texts for _ in range(samples)]
     folder = find_folder(model)
+    _check_model(folder)
     opened = load(folder, device=_device())
     live = len(texts) == 1 and not as_json
-    if live:
-        print(texts[0], end="", flush=True)
+    begun = False
+
+    def write(_: int, piece: str) -> None:
+        nonlocal begun
+        # The prompt comes with the first piece: an error stands alone.
+        print(piece if begun else texts[0] + piece, end="", flush=True)
+        begun = True
+
     answers = complete(
         opened,
         Tokenizer.from_file(folder / "tokenizer.json"),
@@ -86,16 +94,29 @@ def sample(
         stop=tuple(stop or ()),
         seed=seed,
         batch_size=batch_size,
-        on_text=(lambda _, piece: print(piece, end="", flush=True)) if live else None,
+        on_text=write if live else None,
     )
     if live:
-        print()
+        print("" if begun else texts[0])
         return
     for text, answer in zip(texts, answers, strict=True):
         if as_json:
             print(json.dumps({"prompt": text, "completion": answer}))
         else:
             print(f"{text}{answer}\n{'-' * 72}")
+
+
+def _check_model(folder: Path) -> None:
+    """Names what is missing, and the model inside a training's folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a model's folder, or a checkpoint's")
+    lacking = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if lacking and (folder / "final").is_dir():
+        raise InputError(
+            f"{folder}: is the folder of a training; its model is in {folder / 'final'}"
+        )
+    if lacking:
+        raise InputError(f"{folder}: holds no model: {' and '.join(lacking)} not there")
 
 
 def _device() -> str:
@@ -184,6 +205,7 @@ def export_hf(model: Path, *, out: Out) -> None:
     if (model / checkpoint.STATE).is_file():
         checkpoint.export(model, out)
     else:
+        _check_model(model)
         tok = Tokenizer.from_file(model / "tokenizer.json")
         Phi.from_pretrained(model).save_pretrained(out, tokenizer=tok)
     print(f"wrote {out}")
@@ -198,7 +220,24 @@ def study_contamination(run_folder: Path, *, as_json: Json = False) -> None:
     """
     from hornbook.study.contamination import split_study
 
-    show(split_study(_recipe_of(run_folder), run_folder), as_json)
+    found = split_study(_recipe_of(run_folder), run_folder)
+    if as_json:
+        show(found, as_json)
+        return
+    rows = found["details"]["rows"]
+    width = max([3, *(len(row["arm"]) for row in rows)])
+    print(f"{'arm':<{width}}  seed    model       tau  similar  pass@1  non-similar  pass@1")
+    for row in rows:
+        near, far = row["similar"], row["non-similar"]
+        print(
+            f"{row['arm']:<{width}}  {row['seed']:<6}  {row['stage']:<9}  {row['tau']:4.2f}  "
+            f"{near['n']:7,}  {_percent(near['pass@1']):>6}  {far['n']:11,}  "
+            f"{_percent(far['pass@1']):>6}"
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _recipe_of(run_folder: Path) -> Any:

@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
 from hornbook import progress
-from hornbook.commands.shared import RUN, Json, Out, Settings, app, console
+from hornbook.commands.shared import RUN, SEVERAL, Json, Out, Settings, app, console
 from hornbook.errors import InputError
 
 
@@ -43,7 +44,7 @@ def run(
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     settings: Settings = None,
-    only: list[str] | None = None,
+    only: Annotated[list[str] | None, SEVERAL] = None,
     jobs: int | None = None,
     budget_usd: float | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -95,10 +96,11 @@ def run(
         if entry["event"] == "step" and not entry["skipped"]:
             memory = f"{entry['peak_mb']:,.0f} MB"
             console.print(
-                f"  [green]done[/] {entry['name']:<44} {entry['seconds']:7.1f} s {memory:>9}"
+                f"  [green]done[/] {entry['name']:<44} {entry['seconds']:7.1f} s {memory:>9}",
+                soft_wrap=True,
             )
         elif entry["event"] == "failed":
-            console.print(f"  [red]failed[/] {entry['name']}")
+            console.print(f"  [red]failed[/] {entry['name']}", soft_wrap=True)
 
     report = pipeline.run(resolved, folder, jobs=jobs, only=tuple(only or ()), on_event=on_event)
     if as_json:
@@ -115,35 +117,56 @@ def _print_end(name: str, report: Mapping[str, Any], folder: Path, *, reported: 
         return
     if (folder / "report.json").is_file():
         data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        console.print(_arms_table(data))
+        for table in _score_tables(data):
+            console.print(table)
     if page.is_file():
         console.print(f"report: {page}", soft_wrap=True)
 
 
-def _arms_table(data: Mapping[str, Any]) -> Table:
-    table = Table(title="pass@1 on held-out problems")
-    table.add_column("arm")
-    table.add_column("base", justify="right")
-    table.add_column("finetuned", justify="right")
-    for arm, stages in data.get("arms", {}).items():
-        cells = [
-            f"{100 * stages[s]['pass@1']:.1f} ± {100 * stages[s]['stderr']:.1f} %"
-            if s in stages
-            else "-"
-            for s in ("base", "finetuned")
-        ]
-        table.add_row(arm, *cells)
-    return table
+def _score_tables(data: Mapping[str, Any]) -> list[Table]:
+    """pass@1 by arm: on held-out problems, then on each public benchmark."""
+    found: dict[str, dict[str, dict[str, list[Mapping[str, Any]]]]] = {}
+    for one in data.get("by_seed", []):
+        for arm, stages in one["arms"].items():
+            row = found.setdefault("held-out problems", {}).setdefault(arm, {})
+            for stage, score in stages.items():
+                row.setdefault(stage, []).append(score)
+    for score in data.get("benchmarks", []):
+        row = found.setdefault(score["benchmark"], {}).setdefault(score["arm"], {})
+        row.setdefault(score["stage"], []).append(score)
+    tables = []
+    for problems, arms in found.items():
+        table = Table(title=f"pass@1 on {problems}, %")
+        table.add_column("arm", overflow="fold")
+        for stage in ("base", "finetuned"):
+            table.add_column(stage, justify="right")
+        for arm, stages in arms.items():
+            table.add_row(arm, *(_scores(stages.get(s, [])) for s in ("base", "finetuned")))
+        tables.append(table)
+    return tables
+
+
+def _scores(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """One seed's score with its 95% interval, which says more than ± 0.0; of several the mean."""
+    if not seeds:
+        return "-"
+    values = [100 * score["pass@1"] for score in seeds]
+    if len(values) == 1:
+        low, high = (100 * seeds[0][key] for key in ("low", "high"))
+        return f"{values[0]:.1f} ({low:.1f} to {high:.1f})"
+    return f"{sum(values) / len(values):.1f} (seeds: {', '.join(f'{v:.1f}' for v in values)})"
 
 
 def _print_plan(plan: Mapping[str, Any]) -> None:
     table = Table(title=f"{plan['name']}: {len(plan['steps'])} steps into {plan['out']}")
+    # Where there is no room, names go on in the next line: a cut one can't be given to --only.
     for column in ("step", "needs", "state", "estimate"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for step in plan["steps"]:
         needs = ", ".join(step["needs"][:3]) + (" ..." if len(step["needs"]) > 3 else "")
         table.add_row(step["name"], needs, step["state"], step["estimate"])
-    console.print(table)
+    # A pipe has no width, and what reads it wants a step in one line.
+    (console if console.is_terminal else Console(width=200)).print(table)
     for line in plan["notes"]:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -152,7 +175,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
 def train(
     recipe: str,
     *,
-    data: Annotated[list[Path], Parameter(negative="")],
+    data: Annotated[list[Path], SEVERAL],
     out: Out,
     stage: Literal["pretrain", "finetune"] = "pretrain",
     init: Path | None = None,
@@ -168,14 +191,15 @@ def train(
     Parameters
     ----------
     data
-        Folders made by `hornbook pack`; several are mixed by their size in tokens.
+        Folders made by `hornbook pack`; several are mixed by their size in tokens. Ids must fit the
+        recipe's model.vocab_size: 640 in demo, CodeGen's in the others.
     init
         A model's folder to start from; without it a new model is made.
 
     Examples:
-        hornbook train demo --data packed/ --out model/
+        hornbook train demo --data runs/demo/pack/filtered --out model/
 
-        torchrun --nproc-per-node 8 -m hornbook train phi-1.toml --data packed/ --out model/
+        torchrun --nproc-per-node 8 -m hornbook train phi-1 --data packed/ --out model/
     """
     from hornbook.recipe import load
     from hornbook.train import train_stage

@@ -1,6 +1,7 @@
 """Commands that turn documents into tokens, and look at them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,7 +63,15 @@ def tokenizer_decode(
     Examples:
         hornbook tokenizer decode 4299 277 7 --tokenizer codegen
     """
-    print(_tokenizer(tokenizer).decode(ids))
+    tok = _tokenizer(tokenizer)
+    print(tok.decode(ids))
+    outside = sorted({number for number in ids if not 0 <= number < tok.vocab_size})
+    if outside:
+        print(
+            f"warning: {', '.join(map(str, outside))}: outside the vocabulary of "
+            f"{tok.vocab_size:,}, and no text",
+            file=sys.stderr,
+        )
 
 
 @tokenizer_app.command(name="info")

@@ -315,7 +315,7 @@ class Caller:
             reason = self._clean(str(error))
             ended["headers"] = error.headers
             hold = retry_after(error.headers, time.time())
-            if error.status in (401, 402, 403, 404):
+            if error.status in (401, 402, 403, 404) or _is_unpaid(error.status, reason):
                 self._ledger.fail(key, reason, billed=False)
                 self._stop = StopError(
                     ConfigError,
@@ -394,6 +394,13 @@ class Caller:
     def _read(self, request: Request, body: bytes, usd: float | None, tokens: int) -> Answer:
         chat = request.prompt is None
         return read_answer(body, self._secret, self._model, self._purse, usd, tokens, chat=chat)
+
+
+def _is_unpaid(status: int, reason: str) -> bool:
+    """Whether a 429 speaks of an empty account, which no waiting fills, and not of haste."""
+    return status == 429 and any(
+        said in reason for said in ("insufficient_quota", "exceeded your current quota")
+    )
 
 
 def clean(text: str, secret: str) -> str:

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -90,6 +91,8 @@ _EXTRA = {
         "killed": "int64",
     },
 }
+WARN_AFTER = 64
+"""Answers turned away, with none kept, after which a run warns."""
 _KEPT = ("signature", "mutants", "killed")
 """What the gate finds out about a row that the ledger keeps with the verdict."""
 
@@ -327,6 +330,7 @@ class _Run:
         self.stored = 0
         self.repaired = 0
         self.refused = 0
+        self.warned = False
         self.unrepaired: BudgetReachedError | None = None
         self.usd = 0.0
         self.tokens = 0
@@ -401,6 +405,7 @@ class _Run:
                     else:
                         rejected.write(json.dumps(_rejection(row, why)) + "\n")
                 batch = []
+                self._warn()
                 self._show(count, wanted)
                 if ended:
                     break
@@ -415,6 +420,8 @@ class _Run:
             self.stopped = self.unrepaired
         if isinstance(self.stopped, BudgetReachedError):
             self.stopped.made = self.slots
+            if self.reasons:
+                self.stopped.args = (f"{self.stopped}; {self._tally()}",)
         if self.refused and self.refused == self.slots and self.stopped is None:
             self.stopped = TeacherError(
                 f"the endpoint refuses all of {self.slots:,} calls, the last with: {self.last}"
@@ -544,6 +551,21 @@ class _Run:
         return rows, found
 
     # Saying
+
+    def _tally(self) -> str:
+        """What became of the answers: `0 kept; turned away: 305 wrong_name`."""
+        away = ", ".join(f"{n:,} {reason}" for reason, n in self.reasons.most_common())
+        return f"{self.kept:,} kept; turned away: {away}"
+
+    def _warn(self) -> None:
+        """Says once, while there is budget left to save, that nothing is kept of many answers."""
+        if not self.warned and not self.kept and self.reasons.total() >= WARN_AFTER:
+            self.warned = True
+            print(
+                f"warning: {self._tally()}; rejected/ will have the answers' reasons in full. "
+                "Ctrl-C stops here",
+                file=sys.stderr,
+            )
 
     def _show(self, count: int | None, wanted: int | None) -> None:
         seconds = max(time.monotonic() - self._began, 1e-9)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import __version__, corpus
+from hornbook.errors import InputError
 from hornbook.manifest import MANIFEST, json_lines, read_json
 from hornbook.recipe import Recipe
 from hornbook.steps import (
@@ -21,10 +22,13 @@ from hornbook.steps import (
     rounds,
     tuned_folder,
 )
+from hornbook.trace import read_objects
 
 Scored = tuple[Path, str, str, str]
 """A finished evaluation: folder, arm, seed, stage."""
 
+RESULT = ("task_id", "completion", "passed", "result")
+AGAIN = "the file is damaged: remove {folder} and run the recipe again"
 LOSS_POINTS = 200
 """Points kept of each loss curve."""
 
@@ -50,6 +54,8 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "by_seed": [{"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)],
         "benchmarks": _benchmarks(recipe, root),
         "training": _training(recipe, root, planned),
+        "sources": list(recipe.source.raw) if "source" in planned else [],
+        "teacher": {"kind": recipe.generate.teacher, "model": recipe.generate.model},
         "stages": _stages(root, planned),
         "filter": _filter(recipe, root) if "filter" in planned else {},
         "decontamination": _decontamination(recipe, root),
@@ -119,6 +125,7 @@ def _training(recipe: Recipe, root: Path, planned: Sequence[str]) -> dict[str, A
         "pretrain_steps": recipe.pretrain.stop_step or recipe.pretrain.steps,
         "finetune_steps": recipe.finetune.stop_step or recipe.finetune.steps,
         "arms": {name: arm.data for name, arm in recipe.arms.items()},
+        "finetuned_arms": [name for name, arm in recipe.arms.items() if arm.finetune],
     }
 
 
@@ -127,7 +134,10 @@ def _stages(root: Path, planned: Sequence[str]) -> list[dict[str, Any]]:
     log = root / "log.jsonl"
     text = log.read_text(encoding="utf-8") if log.is_file() else ""
     for entry in json_lines(text, torn=True):
-        if entry["event"] == "step" and not entry["skipped"]:
+        # What a crash left of a line may be JSON, and no entry.
+        if not isinstance(entry, dict) or entry.get("event") != "step" or entry.get("skipped"):
+            continue
+        if "name" in entry and "seconds" in entry:
             measured[entry["name"]] = entry
     rows = []
     for name in planned:
@@ -234,7 +244,7 @@ def _losses(recipe: Recipe, root: Path, planned: Sequence[str]) -> dict[str, Any
             if folder not in planned or not path.is_file():
                 continue
             metrics = json_lines(path.read_text(encoding="utf-8"), torn=True)
-            points = [p for p in metrics if p.get("loss") is not None]
+            points = [p for p in metrics if isinstance(p, dict) and p.get("loss") is not None]
             if not points:
                 continue
             every = max(1, len(points) // LOSS_POINTS)
@@ -253,14 +263,18 @@ def _samples(
     problems = root / HELDOUT
     if not problems.is_file():
         return []
-    rows = list(json_lines(problems.read_text(encoding="utf-8")))
+    rows = [row for _, row in read_objects(problems)]
     step = max(1, len(rows) // count)
     chosen = {row["task_id"]: row for row in rows[::step][:count]}
     answers: dict[str, list[dict[str, Any]]] = {task: [] for task in chosen}
     for folder, arm, seed, stage in scored:
         if seed != f"seed-{recipe.seed}" or not (folder / "results.jsonl").is_file():
             continue
-        for entry in json_lines((folder / "results.jsonl").read_text(encoding="utf-8")):
+        path = folder / "results.jsonl"
+        for where, entry in read_objects(path):
+            lacking = [key for key in RESULT if key not in entry]
+            if lacking:
+                raise InputError(f"{where}: no `{lacking[0]}`; {AGAIN.format(folder=folder)}")
             if entry["task_id"] in answers:
                 answers[entry["task_id"]].append(
                     {

@@ -6,6 +6,8 @@ model, and writes one HTML file without scripts or outside references.
     write_model_page(["scores/humaneval", "scores/mbpp"], "model.html")
 """
 
+import os
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -59,12 +61,14 @@ def write_model_page(folders: Sequence[StrPath], out: StrPath, *, name: str = ""
     Args:
         folders: Finished folders of evaluations, gradings and probes.
         out: The HTML file.
-        name: What to call the model.
+        name: What to call the model; else what it was opened by, and where results know only its
+            weights' hash, their folder.
 
     Raises:
         InputError: If a folder holds no result, or evaluations are of different models.
     """
     scores: list[dict[str, Any]] = []
+    scored: list[Path] = []
     grades: list[dict[str, Any]] = []
     probes: list[dict[str, Any]] = []
     for folder in map(Path, folders):
@@ -74,13 +78,17 @@ def write_model_page(folders: Sequence[StrPath], out: StrPath, *, name: str = ""
         if not (folder / "summary.json").is_file():
             raise InputError(f"{folder}: holds neither summary.json nor probes.json")
         summary = read_json(folder / "summary.json")
-        (grades if "agreement" in summary else scores).append(summary)
+        if "agreement" in summary:
+            grades.append(summary)
+        else:
+            scores.append(summary)
+            scored.append(folder)
     models = {str(summary.get("model_id")) for summary in scores}
     if len(models) > 1:
         raise InputError(f"these are results of {len(models)} models; a page shows one")
     if not scores and not grades and not probes:
         raise InputError("name at least one finished folder")
-    title = name or next(iter(models), "a model")
+    title = name or _title(next(iter(models), ""), scored)
     body = [f"<h1>{escape(title)}</h1>", _beside(title, scores, grades)]
     body += [_score(summary) for summary in scores]
     body += [_grade(summary) for summary in grades]
@@ -98,6 +106,16 @@ def write_model_page(folders: Sequence[StrPath], out: StrPath, *, name: str = ""
         "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page),
     )
     return path
+
+
+def _title(model_id: str, folders: Sequence[Path]) -> str:
+    """A name for a model that was not given one."""
+    if not folders:
+        return "a model"
+    if not re.fullmatch(r"[0-9a-f]{32}|None", model_id):
+        return model_id
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return f"the model of {common.name or common}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -169,7 +187,10 @@ def _grade(summary: dict[str, Any]) -> str:
     agreement = summary["agreement"]
     rows = [
         ("mean grade, %", "–" if summary["percent"] is None else f"{summary['percent']:.1f}"),
-        ("95% interval, of 10", f"{summary['low']} to {summary['high']}"),
+        (
+            "95% interval, of 10",
+            "–" if summary["low"] is None else f"{summary['low']:.2f} to {summary['high']:.2f}",
+        ),
         ("scored", f"{summary['scored']} of {summary['attempts']}"),
         ("batches, void", f"{summary['batches']}, {len(summary['void'])}"),
         ("views differ by 2 or more", summary["flagged"]),
@@ -177,7 +198,14 @@ def _grade(summary: dict[str, Any]) -> str:
         ("wrong answers graded wrong, %", _percent(agreement["true_negative_rate"])),
         ("grader", summary["grader"]),
     ]
-    return f"<h2>Graded: {escape(summary['problems'])}</h2>{_table(('', ''), rows)}<p>{_GRADED}</p>"
+    note = _GRADED
+    if summary["batches"] and len(summary["void"]) == summary["batches"]:
+        reasons = "; ".join(reason for found in summary["void"].values() for reason in found)
+        note = f"All batches void: no grade counts ({reasons})."
+    return (
+        f"<h2>Graded: {escape(summary['problems'])}</h2>{_table(('', ''), rows)}"
+        f"<p>{escape(note)}</p>"
+    )
 
 
 def _probes(found: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hornbook.report import plots
+from hornbook.report import plots, words
 
 CSS = files("hornbook.report").joinpath("page.css").read_text(encoding="utf-8")
 
@@ -55,10 +55,6 @@ def _table(head: list[str], rows: list[list[Any]], left: int = 1) -> str:
     return "<div class=scroll><table>" + "".join(f"<tr>{line}" for line in lines) + "</table></div>"
 
 
-def _million(tokens: Any) -> str:
-    return "–" if tokens is None else f"{tokens / 1e6:,.2f} M"
-
-
 def _score(scores: dict[str, Any], stage: str) -> Any:
     return scores.get(stage, {}).get("pass@1")
 
@@ -67,8 +63,8 @@ def _head(data: dict[str, Any]) -> str:
     training = data["training"]
     cards = [
         ("parameters in each model", _number(training["parameters"])),
-        ("tokens seen in pretraining", _million(training["pretrain_tokens"])),
-        ("tokens seen in finetuning", _million(training["finetune_tokens"])),
+        ("tokens seen in pretraining", words.amount(training["pretrain_tokens"])),
+        ("tokens seen in finetuning", words.amount(training["finetune_tokens"])),
     ]
     scored = [s for arm in data["arms"].values() for s in arm.values()]
     if scored:
@@ -87,22 +83,17 @@ def _head(data: dict[str, Any]) -> str:
 def _result(data: dict[str, Any]) -> str:
     if not any(data["arms"].values()):
         return ""
-    rows = []
-    for arm, scores in data["arms"].items():
-        mixture = ", ".join(f"{name}" for name in data["training"]["arms"][arm]) or "nothing"
-        cells = []
-        for stage in ("base", "finetuned"):
-            score = scores.get(stage)
-            cells.append(
-                f"{100 * score['pass@1']:.1f} ± {100 * score['stderr']:.1f}" if score else "–"
-            )
-        rows.append([arm, mixture, *cells])
+    rows = [
+        [
+            arm,
+            words.mixture(data, arm) or "nothing",
+            *(words.percents(scores.get(stage)) for stage in ("base", "finetuned")),
+        ]
+        for arm, scores in data["arms"].items()
+    ]
     seeds = data["by_seed"]
     text = (
-        "<h2>What the data did</h2>"
-        "<p>Every arm has the same model, the same number of training tokens and the same "
-        "finetuning exercises; only the pretraining data differs. The problems are compositions of "
-        "operations that no training source was ever given.</p>"
+        f"<h2>What the data did</h2><p>{escape(words.compared(data))}</p>"
         f"<figure>{plots.pass_bars(seeds)}<figcaption>"
     )
     text += (
@@ -112,7 +103,7 @@ def _result(data: dict[str, Any]) -> str:
     )
     text += " The form of the paper's Figure 2.1.</figcaption></figure>"
     which = f" (seed {seeds[0]['seed']})" if len(seeds) > 1 else ""
-    head = ["arm", "pretrained on", f"base{which}, % ± s.e.", f"finetuned{which}, % ± s.e."]
+    head = ["arm", "pretrained on", f"base{which}, % [95%]", f"finetuned{which}, % [95%]"]
     text += _table(head, rows, left=2)
     if len(seeds) > 1:
         head = ["arm", *(f"seed {s['seed']}: base → finetuned, %" for s in seeds)]
@@ -143,12 +134,19 @@ def _plain_percent(scores: dict[str, Any], stage: str) -> str:
 
 def _public(data: dict[str, Any]) -> str:
     rows = [
-        [r["benchmark"], r["arm"], r["stage"], _percent(r["pass@1"]), _percent(r["stderr"]), r["n"]]
+        [
+            r["benchmark"],
+            r["arm"],
+            r["stage"],
+            r["seed"].removeprefix("seed-"),
+            words.percents(r),
+            r["n"],
+        ]
         for r in data["benchmarks"]
     ]
     if not rows:
         return ""
-    head = ["benchmark", "arm", "model", "pass@1", "s.e.", "problems"]
+    head = ["benchmark", "arm", "model", "seed", "pass@1, % [95%]", "problems"]
     return "<h2>Public benchmarks</h2>" + _table(head, rows, left=3)
 
 
@@ -163,7 +161,7 @@ def _data_section(data: dict[str, Any]) -> str:
             [
                 name,
                 _number(counts["documents"]),
-                _million(counts["tokens"]),
+                words.amount(counts["tokens"]),
                 _number(structure.get("functions")),
                 _number(structure.get("richness")),
                 _number(structure.get("exp_shannon")),
@@ -232,15 +230,21 @@ def _filter_section(data: dict[str, Any]) -> str:
     info = data["filter"]
     if not info:
         return ""
-    held = info.get("held_out", {})
     text = (
         "<h2>The quality filter</h2>"
         f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value "
         f"and kept {_number(info['kept'])} of {_number(info['in'])} files, "
         f"{_percent(info.get('kept_text_share'))} of the text (the paper: about 17 %).</p>"
     )
-    rows = [[name, _percent(held.get(name))] for name in ("precision", "recall", "f1", "accuracy")]
-    text += _table(["on labels it did not learn from", "value"], rows)
+    # A handful of useful labels makes any share; how many there were stands beside it.
+    rows = [
+        words.judged(name, info[key])
+        for key, name in (("held_out", "held out"), ("out_of_bag", "out of bag"))
+        if info.get(key)
+    ]
+    if rows:
+        head = ["on labels it did not learn from", "labels", "useful"]
+        text += _table([*head, "precision, %", "recall, %", "f1, %", "accuracy, %"], rows)
     if info.get("kept_by_source"):
         text += "<p>Kept by source: " + ", ".join(
             f"{escape(source)} {kept:,} of {total:,}"
@@ -338,11 +342,7 @@ def _cost(data: dict[str, Any]) -> str:
 def _foot(data: dict[str, Any]) -> str:
     machine = data["machine"]
     return (
-        "<h2>What this is, and is not</h2>"
-        "<p>A run at this size is a scale model of the paper's effect, not phi-1: the useful files "
-        "of the pool, the textbooks, the exercises and the problems come from one grammar of small "
-        "functions, so the effect is cleaner than on real code. The standard-library files are "
-        "real. "
+        f"<h2>What this is, and is not</h2><p>{escape(words.provenance(data))} "
         f"Levels trained and tested: {', '.join(map(str, data['levels'])) or 'none'}.</p>"
         f"<footer>hornbook {escape(machine['hornbook'])}, Python {escape(machine['python'])}, "
         f"{escape(machine['platform'])}, {machine['cpus']} CPUs; seed {data['seed']}. "

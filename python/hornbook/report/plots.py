@@ -58,13 +58,15 @@ def pass_bars(by_seed: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(8.4, 3.9), layout="constrained")
     axes = figure.subplots()
     for offset, stage, color in ((-0.2, "base", BASE), (0.2, "finetuned", TUNED)):
+        label: str | None = stage
         for x, arm in enumerate(arms):
             scores = [s["arms"][arm][stage] for s in by_seed if stage in s["arms"][arm]]
             if not scores:
                 continue
             values = [100 * score["pass@1"] for score in scores]
             mean = sum(values) / len(values)
-            axes.bar(x + offset, mean, 0.36, color=color, label=stage if x == 1 else None)
+            axes.bar(x + offset, mean, 0.36, color=color, label=label)
+            label = None
             if len(scores) == 1:
                 low, high = (100 * scores[0][key] for key in ("low", "high"))
                 error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
