@@ -129,25 +129,27 @@ def test_torchrun_passes_signals_on(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "checkpoints")[0] is not None
 
 
+SHAPE = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+OPTIONS: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 8,
+    "sequence_length": 24,
+    "learning_rate": 1e-3,
+    "threads": 1,
+    "save_every": 2,
+    "micro_batch_size": 4,
+}
+
+
 def stage(packed: tuple[Path, Path], out: Path, **changes: Any) -> Any:
-    shape = PhiConfig(
-        vocab_size=260,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
-    options = {
-        "steps": 4,
-        "batch_size": 8,
-        "sequence_length": 24,
-        "learning_rate": 1e-3,
-        "threads": 1,
-        "save_every": 2,
-        "micro_batch_size": 4,
-        **changes,
-    }
-    return train_stage(TrainConfig(**options), shape, {str(packed[0]): 1.0}, out)
+    config = TrainConfig(**{**OPTIONS, **changes})
+    return train_stage(config, PhiConfig(**SHAPE), {str(packed[0]): 1.0}, out)
 
 
 def test_a_stage_with_other_results_has_another_key(
@@ -160,14 +162,43 @@ def test_a_stage_with_other_results_has_another_key(
     chosen = {"select": "loss", "validation": str(packed[1])}
     stage(packed, tmp_path / "loss", **chosen)
     for changes in ({"save_every": 1}, {"keep": 1}, {"keep_every": 2}):
-        with pytest.raises(ResumeError, match="other settings"):
+        with pytest.raises(ResumeError, match=rf"with train\.{next(iter(changes))} .*\(now "):
             stage(packed, tmp_path / "loss", **chosen, **changes)
     with pytest.raises(ConfigError, match="does not fit"):
         stage(packed, tmp_path / "dropout", dropout=0.1, memory_gb=1e-6)
     # What was refused before its first step holds its folder for nobody.
     stage(packed, tmp_path / "dropout", dropout=0.1)
-    with pytest.raises(ResumeError, match="other settings"):
+    with pytest.raises(ResumeError, match=r"train\.micro_batch_size 4 \(now 2\)"):
         stage(packed, tmp_path / "dropout", dropout=0.1, micro_batch_size=2)
+
+
+AGAIN = """
+import json, sys
+from hornbook.model.config import PhiConfig
+from hornbook.train import TrainConfig, train_stage
+options, shape, data, out = json.loads(sys.argv[1])
+assert train_stage(TrainConfig(**options), PhiConfig(**shape), data, out).reused
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_finished_stage_is_known_without_torch(tmp_path: Path, packed: tuple[Path, Path]) -> None:
+    stage(packed, tmp_path / "out")
+    asked = [OPTIONS, SHAPE, {str(packed[0]): 1.0}, str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", AGAIN, json.dumps(asked)], check=True)
+
+
+def test_a_part_of_a_model_that_is_lost_is_made_of_its_last_checkpoint(
+    tmp_path: Path, packed: tuple[Path, Path]
+) -> None:
+    stage(packed, tmp_path / "out")
+    weights = tmp_path / "out" / "final" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    assert not stage(packed, tmp_path / "out").reused
+    assert weights.read_bytes() == before
+    steps = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

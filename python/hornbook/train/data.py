@@ -9,7 +9,7 @@ memory where there is a GPU.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,12 +27,6 @@ from hornbook.train.schedule import TrainConfig
 IGNORED = -100
 FETCH_ROWS = 256
 StrPath = str | PathLike[str]
-ADJUSTABLE = {
-    *("micro_batch_size", "stop_step", "save_every", "keep", "keep_every", "async_save"),
-    *("threads", "device", "parallel", "shards", "recompute", "compile", "memory_gb"),
-    *("max_skipped", "spike", "log_to", "sample_every", "sample_prompts", "sample_tokens"),
-}
-"""Options that may change between a run and its continuation."""
 
 
 class Rows(Protocol):
@@ -82,37 +76,6 @@ class Step:
     """In order."""
     weight: float
     """Sum of these rows' loss weights."""
-
-
-def deciding(config: TrainConfig, *, resumed: bool = False) -> dict[str, Any]:
-    """The options that decide what comes of a run; files and folders by what they hold.
-
-    How often to save and what to keep decide if the best checkpoint is wanted, and
-    `micro_batch_size` if there is dropout; but a run that is `resumed` may change them on the way,
-    as where memory or the disk was too small.
-    """
-    free = set(ADJUSTABLE)
-    if config.select != "last" and not resumed:
-        free -= {"save_every", "keep", "keep_every"}
-    if config.dropout > 0 and not resumed:
-        free -= {"micro_batch_size"}
-    fixed = {name: value for name, value in asdict(config).items() if name not in free}
-    for name in ("validation", "select_on", "init_from"):
-        fixed[name] = None if fixed[name] is None else contents(fixed[name])
-    return fixed
-
-
-def contents(source: StrPath) -> str:
-    """What a file or folder holds, as a hash; the name of anything else.
-
-    A file of problems may be followed by `:` and the part that is meant.
-    """
-    name = fspath(source)
-    file, colon, part = name.partition(":")
-    for path, rest in ((name, ""), (file, colon + part)):
-        if Path(path).exists():
-            return input_hash(path) + rest
-    return name
 
 
 def identity(data: Data) -> str:

@@ -34,7 +34,7 @@ from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi
 from hornbook.model.sample import encode_prompts, generate
 from hornbook.train import checkpoint
-from hornbook.train.data import Data, Step, contents, deciding, identity, shares, steps
+from hornbook.train.data import Data, Step, identity, shares, steps
 from hornbook.train.guards import (
     Diverged,
     Events,
@@ -44,6 +44,7 @@ from hornbook.train.guards import (
     merged,
     signals,
 )
+from hornbook.train.key import contents, deciding
 from hornbook.train.metrics import MetricsLog, last_loss, matrix_ceiling, peak_memory
 from hornbook.train.parallel import DTYPES, World, whole, whole_weights, world
 from hornbook.train.plan import flops_per_token, make_plan

@@ -9,19 +9,20 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hornbook import progress
 from hornbook.errors import HornbookError
 from hornbook.manifest import Outcome, Report, StrPath, file_part, read_json, run_stage
 from hornbook.model.config import PhiConfig
-from hornbook.model.hf import config_from_json
 from hornbook.tokenizer import Tokenizer
-from hornbook.train.data import deciding
-from hornbook.train.loop import TrainResult, train
-from hornbook.train.parallel import World, world
+from hornbook.train.key import deciding
 from hornbook.train.plan import parameter_count
 from hornbook.train.schedule import TrainConfig
+
+if TYPE_CHECKING:
+    from hornbook.train.loop import TrainResult
+    from hornbook.train.parallel import World
 
 STAGE = "train"
 
@@ -65,7 +66,10 @@ def train_stage(
     def on_step(record: Mapping[str, Any]) -> None:
         progress.advance(label, int(record["step"]), config.last_step, _note(record))
 
-    def share(folder: Path) -> TrainResult:
+    # Torch is imported where it is used: it is seconds and hundreds of MB, for a finished run too.
+    def share(folder: Path) -> "TrainResult":
+        from hornbook.train.loop import train
+
         return train(
             config,
             data=dict(data),
@@ -76,6 +80,8 @@ def train_stage(
         )
 
     def work(folder: Path) -> Outcome:
+        from hornbook.model.hf import config_from_json
+
         result = share(folder)
         trained = config_from_json(read_json(result.final / "config.json"), result.final)
         names = sorted(f"final/{path.name}" for path in result.final.iterdir() if path.is_file())
@@ -115,12 +121,14 @@ def train_stage(
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return stage(lambda: None)
+    from hornbook.train.parallel import world
+
     with world(config.device) as here:
         return _together(here, stage, lambda: share(Path(out)))
 
 
 def _together(
-    here: World, stage: Callable[[Callable[[], None]], Report], share: Callable[[], Any]
+    here: "World", stage: Callable[[Callable[[], None]], Report], share: Callable[[], Any]
 ) -> Report:
     """A stage on several processes: the first says when there is room, and the others train too."""
     if here.rank > 0:

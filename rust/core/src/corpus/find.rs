@@ -190,7 +190,9 @@ fn files_of_folder(folder: &Path, input: usize, extensions: &[String]) -> Result
                 // Links to folders are not followed, which could loop, nor those to source files, which
                 // are copies. A table may be kept elsewhere, as the Hugging Face cache does.
                 match std::fs::metadata(&path) {
-                    Ok(meta) if meta.is_file() && Format::of(&path) != Format::Source => kind = meta,
+                    Ok(meta) if meta.is_file() && Format::of(&path) != Format::Source => {
+                        kind = meta;
+                    }
                     _ => continue,
                 }
             }

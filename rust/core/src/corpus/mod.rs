@@ -59,7 +59,10 @@ pub struct Reject {
 }
 
 /// A path whose name may be no UTF-8.
-fn as_shown<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn as_shown<S: serde::Serializer>(
+    path: &Path,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 

@@ -453,7 +453,10 @@ fn add_weights(batch: &RecordBatch, keep: &Keep, weights: &mut Vec<u64>) -> Resu
             match column.data_type() {
                 // Beyond 2^53 a double would make equals of different integers.
                 DataType::Int64 => weights.extend(
-                    column.as_primitive::<Int64Type>().iter().map(|n| n.map_or(0, sortable_integer)),
+                    column
+                        .as_primitive::<Int64Type>()
+                        .iter()
+                        .map(|n| n.map_or(0, sortable_integer)),
                 ),
                 DataType::UInt64 => weights.extend(
                     column.as_primitive::<UInt64Type>().iter().map(|n| n.map_or(0, above_null)),
