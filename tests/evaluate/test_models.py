@@ -142,6 +142,25 @@ def test_transformers_answers_as_we_do_at_any_batch_size(trained, tmp_path, temp
     assert found["transformers", 1] == found["hornbook", 64]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["hornbook", "transformers"])
+def test_prompts_without_room_are_failed_and_counted(trained, tmp_path, backend):
+    pytest.importorskip(backend)
+    path = problem_file(tmp_path)
+    long = {**rows()[0], "task_id": "T/long", "prompt": "# " + "x " * 400 + rows()[0]["prompt"]}
+    both = tmp_path / "both.jsonl"
+    both.write_text(path.read_text() + json.dumps(long) + "\n")
+    options = {"max_new_tokens": 20, "backend": backend}
+    short = evaluate_model(path, trained, tmp_path / "short", **options)
+    report = evaluate_model(both, trained, tmp_path / "all", **options)
+    assert (short["no_room"], report["no_room"]) == (0, 1)
+    assert report["pass@1"] * (len(NAMES) + 1) == pytest.approx(short["pass@1"] * len(NAMES))
+    *_, last = map(json.loads, (tmp_path / "all" / "results.jsonl").read_text().splitlines())
+    assert (last["passed"], last["result"]) == (False, "no room for the prompt")
+    given = evaluate(both, None, tmp_path / "given", samples=tmp_path / "all" / "samples.jsonl")
+    assert given["no_room"] == 1
+
+
 def test_models_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match=r"tokenizer\.json"):
         open_model(tmp_path)

@@ -2,7 +2,7 @@ import json
 import os
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -209,7 +209,11 @@ def test_a_checkpoint_is_asked_with_its_own_tokenizer(tmp_path, monkeypatch):
         return perfect(prompts)
 
     def opener(kind, method):
-        return type(kind, (), {method: staticmethod(lambda path: (kind, path))})
+        def opened(path):
+            config = SimpleNamespace(max_position_embeddings=1000)
+            return SimpleNamespace(kind=kind, path=path, config=config, encode=list)
+
+        return type(kind, (), {method: staticmethod(opened)})
 
     model, sample, tokens = (ModuleType(name) for name in ("model", "sample", "tokens"))
     model.Phi, sample.generate = opener("phi", "from_pretrained"), generate
@@ -222,8 +226,9 @@ def test_a_checkpoint_is_asked_with_its_own_tokenizer(tmp_path, monkeypatch):
     (folder / "tokenizer.json").write_text("{}")
     report = evaluate_model(toy(), folder, tmp_path / "out", temperature=0.5, seed=3, samples=2)
     assert report["pass@1"] == 1.0
-    assert asked["model"] == ("phi", folder)
-    assert asked["tokenizer"] == ("tokens", folder / "tokenizer.json")
+    assert (asked["model"].kind, asked["model"].path) == ("phi", folder)
+    tokenizer = asked["tokenizer"]
+    assert (tokenizer.kind, tokenizer.path) == ("tokens", folder / "tokenizer.json")
     assert (asked["temperature"], asked["seed"]) == (0.5, 3)
     assert "\ndef" in asked["stop"]
     assert report["settings"]["max_new_tokens"] == asked["max_new_tokens"]

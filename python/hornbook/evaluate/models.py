@@ -22,8 +22,9 @@ from hornbook.manifest import StrPath, input_hash, read_json
 
 Backend = Literal["auto", "hornbook", "transformers", "endpoint", "completions"]
 Pair = tuple[Problem, int]
-Draw = Callable[[Sequence[Pair], Sequence[int]], Sequence[str]]
-"""Pairs of a problem and a sample's number, with their places in the whole list -> texts."""
+Draw = Callable[[Sequence[Pair], Sequence[int]], Sequence[str | None]]
+"""Pairs of a problem and a sample's number, with their places in the whole list -> texts; None
+where the prompt leaves no room in the model's context."""
 
 CONTINUED = "the prompt without its last newlines, which the model writes"
 CHAT = (
@@ -138,27 +139,42 @@ def _bare(prompt: str) -> tuple[str, str]:
 class _Local:
     """A model on this machine, opened when it is first asked."""
 
-    open: Callable[[StrPath, str], Callable[..., Sequence[str]]]
-    """Name and device -> a function of prompts, `places` and what `drawing` holds."""
+    open: Callable[[StrPath, str], "_Opened"]
+    """Of a name and a device."""
     name: StrPath
     device: str | None
     drawing: Mapping[str, Any]
-    _complete: Callable[..., Sequence[str]] | None = None
+    _opened: "_Opened | None" = None
 
-    def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str]:
+    def __call__(self, pairs: Sequence[Pair], places: Sequence[int]) -> list[str | None]:
         need("torch", "train")
         import torch
 
-        if self._complete is None:
+        if self._opened is None:
             device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self._complete = self.open(self.name, device)
+            self._opened = self.open(self.name, device)
         split = [_bare(problem.prompt) for problem, _ in pairs]
-        prompts = [bare for bare, _ in split]
-        texts = self._complete(prompts, places=list(places), **self.drawing)
-        return [text.removeprefix(end) for text, (_, end) in zip(texts, split, strict=True)]
+        fit = [at for at, (bare, _) in enumerate(split) if self._opened.fits(bare)]
+        texts = self._opened.complete(
+            [split[at][0] for at in fit], places=[places[at] for at in fit], **self.drawing
+        )
+        answers: list[str | None] = [None] * len(pairs)
+        for at, text in zip(fit, texts, strict=True):
+            answers[at] = text.removeprefix(split[at][1])
+        return answers
 
 
-def _open_ours(name: StrPath, device: str) -> Callable[..., Sequence[str]]:
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A model that is in memory."""
+
+    complete: Callable[..., Sequence[str]]
+    """Of prompts, `places` and what `drawing` holds."""
+    fits: Callable[[str], bool]
+    """Whether a prompt leaves room in its context."""
+
+
+def _open_ours(name: StrPath, device: str) -> _Opened:
     """A checkpoint of this package: batched, with a key-value cache."""
     from hornbook.model import Phi
     from hornbook.model.sample import generate
@@ -167,16 +183,21 @@ def _open_ours(name: StrPath, device: str) -> Callable[..., Sequence[str]]:
     folder = Path(name)
     options: dict[str, Any] = {} if device == "cpu" else {"device": device}
     model = Phi.from_pretrained(folder, **options)
-    return partial(generate, model, Tokenizer.from_file(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    room = model.config.max_position_embeddings
+    return _Opened(
+        complete=partial(generate, model, tokenizer),
+        fits=lambda prompt: len(tokenizer.encode(prompt)) < room,
+    )
 
 
-def _open_transformers(name: StrPath, device: str) -> Callable[..., Sequence[str]]:
+def _open_transformers(name: StrPath, device: str) -> _Opened:
     """Any causal language model that transformers opens."""
     need("transformers", "eval")
     import torch
     import transformers
 
-    from hornbook.evaluate.transformers_model import complete
+    from hornbook.evaluate.transformers_model import complete, context
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
@@ -185,7 +206,11 @@ def _open_transformers(name: StrPath, device: str) -> Callable[..., Sequence[str
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no model for transformers ({error})") from error
-    return partial(complete, model.to(device).eval(), tokenizer)
+    room = context(model)
+    return _Opened(
+        complete=partial(complete, model.to(device).eval(), tokenizer),
+        fits=lambda prompt: len(tokenizer(prompt)["input_ids"]) < room,
+    )
 
 
 @dataclass

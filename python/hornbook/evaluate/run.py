@@ -52,6 +52,8 @@ from hornbook.manifest import (
 from hornbook.progress import advance
 
 Complete = Callable[[list[str]], Sequence[str]]
+NO_ROOM = "no_room"
+"""Of a sample: its prompt left no room in the model's context, so there is none."""
 SAMPLES, RESULTS, SUMMARY = "samples.jsonl", "results.jsonl", "summary.json"
 PROBLEMS = "problems.jsonl"
 BLOCK = 2048
@@ -100,8 +102,9 @@ def evaluate(
 
     Returns:
         The summary: `n` problems, `pass@1` (one such key for each k), `stderr`, `low`, `high` (of
-        the first k, 95%), `pass_at_k` with intervals for all, `statuses`, `groups`, and what the
-        scores depend on.
+        the first k, 95%), `pass_at_k` with intervals for all, `statuses`, `groups`, `no_room`
+        (samples whose prompt is longer than the model's context: failed), and what the scores
+        depend on.
 
     Raises:
         ConfigError: If options do not fit together, such as k above the samples of a problem.
@@ -179,7 +182,7 @@ def evaluate(
                 **row,
                 "program": f"{problem.preamble}{row['completion']}",
                 "passed": verdict["status"] == "passed",
-                "result": verdict["result"],
+                "result": "no room for the prompt" if row.get(NO_ROOM) else verdict["result"],
                 "tamper_proof": verdict["tamper_proof"],
             }
             for (problem, row), verdict in zip(rows, verdicts, strict=True)
@@ -191,6 +194,7 @@ def evaluate(
         )
         summary = {**_scores(chosen, results, k), **about, "isolation": verdicts[0]["isolation"]}
         summary["tamper_proof"] = all(verdict["tamper_proof"] for verdict in verdicts)
+        summary[NO_ROOM] = sum(NO_ROOM in row for _, row in rows)
         statuses = Counter(verdict["status"] for verdict in verdicts)
         summary["statuses"] = {name: statuses[name] for name in sorted(statuses)}
         write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -343,7 +347,7 @@ def _draw(
 ) -> list[tuple[Problem, dict[str, Any]]]:
     """Has completions made and cuts them; a row keeps the raw text where the cut took some."""
     asked = [(problem, number) for problem in problems for number in range(samples)]
-    texts: list[str] = [row["raw"] for row in read_journal(journal)]
+    texts: list[str | None] = [row["raw"] for row in read_journal(journal)]
     while len(texts) < len(asked):
         first = len(texts)
         part = asked[first : first + model.group]
@@ -356,8 +360,12 @@ def _draw(
         advance("completions", len(texts), len(asked))
     rows = []
     for (problem, _), raw in zip(asked, texts, strict=True):
+        if raw is None:
+            none: dict[str, Any] = {"task_id": problem.task_id, "completion": "", NO_ROOM: True}
+            rows.append((problem, none))
+            continue
         text = cutting.apply(problem, raw)
-        row = {"task_id": problem.task_id, "completion": text}
+        row: dict[str, Any] = {"task_id": problem.task_id, "completion": text}
         rows.append((problem, row if text == raw else {**row, "raw": raw}))
     return rows
 
@@ -421,9 +429,14 @@ def _read_samples(problems: ProblemSet, path: Path) -> list[tuple[Problem, dict[
         if "completion" not in row and isinstance(row.get("solution"), str):
             # EvalPlus's form: a whole program, which defines the function once more.
             row["completion"] = "\n" + row["solution"]
-        kept = {"task_id": task_id, "completion": text_field(row, "completion", where)}
+        kept: dict[str, Any] = {
+            "task_id": task_id,
+            "completion": text_field(row, "completion", where),
+        }
         if isinstance(row.get("raw"), str):
             kept["raw"] = row["raw"]
+        if row.get(NO_ROOM) is True and not kept["completion"]:
+            kept[NO_ROOM] = True
         rows.append((by_name[task_id], kept))
     there = {problem.task_id for problem, _ in rows}
     missing = [name for name in by_name if name not in there]

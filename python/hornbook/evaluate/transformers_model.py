@@ -18,6 +18,11 @@ from hornbook.errors import InputError
 from hornbook.model.sample import choose, draw_key
 
 
+def context(model: Any) -> int:
+    """The most tokens a model sees, where its configuration says so."""
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+
+
 def complete(
     model: Any,
     tokenizer: Any,
@@ -48,7 +53,7 @@ def complete(
     Raises:
         InputError: If a prompt leaves no room in the context.
     """
-    limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    limit = context(model)
     rows = []
     for index, prompt in enumerate(prompts):
         ids = list(tokenizer(prompt)["input_ids"]) or [model.config.eos_token_id]
