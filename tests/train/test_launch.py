@@ -104,7 +104,7 @@ def test_two_processes_start_afresh_and_end_together(command: list[str], tmp_pat
     assert json.loads(done.stdout)["details"]["steps"] == 8
     other = start("--set", "pretrain.learning_rate=0.1")
     assert other.returncode == 1
-    assert other.stderr.count("with other settings, inputs or version") == 2, other.stderr[-3000:]
+    assert other.stderr.count("with train.learning_rate") == 2, other.stderr[-3000:]
 
 
 @torchrun
