@@ -236,10 +236,18 @@ def _stage_parts(folder: Path) -> list[dict[str, Any]] | None:
     Other software keeps files of this name too, so it must look like ours in every respect.
     """
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if data["schema"] == 1 and isinstance(data["stage"], str) and isinstance(data["key"], str):
-            return [{name: part[name] for name in _NAMED} for part in data["parts"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _parts_of(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _parts_of(manifest: Any) -> list[dict[str, Any]] | None:
+    """The parts that a manifest names; None for one of another shape."""
+    try:
+        ours = manifest["schema"] == 1 and isinstance(manifest["stage"], str)
+        if ours and isinstance(manifest["key"], str):
+            return [{name: part[name] for name in _NAMED} for part in manifest["parts"]]
+    except (KeyError, TypeError):
         pass
     return None
 
@@ -283,7 +291,7 @@ def completed(out: StrPath, stage: str, key: str) -> Report | None:
     if not (folder / MANIFEST).is_file():
         return None
     data = read_json(folder / MANIFEST)
-    parts = _stage_parts(folder)
+    parts = _parts_of(data)
     same = (data.get("stage"), data.get("key")) == (stage, key)
     whole = parts is not None and _damage(folder, parts) is None
     return Report(data, reused=True) if same and whole else None

@@ -3,13 +3,13 @@
 hornbook trace 1f0c9d --run runs/demo
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hornbook import corpus
 from hornbook.errors import InputError
+from hornbook.evaluate.problems import read_objects
 from hornbook.manifest import MANIFEST, StrPath, read_json
 
 _FLOW = ("pool", "source", "dedup", "annotate", "filter", "textbooks", "exercises")
@@ -90,28 +90,3 @@ def _turned_away(folder: Path) -> Iterator[dict[str, Any]]:
 def _evidence(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("evidence/*.json")):
         yield from (entry for _, entry in read_objects(path))
-
-
-def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a stage's JSON lines, each with its place, for errors.
-
-    Raises:
-        InputError: At a line that is none: the stage wrote whole ones.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict):
-            raise InputError(
-                f"{path}, line {number}: no JSON object; the file is damaged: remove the stage's "
-                "folder and run the recipe again"
-            )
-        yield f"{path}, line {number}", entry

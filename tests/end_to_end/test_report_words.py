@@ -6,9 +6,9 @@ import pytest
 
 from hornbook.commands.runs import _score_tables
 from hornbook.errors import InputError
+from hornbook.evaluate.problems import read_objects
 from hornbook.report import words
 from hornbook.report.page import _filter_section, _public
-from hornbook.trace import read_objects
 
 
 def run(**changes):

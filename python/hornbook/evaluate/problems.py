@@ -299,6 +299,21 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file that a stage wrote, each with its place, for errors.
+
+    Raises:
+        InputError: At a line that is none: the stage wrote whole ones.
+    """
+    try:
+        for number, entry in read_rows(path):
+            yield f"{path}, line {number}", entry
+    except InputError as error:
+        raise InputError(
+            f"{error}; the file is damaged: remove the stage's folder and run the recipe again"
+        ) from error
+
+
 def text_field(row: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
     """A row's string.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hornbook import __version__, corpus
 from hornbook.errors import InputError
+from hornbook.evaluate.problems import read_objects
 from hornbook.manifest import MANIFEST, json_lines, read_json
 from hornbook.recipe import Recipe
 from hornbook.steps import (
@@ -22,7 +23,6 @@ from hornbook.steps import (
     rounds,
     tuned_folder,
 )
-from hornbook.trace import read_objects
 
 Scored = tuple[Path, str, str, str]
 """A finished evaluation: folder, arm, seed, stage."""

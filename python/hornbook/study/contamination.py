@@ -13,7 +13,8 @@ from typing import Any
 
 from hornbook.decontaminate import closest, sweep
 from hornbook.evaluate.passk import mean_interval
-from hornbook.manifest import Outcome, Report, file_part, json_lines, run_stage, write_text
+from hornbook.evaluate.problems import read_objects
+from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
 from hornbook.recipe import Recipe
 from hornbook.steps import HELDOUT, evaluations, packed_from
 
@@ -41,9 +42,8 @@ def split_study(recipe: Recipe, run_folder: Path) -> Report:
         rates = {entry["task_id"]: entry["rate"] for entry in best}
         rows: list[dict[str, Any]] = []
         for result, arm, seed, stage in results:
-            found_results = json_lines((result / "results.jsonl").read_text(encoding="utf-8"))
             attempts: dict[str, list[bool]] = {}
-            for entry in found_results:
+            for _, entry in read_objects(result / "results.jsonl"):
                 attempts.setdefault(entry["task_id"], []).append(bool(entry["passed"]))
             passed = {task: sum(found) / len(found) for task, found in attempts.items()}
             for tau in recipe.study.thresholds:
