@@ -29,7 +29,8 @@ from packing_peers import BATCH, LENGTH, Documents, Engine
 
 import hornbook as hb
 from hornbook import _core
-from hornbook.manifest import MANIFEST, write_text
+from hornbook.files import write_text
+from hornbook.manifest import MANIFEST
 from hornbook.packed import PackedDataset
 from hornbook.packing import STAGE, pack_tokens
 

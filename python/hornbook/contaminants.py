@@ -22,7 +22,7 @@ from typing import Any
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 DATA_VARIABLE = "HORNBOOK_DATA"
 """Environment variable: the folder that holds the benchmarks known by name."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import _core
-from hornbook.manifest import StrPath, write_text
+from hornbook.files import StrPath, write_text
 
 SOURCE_EXTENSIONS = ("py",)
 """What counts as a source file when a folder holds no tables."""

@@ -44,7 +44,8 @@ from hornbook.contaminants import (
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.dedup import paths_of
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, check_threads, json_lines, run_stage
+from hornbook.files import StrPath, json_lines
+from hornbook.manifest import Outcome, Report, check_threads, run_stage
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,16 +20,8 @@ from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.dedup_page import write_page
 from hornbook.errors import ConfigError
-from hornbook.manifest import (
-    Outcome,
-    Report,
-    StrPath,
-    check_threads,
-    file_part,
-    hash_json,
-    input_hash,
-    run_stage,
-)
+from hornbook.files import StrPath, hash_json
+from hornbook.manifest import Outcome, Report, check_threads, file_part, input_hash, run_stage
 
 Method = Literal["minhash", "exact-join", "exact", "substring"]
 Keep = Literal["longest", "first", "highest"]

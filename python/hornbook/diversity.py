@@ -20,7 +20,8 @@ from pathlib import Path
 
 from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
-from hornbook.manifest import Report, StrPath
+from hornbook.files import StrPath
+from hornbook.manifest import Report
 
 METRICS: tuple[str, ...] = tuple(_core.DIVERSITY_METRICS)
 """What can be asked for."""

@@ -8,29 +8,26 @@ whose folder already has that key is skipped. Nothing here overwrites what anoth
 """
 
 import json
-import os
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from hornbook import __version__, _core
 from hornbook.errors import ConfigError, InputError, ResumeError, StorageError
+from hornbook.files import StrPath, as_json, hash_json, json_lines, locked, read_json, write_text
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
-_OURS = (MANIFEST, STARTED)
 MOST_THREADS = 4096
 _NAMED = ("name", "bytes", "xxh3")
 """What a manifest says of each part."""
-
-StrPath = str | os.PathLike[str]
 
 
 class Report(Mapping[str, Any]):
@@ -109,79 +106,17 @@ class Outcome:
     replaces a finished result."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name, syncs it and renames it.
-
-    What has no UTF-8 form, as in names of files, is escaped as in JSON.
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a stage's manifest says.
 
     Raises:
-        StorageError: If it cannot be written.
+        InputError: If it is missing or torn.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+    return _read(folder / MANIFEST)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        InputError: If the file is missing, torn, or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, OSError) as error:
-        remedy = f"; remove {path.parent} to begin again" if path.name in _OURS else ""
-        raise InputError(f"{path}: not readable JSON ({error}){remedy}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return data
-
-
-def json_lines(text: str, *, torn: bool = False) -> Iterator[Any]:
-    """The values of JSON lines, empty ones left out, and if they may be `torn` by a crash those too
-    that are not JSON.
-
-    JSON may hold U+2028 and other ends of lines by Unicode as they are, which `str.splitlines`
-    takes for ends too.
-
-    Raises:
-        ValueError: At a line that is not JSON, unless they may be torn.
-    """
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                if not torn:
-                    raise
-
-
-def hash_json(value: Any) -> str:
-    """xxh3-128 of a value's canonical JSON."""
-    # Names of files need not be UTF-8.
-    return _core.hash_bytes(_CANONICAL.encode(value).encode(errors="surrogatepass"))
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_plain)
+def _read(file: Path) -> dict[str, Any]:
+    return read_json(file, remedy=f"remove {file.parent} to begin again")
 
 
 def input_hash(path: StrPath, known: Mapping[Path, str] = MappingProxyType({})) -> str:
@@ -290,7 +225,7 @@ def completed(out: StrPath, stage: str, key: str) -> Report | None:
     folder = Path(out)
     if not (folder / MANIFEST).is_file():
         return None
-    data = read_json(folder / MANIFEST)
+    data = read_manifest(folder)
     parts = _parts_of(data)
     same = (data.get("stage"), data.get("key")) == (stage, key)
     whole = parts is not None and _damage(folder, parts) is None
@@ -371,7 +306,7 @@ def run_stage(
         done = completed(folder, stage, key)
         if done is not None and still():
             return done
-        described = json.loads(json.dumps(config, default=_plain))
+        described = as_json(config)
         before = _make_room(folder, stage, key, described, keep=resumable, precious=precious)
         start, cpu = time.time(), time.process_time()
         try:
@@ -462,13 +397,13 @@ def _unusable(folder: Path, paths: list[Path], count: int) -> str:
 
 
 def _is_partial(folder: Path) -> bool:
-    return str(read_json(folder / MANIFEST).get("key", "")).startswith("partial-")
+    return str(read_manifest(folder).get("key", "")).startswith("partial-")
 
 
 def _key_of(file: Path) -> str | None:
     """The key in a manifest or a marker, if it is there and sound."""
     try:
-        return str(read_json(file).get("key"))
+        return str(_read(file).get("key"))
     except InputError:
         return None
 
@@ -491,44 +426,6 @@ def _undo_kill(folder: Path, *, keep: bool) -> None:
         _put_back(before, folder, keep=False)
     elif not folder.exists():
         before.rename(folder)
-
-
-@contextmanager
-def locked(lock: Path, folder: Path) -> Iterator[None]:
-    """Keeps other processes off a folder, where the system has `flock`; `lock` is there meanwhile.
-
-    Raises:
-        ResumeError: If another holds it.
-        StorageError: If the file cannot be made.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    while True:
-        try:
-            file = lock.open("a")
-        except OSError as error:
-            raise StorageError(f"{lock}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise ResumeError(f"{folder}: another run is at work in this folder") from error
-        except OSError:
-            # Some network file systems have no locks.
-            pass
-        # Its last holder may have removed it since: then this one keeps nobody off.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        file.close()
 
 
 def _others(folder: Path) -> bool:
@@ -570,7 +467,7 @@ def _make_room(
             raise ResumeError(
                 f"{folder}: is not empty and was not made by `{stage}`; name another folder"
             )
-        found = read_json(owner)
+        found = _read(owner)
         if found.get("stage") != stage:
             raise ResumeError(
                 f"{folder}: holds the output of `{found.get('stage')}`, not of `{stage}`; "
@@ -627,7 +524,7 @@ def verify(folder: StrPath) -> Report:
         InputError: Naming the parts that are missing, truncated or changed.
     """
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     total = 0
     parts = manifest.get("parts")
     described = {"name": str, "bytes": int, "xxh3": str}

@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import MANIFEST, StrPath, hash_json, read_json
+from hornbook.files import StrPath, hash_json
+from hornbook.manifest import MANIFEST, read_manifest
 from hornbook.packing import STAGE
 from hornbook.remote import is_remote, local_copy
 from hornbook.tokenizer import Tokenizer
@@ -324,7 +325,7 @@ class PackedFolder:
                 f"{folder}: has no {MANIFEST}, so it is not a finished packed stage; "
                 "make one with `hornbook pack`"
             )
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
         if manifest.get("stage") != STAGE:
             raise InputError(
                 f"{folder}: holds the output of `{manifest.get('stage')}`, not packed tokens; "

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import Report, StrPath
+from hornbook.files import StrPath
+from hornbook.manifest import Report
 from hornbook.packed import Method, PackedDataset, PackedFolder
 from hornbook.tokenizer import Tokenizer
 

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from hornbook import _core, progress
 from hornbook.corpus import SOURCE_EXTENSIONS
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, check_threads, file_part, run_stage
+from hornbook.files import StrPath
+from hornbook.manifest import Outcome, Report, check_threads, file_part, run_stage
 from hornbook.tokenizer import TokenBatch, Tokenizer
 
 STAGE = "pack"

@@ -27,7 +27,8 @@ from typing import Any
 
 from hornbook import progress
 from hornbook.errors import ConfigError, HornbookError, InputError, StorageError
-from hornbook.manifest import Report, locked, read_json, write_text
+from hornbook.files import locked, read_json, write_text
+from hornbook.manifest import Report
 from hornbook.recipe import Recipe, from_dict
 from hornbook.steps import HELDOUT, Step, annotator_options, plan, rounds, teacher
 from hornbook.train.schedule import TrainConfig

@@ -14,7 +14,8 @@ from typing import Any
 
 from hornbook import _core, progress
 from hornbook.errors import ConfigError, InputError, StorageError, need
-from hornbook.manifest import MANIFEST, StrPath, hash_json, write_text
+from hornbook.files import StrPath, hash_json, write_text
+from hornbook.manifest import MANIFEST
 
 _NOT_READ = (".idx",)
 """Files for other tools."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import corpus
-from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.files import StrPath
+from hornbook.manifest import Outcome, Report, run_stage
 
 # Tests of the library are no library, and some of its folders are other people's packages.
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import Report, StrPath, check_threads, write_text
+from hornbook.files import StrPath, write_text
+from hornbook.manifest import Report, check_threads
 
 END_OF_TEXT = "<|endoftext|>"
 """The token that ends a document."""

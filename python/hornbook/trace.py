@@ -10,7 +10,8 @@ from typing import Any
 from hornbook import corpus
 from hornbook.errors import InputError
 from hornbook.evaluate.problems import read_objects
-from hornbook.manifest import MANIFEST, StrPath, read_json
+from hornbook.files import StrPath
+from hornbook.manifest import MANIFEST, read_manifest
 
 _FLOW = ("pool", "source", "dedup", "annotate", "filter", "textbooks", "exercises")
 _ROUNDS = ("public", "heldout")
@@ -36,7 +37,7 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
     ways: dict[str, list[str]] = {}
     in_pool: set[str] = set()
     for folder in stages:
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
         name = str(folder.relative_to(root))
         made = f"{name} ({manifest['started']}, key {manifest['key'][:12]})"
         here = [row for row in corpus.read([folder]) if str(row["id"]).startswith(row_id)]

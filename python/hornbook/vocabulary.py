@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hornbook import _core, corpus
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import Outcome, Report, StrPath, file_part, run_stage
+from hornbook.files import StrPath
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 from hornbook.tokenizer import Tokenizer
 
 BUILT_IN = ("codegen", "gpt2")

@@ -241,7 +241,7 @@ def _percent(share: float | None) -> str:
 
 
 def _recipe_of(run_folder: Path) -> Any:
-    from hornbook.manifest import read_json
+    from hornbook.files import read_json
     from hornbook.recipe import from_dict
 
     return from_dict(read_json(run_folder / "recipe.json"))

@@ -230,9 +230,9 @@ def _trained(report: Mapping[str, Any], out: Path) -> str:
 
 
 def _tokens_in(folder: Path) -> float:
-    from hornbook.manifest import MANIFEST, read_json
+    from hornbook.manifest import read_manifest
 
-    details = read_json(folder / MANIFEST).get("details", {})
+    details = read_manifest(folder).get("details", {})
     if "tokens" not in details:
         raise InputError(f"{folder}: is no packed data set; make one with `hornbook pack`")
     return float(details["tokens"])

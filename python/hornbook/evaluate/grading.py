@@ -32,20 +32,12 @@ from hornbook.evaluate.extract import without_comments
 from hornbook.evaluate.grade import LONGEST, SCHEMA, Grade, grade, read_reply, summarize
 from hornbook.evaluate.journal import append_lines, read_journal
 from hornbook.evaluate.problems import Problem, ProblemSet, read_rows, text_field
+from hornbook.files import StrPath, hash_json, read_json, write_text
 from hornbook.generate.answers import RejectedError
 from hornbook.generate.client import Complete
 from hornbook.generate.mutants import mutants
 from hornbook.generate.prompts import digest
-from hornbook.manifest import (
-    Outcome,
-    Report,
-    StrPath,
-    file_part,
-    hash_json,
-    read_json,
-    run_stage,
-    write_text,
-)
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 from hornbook.progress import advance
 
 ITEMS, EXCHANGES, GRADES, SUMMARY = (

@@ -20,7 +20,7 @@ from hornbook.evaluate.problems import (
     read_rows,
     text_field,
 )
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 SOURCE = Source(
     file="HumanEval.jsonl.gz",

@@ -28,7 +28,7 @@ from hornbook.evaluate.problems import (
     benchmark_rows,
     plain_lines,
 )
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 SOURCES = {
     "mbpp": Source(

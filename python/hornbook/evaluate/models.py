@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from hornbook.errors import ConfigError, InputError, need
 from hornbook.evaluate.problems import Problem
-from hornbook.manifest import StrPath, input_hash, read_json
+from hornbook.files import StrPath, read_json
+from hornbook.manifest import input_hash
 
 Backend = Literal["auto", "hornbook", "transformers", "endpoint", "completions"]
 Pair = tuple[Problem, int]

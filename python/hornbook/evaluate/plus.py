@@ -24,7 +24,7 @@ from hornbook.evaluate.problems import (
     benchmark_rows,
     text_field,
 )
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 SOURCES = {
     "humaneval+": Source(

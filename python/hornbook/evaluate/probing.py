@@ -18,7 +18,8 @@ from hornbook.evaluate.journal import append_lines, read_journal
 from hornbook.evaluate.models import Model
 from hornbook.evaluate.problems import Problem, ProblemSet, read_rows
 from hornbook.evaluate.run import RESULTS, SAMPLES, evaluate
-from hornbook.manifest import Report, StrPath, hash_json, write_text
+from hornbook.files import StrPath, hash_json, write_text
+from hornbook.manifest import Report
 
 PROBES = "probes.json"
 _LABEL = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

@@ -21,7 +21,7 @@ from typing import Any
 from hornbook.errors import ConfigError, InputError, need
 from hornbook.evaluate.extract import truncate
 from hornbook.evaluate.sandbox import Program
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 DATA_VARIABLE = "HORNBOOK_DATA"
 

@@ -39,16 +39,8 @@ from hornbook.evaluate.problems import (
     read_rows,
     text_field,
 )
-from hornbook.manifest import (
-    Outcome,
-    Report,
-    StrPath,
-    file_part,
-    hash_json,
-    read_json,
-    run_stage,
-    write_text,
-)
+from hornbook.files import StrPath, as_json, hash_json, read_json, write_text
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 from hornbook.progress import advance
 
 Complete = Callable[[list[str]], Sequence[str]]
@@ -356,7 +348,7 @@ def _draw(
             raise InputError(f"`complete` gave {len(drawn)} completions for {len(part)} prompts")
         append_lines(journal, [{"raw": text} for text in drawn])
         # As a later run reads them: JSON makes one character of a pair of surrogates.
-        texts += [json.loads(json.dumps(text)) for text in drawn]
+        texts += as_json(drawn)
         advance("completions", len(texts), len(asked))
     rows = []
     for (problem, _), raw in zip(asked, texts, strict=True):

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from hornbook.errors import ConfigError, HornbookError
+from hornbook.files import hash_json
 from hornbook.generate.budget import Purse
 from hornbook.generate.caller import MalformedError, clean, read_answer
 from hornbook.generate.client import (
@@ -28,7 +29,6 @@ from hornbook.generate.client import (
     judge,
 )
 from hornbook.generate.ledger import Ledger
-from hornbook.manifest import hash_json
 
 LARGEST = 50_000
 """Questions of a batch, at most; the vendor's limit."""

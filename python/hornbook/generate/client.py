@@ -25,9 +25,9 @@ from typing import Any, Literal, Protocol, Self, get_args
 from urllib.parse import urlsplit
 
 from hornbook.errors import BudgetError, ConfigError, HornbookError, need
+from hornbook.files import hash_json
 from hornbook.generate.budget import Purse
 from hornbook.generate.ledger import Answer, Ledger
-from hornbook.manifest import hash_json
 
 Messages = Sequence[Mapping[str, str]]
 Verdict = Literal["ok", "truncated", "filtered", "empty", "refused", "failed"]

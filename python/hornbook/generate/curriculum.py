@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 DEFAULT = "python_basics"
 SHIPPED = (DEFAULT, "python", "sql")

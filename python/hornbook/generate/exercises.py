@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hornbook.errors import ConfigError
+from hornbook.files import StrPath, write_text
 from hornbook.generate.procedural import (
     LEVELS,
     Sample,
@@ -23,7 +24,7 @@ from hornbook.generate.procedural import (
     sample,
 )
 from hornbook.generate.stage import REPEATS, Row, run
-from hornbook.manifest import Outcome, Report, StrPath, file_part, run_stage, write_text
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 
 _SALT = 0x65786572
 

@@ -23,11 +23,11 @@ from typing import Any
 
 from hornbook import _core
 from hornbook.errors import ConfigError
+from hornbook.files import json_lines, write_text
 from hornbook.generate.answers import RejectedError, split_blocks, textbook_code
 from hornbook.generate.mutants import mutants, text_mutants
 from hornbook.generate.prompts import digest
 from hornbook.generate.slots import Spec
-from hornbook.manifest import json_lines, write_text
 
 Row = dict[str, Any]
 Run = Callable[..., Iterable[Any]]

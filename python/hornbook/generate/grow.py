@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import InputError
+from hornbook.files import StrPath, write_text
 from hornbook.generate import prompts
 from hornbook.generate.answers import RejectedError, strict_json
 from hornbook.generate.client import Request, Response, Session, TeacherOptions
 from hornbook.generate.curriculum import load, parse, slug
 from hornbook.generate.ledger import Ledger
-from hornbook.manifest import StrPath, write_text
 
 _TRIES = 3
 _PARAMS = {"temperature": 0.7, "max_tokens": 3000}

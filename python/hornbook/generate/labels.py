@@ -18,10 +18,10 @@ from string import Template
 from typing import Any, Literal, get_args
 
 from hornbook.errors import ConfigError, InputError
+from hornbook.files import StrPath, hash_json
 from hornbook.generate import prompts
 from hornbook.generate.answers import RejectedError, integer, strict_json
 from hornbook.generate.client import Complete, Request, Response, TeacherError
-from hornbook.manifest import StrPath, hash_json
 
 Label = tuple[float | None, str]
 """A score from 0 to 10, and the reason; the score is None where no label could be had."""

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from hornbook.errors import InputError, ResumeError, StorageError
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 
 _APPLICATION = 0x48424C47  # "HBLG", so that another program's database is not taken for ours
 _SCHEMA = 2

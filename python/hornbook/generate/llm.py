@@ -29,6 +29,7 @@ from typing import Any
 
 from hornbook import _core, corpus, progress
 from hornbook.errors import ConfigError, HornbookError
+from hornbook.files import StrPath, hash_json
 from hornbook.generate import page
 from hornbook.generate.answers import (
     PYTHON_FENCES,
@@ -49,7 +50,7 @@ from hornbook.generate.gate import VERSION, Gate, GateOptions, Run, code_of, gis
 from hornbook.generate.ledger import Ledger
 from hornbook.generate.slots import Kind, Spec, dealt, slot_request
 from hornbook.generate.steer import Signatures, Steering, SteerOptions, Verdict
-from hornbook.manifest import Outcome, Report, StrPath, hash_json, run_stage
+from hornbook.manifest import Outcome, Report, run_stage
 
 Row = dict[str, Any]
 

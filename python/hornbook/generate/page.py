@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import corpus
+from hornbook.files import write_text
 from hornbook.generate.prompts import digest
 from hornbook.generate.slots import Spec
-from hornbook.manifest import write_text
 
 SAMPLES = 24
 _AXES = ("topic", "audience", "concept", "difficulty")

@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
+from hornbook.files import StrPath
 from hornbook.generate.procedural import LEVELS, Sample, check_levels, check_share, sample
 from hornbook.generate.stage import Row, run
-from hornbook.manifest import Report, StrPath
+from hornbook.manifest import Report
 
 FAULTS = ("dependent", "constants", "glue", "skewed")
 """Kinds of file that teach nothing; the other kind is `useful`."""

@@ -15,11 +15,11 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 from hornbook.errors import ConfigError
+from hornbook.files import hash_json
 from hornbook.generate import prompts
 from hornbook.generate.answers import TESTS
 from hornbook.generate.client import Request
 from hornbook.generate.curriculum import Concept, Curriculum, Difficulty, Form, Names, load
-from hornbook.manifest import hash_json
 
 Kind = Literal["textbooks", "exercises"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from hornbook import corpus
 from hornbook.errors import ConfigError
-from hornbook.manifest import Outcome, Report, StrPath, run_stage
+from hornbook.files import StrPath
+from hornbook.manifest import Outcome, Report, run_stage
 
 Row = dict[str, Any]
 REPEATS = 1_000

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from hornbook.errors import ConfigError
+from hornbook.files import StrPath
 from hornbook.generate.curriculum import load
 from hornbook.generate.procedural import LEVELS, check_levels, sample
 from hornbook.generate.prose import section
 from hornbook.generate.stage import Row, run
-from hornbook.manifest import Report, StrPath
+from hornbook.manifest import Report
 
 _SALT = 0x74657874
 _MOST = 3

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hornbook.errors import ConfigError, InputError, StorageError, need
-from hornbook.manifest import read_json, write_text
+from hornbook.files import read_json, write_text
 from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook import _core, corpus
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import Outcome, Report, StrPath, hash_json, run_stage
+from hornbook.files import StrPath, hash_json
+from hornbook.manifest import Outcome, Report, run_stage
 from hornbook.quality import rubric as rubric_module
 from hornbook.quality.embed import docstring_shares, embed
 from hornbook.quality.rubric import rubric

@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook import _core, corpus, progress
 from hornbook.errors import ConfigError, InputError, need
+from hornbook.files import StrPath, hash_json, read_json, write_text
 from hornbook.manifest import (
     MANIFEST,
     Outcome,
     Report,
-    StrPath,
     check_threads,
     file_part,
-    hash_json,
     input_hash,
-    read_json,
+    read_manifest,
     run_stage,
-    write_text,
 )
 from hornbook.quality.embed import DIMENSIONS, Embedder, embedder_id, embedder_of, from_settings
 from hornbook.quality.embed import embedder as make_embedder
@@ -435,7 +433,7 @@ def explain(model: StrPath, inputs: Sequence[StrPath], name: str) -> Report:
     text, source = _find(inputs, name)
     threshold = header["threshold"]
     if path.is_dir() and (path / MANIFEST).is_file():
-        made = read_json(path / MANIFEST).get("details", {})
+        made = read_manifest(path).get("details", {})
         threshold = made.get("threshold", threshold)
         threshold = made.get("threshold_by_source", {}).get(source, threshold)
     row = _embedder_of(forest).embed([text])[0]

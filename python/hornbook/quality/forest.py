@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook import _core
 from hornbook.errors import ConfigError, need
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 from hornbook.quality.embed import DIMENSIONS, embedder_id
 
 if TYPE_CHECKING:

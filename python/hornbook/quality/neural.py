@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook import _core
 from hornbook.errors import ConfigError, InputError, need
-from hornbook.manifest import hash_json
+from hornbook.files import hash_json
 
 if TYPE_CHECKING:
     import numpy as np

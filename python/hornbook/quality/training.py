@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hornbook import _core, corpus
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import StrPath
+from hornbook.files import StrPath
 from hornbook.quality.embed import Embedder, docstring_shares
 from hornbook.quality.forest import Forest, train_forest
 from hornbook.quality.stats import calibration, classification, rank_correlation

@@ -8,7 +8,8 @@ manifests, results and logs; nothing is measured here except data diversity.
 
 from pathlib import Path
 
-from hornbook.manifest import Outcome, Report, run_stage, write_text
+from hornbook.files import write_text
+from hornbook.manifest import Outcome, Report, run_stage
 from hornbook.recipe import Recipe
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from hornbook import __version__, corpus
 from hornbook.errors import InputError
 from hornbook.evaluate.problems import read_objects
-from hornbook.manifest import MANIFEST, json_lines, read_json
+from hornbook.files import json_lines, read_json
+from hornbook.manifest import MANIFEST, read_manifest
 from hornbook.recipe import Recipe
 from hornbook.steps import (
     HELDOUT,
@@ -74,7 +75,7 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else {}
 
 
 def _details(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import InputError
-from hornbook.manifest import StrPath, read_json, write_text
+from hornbook.files import StrPath, read_json, write_text
 from hornbook.report.page import CSS
 
 # The paper's table 1 and its table of unconventional problems: size, tokens, scores in percent.

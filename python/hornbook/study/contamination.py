@@ -14,7 +14,8 @@ from typing import Any
 from hornbook.decontaminate import closest, sweep
 from hornbook.evaluate.passk import mean_interval
 from hornbook.evaluate.problems import read_objects
-from hornbook.manifest import Outcome, Report, file_part, run_stage, write_text
+from hornbook.files import write_text
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 from hornbook.recipe import Recipe
 from hornbook.steps import HELDOUT, evaluations, packed_from
 

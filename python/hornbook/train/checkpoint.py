@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_pieces
 
 from hornbook import _core
 from hornbook.errors import HornbookError, InputError, StorageError
-from hornbook.manifest import read_json, write_text
+from hornbook.files import read_json, write_text
 from hornbook.model import hf
 from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi

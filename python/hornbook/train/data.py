@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from hornbook.errors import ConfigError
-from hornbook.manifest import hash_json, input_hash
+from hornbook.files import hash_json
+from hornbook.manifest import input_hash
 from hornbook.train.parallel import World
 from hornbook.train.schedule import TrainConfig
 

@@ -5,7 +5,8 @@ from os import fspath
 from pathlib import Path
 from typing import Any
 
-from hornbook.manifest import StrPath, input_hash
+from hornbook.files import StrPath
+from hornbook.manifest import input_hash
 from hornbook.train.schedule import TrainConfig
 
 ADJUSTABLE = {

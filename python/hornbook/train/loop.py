@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from hornbook.errors import ConfigError, ResumeError, StorageError
-from hornbook.manifest import Report, hash_json, read_json
+from hornbook.files import as_json, hash_json, read_json
+from hornbook.manifest import Report
 from hornbook.model import hf
 from hornbook.model.config import PhiConfig
 from hornbook.model.phi import Phi
@@ -270,7 +271,7 @@ class _Run:
     def _same_run(self, found: checkpoint.Checkpoint) -> None:
         before = found.state.get("identity", {})
         for part in ("config", "model", "data"):
-            old, new = before.get(part), _plain(self.identity[part])
+            old, new = before.get(part), as_json(self.identity[part])
             if old == new:
                 continue
             which = f"{part} {old!r} -> {new!r}"
@@ -295,7 +296,7 @@ class _Run:
         self._say_start()
         trackers = log = None
         if here.rank == 0:
-            shown = _plain(self.identity["config"])
+            shown = as_json(self.identity["config"])
             trackers = Trackers(config.log_to, self.out, shown, step=self.step)
             log = MetricsLog(self.out / "metrics.jsonl", step=self.step)
         feed = steps(self.data, config, here, first=self.step, vocab_size=self.shape.vocab_size)
@@ -593,10 +594,3 @@ def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManag
 def _key(seed: int, step: int, micro: int) -> int:
     digest = hashlib.blake2b(f"dropout {seed} {step} {micro}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _plain(value: Any) -> Any:
-    """What JSON makes of a value: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

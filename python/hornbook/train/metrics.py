@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hornbook.errors import StorageError
-from hornbook.manifest import json_lines, write_text
+from hornbook.files import json_lines, write_text
 
 
 class MetricsLog:

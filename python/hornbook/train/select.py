@@ -22,7 +22,7 @@ import torch
 
 from hornbook import progress
 from hornbook.errors import ConfigError, InputError
-from hornbook.manifest import read_json, write_text
+from hornbook.files import read_json, write_text
 from hornbook.model.phi import Phi
 from hornbook.train import checkpoint
 from hornbook.train.guards import Interrupted

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook import progress
 from hornbook.errors import HornbookError
-from hornbook.manifest import Outcome, Report, StrPath, file_part, read_json, run_stage
+from hornbook.files import StrPath, read_json
+from hornbook.manifest import Outcome, Report, file_part, run_stage
 from hornbook.model.config import PhiConfig
 from hornbook.tokenizer import Tokenizer
 from hornbook.train.key import deciding

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hornbook.errors import MissingExtraError
-from hornbook.manifest import write_text
+from hornbook.files import write_text
 
 KEYS = (
     "loss",
