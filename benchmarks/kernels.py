@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from children import KEPT, run_child
 from kernel_times import (
     BATCH,
     DEVICE,
@@ -75,7 +76,6 @@ from hornbook_kernels import dispatch, philox, reference
 from hornbook_kernels.documents import visible
 from hornbook_kernels.gpu import configs
 from hornbook_kernels.gpu.configs import Config
-from train import KEPT, run_child
 
 RESULTS = Path(__file__).parent / "results"
 IN_PLACE = Path()  # of --record: where `impl="auto"` looks

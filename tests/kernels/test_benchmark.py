@@ -37,8 +37,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, with nothing reported yet."""
     folder = ROOT / "benchmarks"
     monkeypatch.syspath_prepend(folder)
-    for name in ("kernel_times", "train"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "kernel_times", raising=False)
     monkeypatch.delenv("HORNBOOK_BENCHMARK_JOURNAL", raising=False)
     spec = importlib.util.spec_from_file_location("benchmark_of_kernels", folder / "kernels.py")
     assert spec is not None
@@ -46,7 +45,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["kernel_times"], sys.modules["train"]
+    del sys.modules["kernel_times"]
 
 
 @pytest.fixture

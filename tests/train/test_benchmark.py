@@ -15,8 +15,9 @@ import pytest
 
 
 @pytest.fixture
-def benchmark() -> ModuleType:
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     path = Path(__file__).parents[2] / "benchmarks" / "train.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = spec_from_file_location("benchmark_train", path)
     assert spec is not None
     assert spec.loader is not None
@@ -85,13 +86,15 @@ def test_an_arm_that_writes_no_result_has_failed(
 
 
 def test_a_process_that_hangs_is_ended_with_all_it_started(benchmark: ModuleType) -> None:
+    import children
+
     sleep = "import time; time.sleep(600)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{sleep}'])"
     read, write = os.pipe()
     with os.fdopen(read, "rb") as ours:
         with os.fdopen(write, "wb") as theirs:
             command = [sys.executable, "-c", code]
-            why, text = benchmark.run_child(command, 5.0, stdout=theirs)
+            why, text = children.run_child(command, 5.0, stdout=theirs)
         # The end of the pipe comes when nobody has it open any more.
         assert ours.read() == b""
     assert why == "timed out after 5 s"
@@ -99,15 +102,17 @@ def test_a_process_that_hangs_is_ended_with_all_it_started(benchmark: ModuleType
 
 
 def test_advice_after_an_error_is_not_the_error(benchmark: ModuleType) -> None:
+    import children
+
     text = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
 torch.AcceleratorError: CUDA error: an illegal memory access was encountered
 For debugging consider passing CUDA_LAUNCH_BLOCKING=1
 Device-side assertions were explicitly omitted for this error check."""
     wanted = "torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
-    assert benchmark.what_was_raised(text) == wanted
-    assert benchmark.what_was_raised("killed\nby a signal") == "by a signal"
-    assert benchmark.what_was_raised("") == "no reason given"
+    assert children.what_was_raised(text) == wanted
+    assert children.what_was_raised("killed\nby a signal") == "by a signal"
+    assert children.what_was_raised("") == "no reason given"
 
 
 def measured(rate: float, recompute: bool = False, loss: float = 1.0) -> dict[str, Any]:

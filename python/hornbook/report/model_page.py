@@ -199,9 +199,9 @@ def _grade(summary: dict[str, Any]) -> str:
         ("grader", summary["grader"]),
     ]
     note = _GRADED
-    if summary["batches"] and len(summary["void"]) == summary["batches"]:
+    if "note" in summary:
         reasons = "; ".join(reason for found in summary["void"].values() for reason in found)
-        note = f"All batches void: no grade counts ({reasons})."
+        note = f"{summary['note'].capitalize()} ({reasons})."
     return (
         f"<h2>Graded: {escape(summary['problems'])}</h2>{_table(('', ''), rows)}"
         f"<p>{escape(note)}</p>"

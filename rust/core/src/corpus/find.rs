@@ -115,16 +115,20 @@ fn unknown_kind(extensions: &[String]) -> String {
     )
 }
 
+/// What a stage said of its folder in a JSON file, and the stage's name. Others may have a file of this
+/// name too.
+fn said_by_stage(file: &Path) -> Option<(String, serde_json::Value)> {
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    value["key"].as_str()?;
+    Some((value["stage"].as_str()?.to_owned(), value))
+}
+
 /// Which stage has begun to write a folder and not ended, if one has.
 fn unfinished(folder: &Path) -> Option<String> {
     if folder.join("manifest.json").exists() {
         return None;
     }
-    let marker = std::fs::read(folder.join("started.json")).ok()?;
-    // Others may have a file of this name too.
-    let marker: serde_json::Value = serde_json::from_slice(&marker).ok()?;
-    marker.get("key").and_then(|stage| stage.as_str())?;
-    marker.get("stage").and_then(|stage| stage.as_str()).map(str::to_owned)
+    said_by_stage(&folder.join("started.json")).map(|(stage, _)| stage)
 }
 
 /// Whether a folder holds no documents, though it may hold tables: what a stage set aside or beside.
@@ -135,25 +139,16 @@ fn is_aside(name: &str) -> bool {
 /// The tables that a stage's manifest in this folder names, if there is one; each must be as large as
 /// it says. What else lies there is no part of the stage's result.
 fn parts_of_stage(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let text = |value: &serde_json::Value, name: &str| {
-        value.get(name).and_then(|value| value.as_str()).map(str::to_owned)
-    };
-    let manifest = std::fs::read(folder.join("manifest.json")).unwrap_or_default();
-    // Others may have a file of this name too.
-    let Ok(manifest) = serde_json::from_slice::<serde_json::Value>(&manifest) else {
-        return Ok(None);
-    };
-    let ours = text(&manifest, "stage").is_some() && text(&manifest, "key").is_some();
-    let Some(parts) = manifest.get("parts").and_then(|parts| parts.as_array()).filter(|_| ours)
-    else {
+    let manifest = said_by_stage(&folder.join("manifest.json")).map(|(_, manifest)| manifest);
+    let Some(parts) = manifest.as_ref().and_then(|manifest| manifest["parts"].as_array()) else {
         return Ok(None);
     };
     let mut tables = Vec::new();
     for part in parts {
-        let (Some(name), Some(bytes)) = (text(part, "name"), part["bytes"].as_u64()) else {
+        let (Some(name), Some(bytes)) = (part["name"].as_str(), part["bytes"].as_u64()) else {
             return Ok(None);
         };
-        let path = folder.join(&name);
+        let path = folder.join(name);
         let aside = name.split('/').next().is_some_and(is_aside);
         if aside || Format::of(&path) == Format::Source {
             continue;
