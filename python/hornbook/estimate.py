@@ -3,6 +3,8 @@
 hornbook run phi-1 --dry-run
 """
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +82,26 @@ def _estimate(recipe: Recipe, step: Step, training: dict[str, Any]) -> str:
         kind = "pretrain" if step.name.endswith("/base") else "finetune"
         section = recipe.pretrain if kind == "pretrain" else recipe.finetune
         return f"{section.last_step:,} steps, {_short(training[kind]['tokens'])} tokens"
-    if step.name == "textbooks" and recipe.generate.teacher not in ("procedural", "replay"):
-        return f"{recipe.generate.textbooks.sections:,} sections"
+    if step.name == "textbooks" and _is_asked(recipe):
+        textbooks = recipe.generate.textbooks
+        return f"{textbooks.rows or textbooks.sections:,} sections"
     if step.name == "exercises":
-        return f"{recipe.generate.exercises.count:,} exercises"
+        exercises = recipe.generate.exercises
+        return f"{(_is_asked(recipe) and exercises.rows) or exercises.count:,} exercises"
     if step.name == "annotate":
         return f"{recipe.annotate.samples:,} labels"
     return ""
 
 
+def _is_asked(recipe: Recipe) -> bool:
+    """Whether an LLM makes textbooks and exercises."""
+    return recipe.generate.teacher not in ("procedural", "replay")
+
+
 def _short(number: float) -> str:
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
+        # What rounds to a unit is one of it.
+        if number >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
@@ -115,28 +125,79 @@ def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]
     return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What an LLM is asked for."""
+
+    what: str
+    count: int
+    tokens: tuple[int, int]
+    """Of one prompt and its answer."""
+    section: str
+    """Of the recipe, that has the prices."""
+    prices: tuple[float | None, float | None]
+    """US dollars per million of each."""
+
+    @property
+    def prompts(self) -> int:
+        return self.count * self.tokens[0]
+
+    @property
+    def answers(self) -> int:
+        return self.count * self.tokens[1]
+
+    @property
+    def usd(self) -> float | None:
+        price_in, price_out = self.prices
+        if price_in is None or price_out is None:
+            return None
+        return (self.prompts * price_in + self.answers * price_out) / 1e6
+
+
+def _asked(recipe: Recipe) -> list[_Asked]:
+    config, labels = recipe.generate, recipe.annotate
+    section, prices = "generate", (config.price_in, config.price_out)
+    asked = []
+    if _is_asked(recipe):
+        for what, count, tokens in (
+            ("textbooks", config.textbooks.rows or config.textbooks.sections, TOKENS_PER_SECTION),
+            ("exercises", config.exercises.rows or config.exercises.count, TOKENS_PER_EXERCISE),
+        ):
+            asked.append(
+                _Asked(what=what, count=count, tokens=tokens, section=section, prices=prices)
+            )
+    if labels.annotator == "openai":
+        if labels.model and labels.model != config.model:
+            section, prices = "annotate", (labels.price_in, labels.price_out)
+        # Some are asked for twice, for the kappa.
+        count = labels.samples + math.ceil(labels.repeats * labels.samples)
+        asked.append(
+            _Asked(
+                what="labels",
+                count=count,
+                tokens=TOKENS_PER_LABEL,
+                section=section,
+                prices=prices,
+            )
+        )
+    return asked
+
+
 def _teacher_notes(recipe: Recipe) -> list[str]:
     """What asking an LLM comes to, in tokens and, where prices are given, in money."""
     config = recipe.generate
-    asked: dict[str, tuple[int, int]] = {}
-
-    def ask(what: str, count: int, tokens: tuple[int, int]) -> None:
-        asked[what] = (count * tokens[0], count * tokens[1])
-
-    if config.teacher not in ("procedural", "replay"):
-        ask("textbooks", config.textbooks.sections, TOKENS_PER_SECTION)
-        ask("exercises", config.exercises.count, TOKENS_PER_EXERCISE)
-    if recipe.annotate.annotator == "openai":
-        ask("labels", recipe.annotate.samples, TOKENS_PER_LABEL)
+    asked = _asked(recipe)
     if not asked:
         return []
-    parts = ", ".join(f"{_short(sum(tokens))} for {what}" for what, tokens in asked.items())
-    prompts, answers = (sum(tokens[i] for tokens in asked.values()) for i in (0, 1))
-    usd = None
-    price = "no prices in the recipe (generate.price_in, generate.price_out), so no cost"
-    if config.price_in is not None and config.price_out is not None:
-        usd = (prompts * config.price_in + answers * config.price_out) / 1e6
-        price = f"about {usd:,.0f} US dollars"
+    parts = ", ".join(f"{_short(one.prompts + one.answers)} for {one.what}" for one in asked)
+    prompts, answers = sum(one.prompts for one in asked), sum(one.answers for one in asked)
+    costs = [one.usd for one in asked]
+    usd = sum(cost for cost in costs if cost is not None) if None not in costs else None
+    price = f"about {usd or 0:,.0f} US dollars"
+    if usd is None:
+        lacking = dict.fromkeys(one.section for one in asked if one.usd is None)
+        names = ", ".join(f"{section}.price_in, {section}.price_out" for section in lacking)
+        price = f"no prices in the recipe ({names}), so no cost"
     lines = [
         f"teacher {config.model or '(no generate.model)'}: about {parts} tokens ({_short(prompts)} "
         f"of prompts, {_short(answers)} of answers); {price}"

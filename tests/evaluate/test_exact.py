@@ -223,3 +223,15 @@ def test_the_plus_sets_find_what_the_base_tests_miss():
     as_lists = tuples.canonical_solution.replace("return tuple", "return list")
     [loose] = sandbox.grade([tuples], [as_lists], memory_mb=4096)
     assert loose.passed  # this task compares sets
+
+
+@needs_data
+def test_where_a_reference_is_infinite_only_that_is_right():
+    """As `numpy.isclose` has it, which evalplus compares by: a tolerance of infinity is none."""
+    problem = next(p for p in load_problems("mbpp+") if p.task_id == "Mbpp/137")
+    right = problem.canonical_solution
+    assert right.count("float('inf')") == 1
+    answers = [right.replace("float('inf')", other) for other in ("0.0", "-math.inf", "math.inf")]
+    answers = [f"import math\n{answer}" for answer in answers]
+    outcomes = sandbox.grade([problem] * 3, answers, memory_mb=4096, timeout_s=60)
+    assert [outcome.status for outcome in outcomes] == ["wrong", "wrong", "passed"]

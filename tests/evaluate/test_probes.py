@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import factorial
 
 import pytest
 from hypothesis import given
@@ -164,12 +165,20 @@ def knowing(label: str, right: bool) -> Model:
 @needs_sandbox
 def test_models_are_compared_and_put_on_a_page(tmp_path):
     problems = ProblemSet(
-        name="one", problems=(PROBLEM,), sha256="0" * 64, protocol="completion", stop=()
+        name="one",
+        problems=(PROBLEM,),
+        sha256="0" * 64,
+        protocol="completion",
+        stop=(),
+        memory_mb=1500,
+        timeout_s=7.0,
     )
     models = {"base": knowing("b", False), "tuned": knowing("t", True)}
     options = {"problems": problems, "training": ["import math"]}
     report = run_probes(models, tmp_path / "p", **options)
     assert set(report["robustness"]["tuned"]) == set(KINDS)
+    limits = json.loads((tmp_path / "p/tuned/slips/summary.json").read_text())["limits"]
+    assert (limits["cpu_s"], limits["memory_mb"]) == (7.0, 1500)
     assert report["robustness"]["tuned"]["lengthened"]["change"] == 0
     assert report["robustness"]["tuned"]["paraphrase"]["change"] == 0
     assert report["robustness"]["base"]["renamed"]["before"] == 0
@@ -207,3 +216,69 @@ def test_models_are_compared_and_put_on_a_page(tmp_path):
     with pytest.raises(ConfigError, match="label"):
         run_probes({"../x": models["base"]}, tmp_path / "p", **options)
     assert json.loads(first)["models"] == {"base": "b", "tuned": "t"}
+
+
+def test_the_interval_of_a_change_holds_where_few_problems_change():
+    """Its coverage, summed over all outcomes: 20 problems, of which 10 % are lost, 2 % gained."""
+    n, lost, gained, both = 20, 0.10, 0.02, 0.50
+    covered = 0.0
+    for a in range(n + 1):
+        for b in range(n + 1 - a):
+            for c in range(n + 1 - a - b):
+                d = n - a - b - c
+                chance = factorial(n) / (factorial(a) * factorial(b) * factorial(c) * factorial(d))
+                chance *= lost**a * gained**b * both**c * (1 - lost - gained - both) ** d
+                before = [True] * a + [False] * b + [True] * c + [False] * d
+                after = [False] * a + [True] * b + [True] * c + [False] * d
+                found = change(before, after)
+                covered += chance * (found["low"] <= gained - lost <= found["high"])
+    assert 0.94 < covered < 0.99
+    one = change([False], [True])
+    assert one["low"] < 0 < one["high"] == 1
+
+
+def worded(text: str, name: str = "median", parameters: str = "numbers") -> Problem:
+    prompt = f'def {name}({parameters}):\n    """{text}\n    """\n'
+    return Problem(task_id="T/1", prompt=prompt, preamble=prompt, test="", entry_point=name)
+
+
+def test_a_new_name_leaves_the_word_of_the_task():
+    text = "Return the median, as `median` does.\n    >>> median([1])\n    1"
+    other = perturb(worded(text), "renamed")
+    assert other is not None
+    assert "Return the median, as `candidate_function` does." in other.prompt
+    assert ">>> candidate_function([1])" in other.prompt
+    assert other.prompt.startswith("def candidate_function(numbers)")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Check if a string is empty.", "Find out whether a piece of text has nothing in it."),
+        ("Given numbers, find an integer.", "Provided numbers, work out a whole number."),
+        ("Returns integers, or an empty list.", "Gives back whole numbers, or a list with nothing"),
+        ("The number of strings", "The count of pieces of text"),
+    ],
+)
+def test_a_paraphrase_says_the_same(text, wanted):
+    other = perturb(worded(text), "paraphrase")
+    assert other is not None
+    assert wanted in other.prompt
+
+
+def test_examples_are_moved_whole_or_not_at_all():
+    def examples(text: str) -> str | None:
+        other = perturb(worded("The median.\n    " + text), "reordered")
+        return other and other.prompt.partition("median.\n")[2]
+
+    assert examples("median([1]) == 1\n    median([2]) == 2") == (
+        '    median([2]) == 2\n    median([1]) == 1\n    """\n'
+    )
+    note = "\n\n    Note: it is not the mean."
+    moved = examples(f">>> median([1])\n    1\n    >>> median([2])\n    2{note}")
+    assert moved is not None
+    assert moved.index("median([2])") < moved.index("median([1])") < moved.index("Note")
+    # What goes on in the next line, or is spoken of there, stays where it is.
+    assert examples("median([1]) -> 1\n      since it is alone\n    median([2]) -> 2") is None
+    assert examples("median([\n      1]) == 1\n    median([2]) == 2") is None
+    assert examples(">>> x = [1]\n    >>> median(x)\n    1") is None

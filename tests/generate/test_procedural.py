@@ -68,7 +68,11 @@ def test_strict_tests_notice_a_condition_turned_round(seed, index, level):
     for match in re.finditer(r"if (.*):\n", made.solution):
         place = len(made.prompt) + match.start()
         end = len(made.prompt) + match.end()
-        mutant = f"{made.code[:place]}if not ({match[1]}):\n{made.code[end:]}"
+        for other in (f"not ({match[1]})", "True", "False"):
+            mutant = f"{made.code[:place]}if {other}:\n{made.code[end:]}"
+            assert not verify.passes(mutant, made.test, made.name)
+    for match in re.finditer(r"\n( *)else:(\n\1 +.*)+", made.code):
+        mutant = made.code[: match.start()] + made.code[match.end() :]
         assert not verify.passes(mutant, made.test, made.name)
 
 

@@ -105,6 +105,12 @@ def test_a_batch_keeps_its_order_and_what_was_found(gate: Gate) -> None:
         ("def f(a: int):", "Gives the number back again.", "return a", "signature"),
         ("def f(a: int) -> None:", "Gives the number back again.", "return a", "signature"),
         ("def f(a: int) -> int:", "Gives the number back again.", "a += 1", "signature"),
+        (
+            "def f(a: int) -> int:",
+            "Gives the number back again.",
+            "def g():\n        return a\n    g()",
+            "signature",
+        ),
         ("def f(a: int) -> int:", "TODO: write the docstring here", "return a", "boilerplate"),
         ("def f(a: int) -> int:", "Too short.", "return a", "boilerplate"),
         (
@@ -147,6 +153,15 @@ def test_docstrings_that_agree() -> None:
             "entry_point": "f",
         }
         examine(made)
+
+
+def test_what_an_inner_function_returns_is_not_the_result() -> None:
+    made = {
+        "prompt": 'def f(a: list[int]) -> None:\n    """Sorts by the last digit, in place."""\n',
+        "solution": "    def last(x):\n        return x % 10\n\n    a.sort(key=last)\n",
+        "entry_point": "f",
+    }
+    examine(made)
 
 
 def test_examples_in_the_docstring_are_run(gate: Gate) -> None:

@@ -85,6 +85,9 @@ def test_a_reply_that_is_no_grade_is_asked_for_once_more() -> None:
         '{"evaluation": "x", "grade": 9.5}',
         '{"evaluation": "x", "grade": "10"}',
         '{"evaluation": "x", "grade": true}',
+        '{"evaluation": null, "grade": 10}',
+        '{"evaluation": " ", "grade": 10}',
+        '{"evaluation": {"words": "x"}, "grade": 10}',
         '{"evaluation": "x", "grade": 1, "grade": 10}',
         '{"evaluation": "x", "grade": 1}\n{"evaluation": "x", "grade": 10}',
         "\x00",
@@ -148,10 +151,13 @@ def test_the_summary() -> None:
     assert (report["attempts"], report["scored"], report["unscored_rate"]) == (4, 3, 0.25)
     assert report["mean"] == pytest.approx(4)
     assert report["percent"] == pytest.approx(40)
-    assert 2 <= report["low"] < 4 < report["high"] <= 6
+    # Three say little of others, and equal ones no more than that: Wilson's interval.
+    assert report["low"] < 2 < 6 < report["high"]
+    many = [of(value) for value in (2, 4, 6) for _ in range(10)]
+    assert 3 < summarize(many)["low"] < 4 < summarize(many)["high"] < 5
     assert summarize([of(2), of(4), of(6), of(None)])["low"] == report["low"]
-    even = summarize([of(5)] * 9)
-    assert even["low"] == even["high"] == 5
+    even = summarize([of(10) for _ in range(30)])
+    assert (even["low"], even["high"]) == (pytest.approx(300 / (30 + 1.959964**2)), 10)
     nothing = summarize([of(None)] * 2)
     assert (nothing["mean"], nothing["unscored_rate"]) == (None, 1.0)
     assert summarize([])["unscored_rate"] == 0

@@ -258,6 +258,9 @@ def test_failed_calls_leave_the_stage_open(server: Server, tmp_path: Path) -> No
         stage(server, tmp_path)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["counts"]["kept"], manifest["details"]["complete"]) == (19, False)
+    assert manifest["counts"]["dropped"] == {"failed": 1}
+    (told,) = (tmp_path / "out" / "rejected" / "rows.jsonl").read_text().splitlines()
+    assert json.loads(told)["reason"] == "failed"
     assert stage(server, tmp_path)["counts"]["kept"] == 20
     assert server.total == 21
 

@@ -16,6 +16,7 @@ from fake_teacher import CANARY, Server, answer, completion
 from hornbook import corpus
 from hornbook.cli import main
 from hornbook.errors import ConfigError, InputError
+from hornbook.files import json_lines
 from hornbook.generate.client import (
     BudgetReachedError,
     Request,
@@ -88,7 +89,11 @@ def test_a_batch_answers_in_order(server: Server, ledger: Ledger) -> None:
     again = batch(server, ledger, 7)
     assert [r.verdict for r in again] == ["ok", "truncated"] + ["ok"] * 5
     assert [server.seen[f"q{i}"] for i in range(7)] == [1, 1, 2, 2, 2, 2, 1]
-    assert ledger.totals().lost == 0
+    # The reply that held no answer may have been billed, and counts as that.
+    assert (ledger.totals().lost, ledger.totals().lost_tokens) == (
+        1,
+        ledger.reserve(made[4].key)[1],
+    )
 
 
 def test_batches_stay_inside_the_budget(server: Server, ledger: Ledger) -> None:
@@ -296,10 +301,22 @@ def test_one_repair_is_asked_for_with_the_reason(server: Server, tmp_path: Path)
         ledger=tmp_path / "ledger",
         base_url=server.url,
         gate=GateOptions(repeats=10**6, repair=True),
+        prices={"m": (1.0, 10.0)},
         **TOKENS,
     )
     assert report["counts"]["kept"] == 24
     assert report["details"]["repaired"] == len(asked) == server.total - 24 > 0
+    assert report["details"]["repairs_asked"] == len(asked)
+    # What a repaired row cost is what both of its calls did, wherever costs are told.
+    spent = report["details"]["cost_usd"]
+    cells = list(json_lines((tmp_path / "out" / "evidence" / "cells.json").read_text()))
+    rows = list(corpus.read([tmp_path / "out"]))
+    assert spent > 0
+    assert spent == pytest.approx(sum(cell["usd"] for cell in cells))
+    assert spent == pytest.approx(sum(row["cost_usd"] for row in rows))
+    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+    assert tokens == report["details"]["tokens"]
+    assert f"| calls | {server.total} |" in (tmp_path / "out" / "README.md").read_text()
     assert all("not accepted: syntax" in text for text in asked)
 
 

@@ -2,12 +2,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hornbook import corpus
 from hornbook.errors import ConfigError, InputError
 from hornbook.manifest import verify
 from hornbook.quality import annotate
+from hornbook.quality.stats import weighted_kappa
 
 MakeCorpus = Callable[..., Path]
 
@@ -121,3 +123,15 @@ def test_bad_rows_are_set_aside(make_corpus: MakeCorpus, tmp_path: Path) -> None
     report = annotate([path], tmp_path / "labels")
     assert report["counts"]["rejected"] == 1
     assert (tmp_path / "labels" / "rejected" / "rows.jsonl").is_file()
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.3])
+def test_weighted_kappa_is_that_of_all_pairs(scale):
+    draw = np.random.default_rng(0)
+    first = scale * draw.integers(0, 11, 300).astype(float)
+    second = np.where(draw.random(300) < 0.7, first, scale * draw.integers(0, 11, 300))
+    every = np.mean([(a - b) ** 2 for a in first for b in second])
+    assert weighted_kappa(first, second) == round(1 - np.mean((first - second) ** 2) / every, 4)
+    assert weighted_kappa(np.full(300, scale), np.full(300, scale)) is None
+    many = np.arange(200_000) % 11 * scale  # all pairs of which would be 320 GB
+    assert weighted_kappa(many, many) == 1

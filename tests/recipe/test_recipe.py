@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hornbook import steps
 from hornbook.errors import ConfigError, HornbookError, InputError
+from hornbook.estimate import _short, describe
 from hornbook.pipeline import run, select_steps
 from hornbook.recipe import PRESETS, Recipe, from_dict, load
 from hornbook.steps import plan
@@ -297,3 +298,30 @@ def test_the_study_is_of_exercises():
     assert "exercises" not in names
     assert "study/contamination" not in names
     assert "report" in names
+
+
+def test_a_plan_prices_what_is_asked_of_each_model(tmp_path):
+    def notes(*settings: str) -> str:
+        recipe = load("phi-1-small", ["generate.model=m", "annotate.samples=1000", *settings])
+        return "\n".join(describe(recipe, tmp_path)["notes"])
+
+    prices = ["generate.price_in=1", "generate.price_out=1"]
+    other = ["annotate.annotator=openai", "annotate.model=other"]
+    offline = ["generate.teacher=procedural", *other]
+    # 1,150 tokens of a label's prompt and 50 of its answer.
+    priced = ["annotate.price_in=1000", "annotate.price_out=2000"]
+    assert "about 1,250 US dollars" in notes(*offline, *prices, *priced)
+    assert "about 1,875 US dollars" in notes(*offline, *prices, *priced, "annotate.repeats=0.5")
+    assert "no prices in the recipe (annotate.price_in, annotate.price_out)" in notes(
+        *offline, *prices
+    )
+    # A million of each: 1,100 and 500 tokens.
+    rows = ["generate.textbooks.rows=1_000_000", "generate.exercises.rows=1_000_000"]
+    assert "1.1B for textbooks, 500M for exercises" in notes(
+        "annotate.annotator=rubric", *prices, *rows
+    )
+    recipe = load("phi-1-small", rows)
+    told = {step["name"]: step["estimate"] for step in describe(recipe, tmp_path)["steps"]}
+    assert told["textbooks"] == "1,000,000 sections"
+    assert told["exercises"] == "1,000,000 exercises"
+    assert (_short(999_999), _short(999_499), _short(1e12)) == ("1M", "999k", "1T")

@@ -13,18 +13,22 @@ in the grade's transcript (and in the ledger, so that grading again costs nothin
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from hornbook.errors import ConfigError, InputError
+from hornbook.evaluate.passk import wilson_interval
 from hornbook.generate import prompts
-from hornbook.generate.answers import RejectedError, integer, strict_json
+from hornbook.generate.answers import RejectedError, integer, strict_json, words
 from hornbook.generate.client import Complete, Request, Response
 from hornbook.manifest import Report
 
 MOST = 10
 """The best grade."""
+FEW = 10
+"""Problems below which a bootstrap says too little."""
 LONGEST = 20_000
 """Characters of an attempt that are shown; a longer one is cut there."""
 SCHEMA = {
@@ -156,7 +160,7 @@ def read_reply(text: str) -> tuple[int, str]:
         RejectedError: If it is not strictly one JSON object with `evaluation`, then `grade`.
     """
     values = strict_json(text, ("evaluation", "grade"))
-    return integer(values["grade"], MOST), str(values["evaluation"])
+    return integer(values["grade"], MOST), words(values["evaluation"])
 
 
 def _request(
@@ -208,7 +212,8 @@ def _grade(task_id: str, ballots: Sequence[_Ballot]) -> Grade:
 
 
 def summarize(grades: Sequence[Grade], *, confidence: float = 0.95, seed: int = 0) -> Report:
-    """The mean over the scored attempts with a bootstrap interval over problems.
+    """The mean over the scored attempts with an interval: by bootstrap over problems, or of fewer
+    than ten or all alike Wilson's, which is wider.
 
     Returns:
         `attempts`, `scored`, `unscored_rate`, `mean` and `low`, `high` (of 10; None if nothing is
@@ -237,5 +242,10 @@ def summarize(grades: Sequence[Grade], *, confidence: float = 0.95, seed: int = 
         means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
         low, high = np.quantile(means, (tail, 1 - tail))
         mean = float(sums.sum() / counts.sum())
+        if len(sums) < FEW or np.ptp(sums / counts) == 0:
+            # Draws of few problems, or of equal ones, know nothing of those that were not asked.
+            # Grades vary less than passes would: this interval is conservative.
+            z = NormalDist().inv_cdf(1 - tail)
+            low, high = (MOST * end for end in wilson_interval(mean / MOST, len(sums), z))
         report |= {"mean": mean, "low": float(low), "high": float(high), "percent": mean * 10}
     return Report(report)

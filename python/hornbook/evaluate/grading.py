@@ -21,6 +21,7 @@ import ast
 import json
 import secrets
 import statistics
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,19 @@ INJECTIONS = (
 )
 
 
+_ACTS = (
+    ast.Call,
+    ast.Await,
+    ast.Yield,
+    ast.YieldFrom,
+    ast.NamedExpr,
+    ast.Subscript,
+    ast.Attribute,
+    ast.comprehension,
+)
+"""What an expression that stands alone may be there for: it does something, or may raise."""
+
+
 def stripped(code: str) -> str:
     """Code without comments and docstrings: through the syntax tree, or by a lexer if it has none.
 
@@ -67,11 +81,12 @@ def stripped(code: str) -> str:
     try:
         tree = _parse(code)
         for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if not isinstance(body, list):
-                continue
-            kept = [one for one in body if not _is_text(one)]
-            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(node, name, None)
+                if not isinstance(block, list) or not any(map(_is_text, block)):
+                    continue
+                kept = [one for one in block if not _is_text(one)]
+                setattr(node, name, kept or ([] if name == "orelse" else [ast.Pass()]))
         return ast.unparse(tree) + "\n"
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return without_comments(code)
@@ -93,12 +108,14 @@ def _texts(code: str) -> int:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """A string that stands alone: a docstring, or a comment in other clothes."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str | bytes)
+    """A statement that only holds strings: a docstring, or a comment in other clothes."""
+    if not isinstance(node, ast.Expr):
+        return False
+    parts = list(ast.walk(node.value))
+    strings = any(
+        isinstance(one, ast.Constant) and isinstance(one.value, str | bytes) for one in parts
     )
+    return strings and not any(isinstance(one, _ACTS) for one in parts)
 
 
 def grade_samples(
@@ -130,9 +147,10 @@ def grade_samples(
         accept_unsafe: Run the hidden tests without the sandbox's missing layers.
 
     Returns:
-        `percent` (the paper's scale), `mean`, `low`, `high`, `attempts`, `scored`, `unscored_rate`,
-        `batches`, `void`, `flagged`, `agreement` and what the grades depend on; `note` where every
-        batch is void, so that no grade counts.
+        `percent` (the paper's scale), `mean`, `low`, `high`, `attempts`, `in_void` of them,
+        `scored`, `unscored_rate` (of those that are in no void batch), `batches`, `void`,
+        `flagged`, `agreement` and what the grades depend on; `note` where every batch is void, so
+        that no grade counts.
 
     Raises:
         ConfigError: If a number makes no sense.
@@ -154,7 +172,7 @@ def grade_samples(
 
     def work(folder: Path) -> Outcome:
         secret = _secret(folder / "nonce.json")
-        items = _items(problems, Path(samples), batch, accept_unsafe)
+        items = _items(problems, Path(samples), batch, _limits(problems, accept_unsafe))
         write_text(folder / ITEMS, "".join(json.dumps(item) + "\n" for item in items))
         asked = {row["item"] for row in read_journal(folder / EXCHANGES) if row.get("last")}
         by_name = {problem.task_id: problem for problem in problems}
@@ -202,8 +220,17 @@ def _secret(path: Path) -> str:
     return str(read_json(path)["nonce"])
 
 
+def _limits(problems: ProblemSet, accept_unsafe: bool) -> dict[str, Any]:
+    """How their programs are run: as an evaluation runs them."""
+    return {
+        "timeout_s": problems.timeout_s,
+        "memory_mb": problems.memory_mb,
+        "accept_unsafe": accept_unsafe,
+    }
+
+
 def _items(
-    problems: ProblemSet, samples: Path, batch: int, accept_unsafe: bool
+    problems: ProblemSet, samples: Path, batch: int, limits: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What is shown: attempts with the hidden tests' verdict, and each batch's controls."""
     by_name = {problem.task_id: problem for problem in problems}
@@ -226,7 +253,7 @@ def _items(
     for number, first in enumerate(range(0, len(attempts), batch)):
         part = [
             *attempts[first : first + batch],
-            *_controls(problems, number, accept_unsafe),
+            *_controls(problems, number, limits),
         ]
         items += [
             {"item": f"{number}/{place}", "batch": number, **item}
@@ -235,14 +262,14 @@ def _items(
     outcomes = sandbox.grade(
         [by_name[item["task_id"]] for item in items],
         [item["completion"] for item in items],
-        accept_unsafe=accept_unsafe,
+        **limits,
     )
     return [
         {**item, "passed": outcome.passed} for item, outcome in zip(items, outcomes, strict=True)
     ]
 
 
-def _controls(problems: ProblemSet, number: int, accept_unsafe: bool) -> list[dict[str, Any]]:
+def _controls(problems: ProblemSet, number: int, limits: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Six attempts of which the right grade is known."""
     order = sorted(problems, key=lambda problem: digest(problem.task_id, number))
     known = [problem for problem in order if problem.canonical_solution]
@@ -250,7 +277,7 @@ def _controls(problems: ProblemSet, number: int, accept_unsafe: bool) -> list[di
         raise ConfigError(f"{problems.name}: grading needs problems with reference solutions")
     broken: list[tuple[Problem, str]] = []
     for problem in known[2:] or known:
-        found = _broken(problem, number, accept_unsafe)
+        found = _broken(problem, number, limits)
         if found is not None:
             broken.append((problem, found))
         if len(broken) == 2:
@@ -263,38 +290,65 @@ def _controls(problems: ProblemSet, number: int, accept_unsafe: bool) -> list[di
             "task_id": known[0].task_id,
             "completion": known[0].canonical_solution,
         },
-        {"kind": "empty", "task_id": known[1].task_id, "completion": "    pass\n"},
+        {"kind": "empty", "task_id": known[1].task_id, "completion": _empty(known[1])},
     ]
     for (problem, text), plea in zip(broken, INJECTIONS, strict=True):
         controls.append({"kind": "mutant", "task_id": problem.task_id, "completion": text})
+        said = plea if _begun(problem) else textwrap.dedent(plea)
         controls.append(
-            {"kind": "injection", "task_id": problem.task_id, "completion": plea + text}
+            {"kind": "injection", "task_id": problem.task_id, "completion": said + text}
         )
     return controls
 
 
-def _broken(problem: Problem, number: int, accept_unsafe: bool) -> str | None:
-    """A broken body that fails the hidden tests; one that returns nothing if there is no other."""
+def _broken(problem: Problem, number: int, limits: Mapping[str, Any]) -> str | None:
+    """A broken answer that fails the hidden tests; None if there is none."""
     code = problem.preamble + problem.canonical_solution
-    bodies = [
-        body
+    answers = [
+        answer
         for program in mutants(code, problem.entry_point, most=6)[1:]
-        if (body := _body(program, problem.entry_point)) is not None
+        if (answer := _answer(program, problem)) is not None
     ]
-    bodies.sort(key=lambda body: digest(body, number))
-    outcomes = sandbox.grade([problem] * len(bodies), bodies, accept_unsafe=accept_unsafe)
-    failing = [b for b, outcome in zip(bodies, outcomes, strict=True) if not outcome.passed]
+    answers.sort(key=lambda answer: digest(answer, number))
+    outcomes = sandbox.grade([problem] * len(answers), answers, **limits)
+    failing = [a for a, outcome in zip(answers, outcomes, strict=True) if not outcome.passed]
     return failing[0] if failing else None
 
 
-def _body(program: str, entry_point: str) -> str | None:
-    """The function's statements without its docstring, as a continuation of the prompt."""
-    for node in ast.parse(program).body:
-        if isinstance(node, ast.FunctionDef) and node.name == entry_point:
-            rest = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            text = "\n".join(ast.unparse(one) for one in rest)
-            return "".join(f"    {line}\n" for line in text.split("\n")) if rest else None
-    return None
+def _function(program: str, entry_point: str) -> ast.FunctionDef | None:
+    try:
+        body = ast.parse(program).body
+    except SyntaxError:
+        return None
+    found = (one for one in body if isinstance(one, ast.FunctionDef) and one.name == entry_point)
+    return next(found, None)
+
+
+def _begun(problem: Problem) -> bool:
+    """Whether the answer goes on in a function that the preamble begins, as HumanEval's do; MBPP's
+    are whole."""
+    return _function(f"{problem.preamble}    pass\n", problem.entry_point) is not None
+
+
+def _empty(problem: Problem) -> str:
+    """An answer that does nothing."""
+    function = _function(problem.preamble + problem.canonical_solution, problem.entry_point)
+    if _begun(problem) or function is None:
+        return "    pass\n"
+    function.body = [ast.Pass()]
+    return ast.unparse(function) + "\n"
+
+
+def _answer(program: str, problem: Problem) -> str | None:
+    """What of a program answers the problem, its docstring left out."""
+    function = _function(program, problem.entry_point)
+    if function is None:
+        return None
+    if not _begun(problem):
+        return stripped(program)
+    rest = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    text = "\n".join(ast.unparse(one) for one in rest)
+    return textwrap.indent(text, "    ") + "\n" if rest else None
 
 
 def _ask(
@@ -368,6 +422,7 @@ def score(folder: Path, *, write: bool = True) -> Report:
     for one in grades:
         one["void"] = one["batch"] in void
     attempts = [one for one in grades if one["kind"] == "attempt"]
+    valid = [one for one in attempts if not one["void"]]
     counted = [
         Grade(
             task_id=one["task_id"],
@@ -376,16 +431,16 @@ def score(folder: Path, *, write: bool = True) -> Report:
             evaluation="",
             transcript=(),
         )
-        for one in attempts
-        if not one["void"]
+        for one in valid
     ]
     report = {
         **summarize(counted),
         "attempts": len(attempts),
+        "in_void": len(attempts) - len(valid),
         "batches": len({one["batch"] for one in grades}),
         "void": {str(number): reasons for number, reasons in sorted(void.items())},
-        "flagged": sum(one["flagged"] for one in attempts if not one["void"]),
-        "agreement": _agreement([one for one in attempts if not one["void"]]),
+        "flagged": sum(one["flagged"] for one in valid),
+        "agreement": _agreement(valid),
         "exchanges_sha": hash_json([row for _, row in read_rows(folder / EXCHANGES)]),
         **about,
     }

@@ -13,11 +13,12 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import Any
 
+from hornbook.evaluate.passk import wilson_interval
 from hornbook.evaluate.problems import Problem
 
 KINDS = {
@@ -31,24 +32,34 @@ KINDS = {
 }
 """The seven kinds of perturbation, in words."""
 
-_PHRASES = (
-    (r"\breturns?\b", "give back"),
-    (r"\bcheck if\b", "find out whether"),
-    (r"\bgiven\b", "provided"),
-    (r"\blist of\b", "sequence of"),
-    (r"\bintegers?\b", "whole number(s)"),
-    (r"\bstrings?\b", "piece(s) of text"),
-    (r"\bfind\b", "work out"),
-    (r"\bnumbers?\b", "value(s)"),
-    (r"\bsum of\b", "total of"),
-    (r"\bgreater than\b", "larger than"),
-    (r"\bless than\b", "smaller than"),
-    (r"\bempty\b", "with nothing in it"),
-    (r"\bwrite a function that\b", "this function"),
-    (r"\byou should\b", "the function must"),
-    (r"\byou are\b", "the caller is"),
-    (r"\bcreate a function\b", "define a function"),
-)
+_PHRASES = {
+    r"write a function (?:that|which)": "this function",
+    r"create a function": "define a function",
+    r"you are given": "you get",
+    r"you should": "the function must",
+    r"check if": "find out whether",
+    r"given": "provided",
+    r"returns": "gives back",
+    r"return": "give back",
+    r"find": "work out",
+    r"list of": "sequence of",
+    r"sum of": "total of",
+    r"number of": "count of",
+    r"greater than": "larger than",
+    r"less than": "smaller than",
+    r"is empty": "has nothing in it",
+    r"an empty (\w+)": "a {} with nothing in it",
+    r"empty (\w+)": "{} with nothing in it",
+    r"integers": "whole numbers",
+    r"an integer": "a whole number",
+    r"integer": "whole number",
+    r"strings": "pieces of text",
+    r"string": "piece of text",
+    r"numbers": "values",
+    r"number": "value",
+}
+"""Phrases, longer ones before those that they hold."""
+_ANY_PHRASE = re.compile(rf"\b(?:{'|'.join(_PHRASES)})\b", re.IGNORECASE)
 _IRRELEVANT = (
     "The library is closed on Mondays.",
     "This was first discussed on a train to the coast.",
@@ -56,6 +67,7 @@ _IRRELEVANT = (
     "The author of this text has two cats.",
 )
 _DOCSTRING = re.compile(r'(?P<quote>"""|\'\'\')(?P<text>.*?)(?P=quote)\s*\Z', re.DOTALL)
+_STRINGS = re.compile(r'("""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\')')
 _EXAMPLES = re.compile(
     r"(?m)^[ \t]*(?:>>>|examples?\b|for example|e\.g\.)|=>|->|==>|➞", re.IGNORECASE
 )
@@ -79,7 +91,9 @@ def perturb(problem: Problem, kind: str, *, seed: int = 0) -> Problem | None:
     edge = _EXAMPLES.search(text)
     words, examples = (text[: edge.start()], text[edge.start() :]) if edge else (text, "")
     if kind == "reordered":
-        changed = words + _reordered(examples)
+        changed = _reordered(text, problem.entry_point)
+    elif kind == "paraphrase":
+        changed = _paraphrase(words, _parameters(problem)) + examples
     else:
         changed = _WAYS[kind](words, draw) + examples
     if changed == text or match["quote"] in changed:
@@ -90,16 +104,23 @@ def perturb(problem: Problem, kind: str, *, seed: int = 0) -> Problem | None:
 
 
 def _renamed(problem: Problem) -> Problem:
-    name = re.compile(rf"\b{re.escape(problem.entry_point)}\b")
+    name = re.escape(problem.entry_point)
+    code = re.compile(rf"\b{name}\b")
+    # In prose the name may be a word like any other, which the task is told by.
+    prose = re.compile(rf"\b{name}(?=\()|(?<=[`'\"]){name}(?=[`'\"])")
 
     def new(text: str) -> str:
-        return name.sub("candidate_function", text)
+        parts = _STRINGS.split(text)
+        return "".join(
+            (prose if place % 2 else code).sub("candidate_function", part)
+            for place, part in enumerate(parts)
+        )
 
     return replace(
         problem,
         prompt=new(problem.prompt),
         preamble=new(problem.preamble),
-        test=new(problem.test),
+        test=code.sub("candidate_function", problem.test),
         canonical_solution=new(problem.canonical_solution),
         entry_point="candidate_function",
     )
@@ -115,10 +136,25 @@ def _sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if part]
 
 
-def _paraphrase(text: str, draw: random.Random) -> str:
-    for pattern, other in _PHRASES:
-        text = re.sub(pattern, other.replace("(s)", "s"), text, flags=re.IGNORECASE)
-    return text
+def _paraphrase(text: str, names: Container[str]) -> str:
+    def other(match: re.Match[str]) -> str:
+        said = match.group()
+        if said.lower() in names:
+            return said
+        for pattern, words in _PHRASES.items():
+            found = re.fullmatch(pattern, said, re.IGNORECASE)
+            if found:
+                words = words.format(*found.groups())
+                return words[0].upper() + words[1:] if said[0].isupper() else words
+        return said
+
+    return _ANY_PHRASE.sub(other, text)
+
+
+def _parameters(problem: Problem) -> set[str]:
+    """Names of the asked function's parameters, which its text speaks of."""
+    found = re.search(rf"def {re.escape(problem.entry_point)}\(([^)]*)", problem.prompt)
+    return set(re.findall(r"\w+(?=\s*(?::|,|=|$))", found[1].lower())) if found else set()
 
 
 def _lengthened(text: str, draw: random.Random) -> str:
@@ -163,7 +199,6 @@ def _irrelevant(text: str, draw: random.Random) -> str:
 
 
 _WAYS = {
-    "paraphrase": _paraphrase,
     "lengthened": _lengthened,
     "numbered": _numbered,
     "slips": _slips,
@@ -171,22 +206,35 @@ _WAYS = {
 }
 
 
-def _reordered(examples: str) -> str:
-    """Examples the other way round: doctest pairs, or else lines with an arrow or `==`."""
-    if ">>>" in examples:
-        first = examples.index(">>>")
-        start = examples.rfind("\n", 0, first) + 1
-        parts = re.split(r"(?m)(?=^[ \t]*>>>)", examples[start:])
-        parts = [part for part in parts if part.strip()]
-        ends = [part.rstrip() for part in parts]
-        tail = parts[-1][len(ends[-1]) :]
-        return examples[:start] + "\n".join(reversed(ends)) + tail
-    lines = examples.split("\n")
-    places = [i for i, line in enumerate(lines) if re.search(r"=>|->|==|➞", line)]
-    moved = [lines[i] for i in reversed(places)]
-    for place, line in zip(places, moved, strict=True):
-        lines[place] = line
-    return "\n".join(lines)
+def _reordered(text: str, name: str) -> str:
+    """Calls of the function the other way round: doctests, or else lines with a result.
+
+    As they are, if any of them is more than a call or is spoken of by the line after it.
+    """
+    lines = text.split("\n")
+    starts = [i for i, line in enumerate(lines) if line.lstrip().startswith(">>>")]
+    blocks: list[tuple[int, int]] = []
+    if starts:
+        for start, following in zip(starts, [*starts[1:], len(lines)], strict=True):
+            blank = (i for i in range(start, following) if not lines[i].strip())
+            blocks.append((start, next(blank, following)))
+        if not all(re.match(rf"\s*>>> .*\b{re.escape(name)}\(", lines[i]) for i in starts):
+            return text
+    else:
+        call = re.compile(rf"\s*{re.escape(name)}\(.*\)\s*(?:==?>?|[-=]+>|➞)\s*\S")
+        blocks = [(i, i + 1) for i, line in enumerate(lines) if call.match(line)]
+        for start, end in blocks:
+            after = lines[end] if end < len(lines) else ""
+            even = all(
+                lines[start].count(x) == lines[start].count(y) for x, y in ("()", "[]", "{}")
+            )
+            if not even or (after.strip() and not call.match(after)):
+                return text
+    made, at = [], 0
+    for (start, end), (first, last) in zip(blocks, reversed(blocks), strict=True):
+        made += [*lines[at:start], *lines[first:last]]
+        at = end
+    return "\n".join([*made, *lines[at:]])
 
 
 def change(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
@@ -197,23 +245,35 @@ def change(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
         after: Whether it was when changed, in the same order.
 
     Returns:
-        `n`, `before`, `after`, `change`, `low`, `high`: normal approximation over paired
-        differences, widened by one half problem each way so that no change is not certainty.
+        `n`, `before`, `after`, `change`, `low`, `high`: Newcombe's score interval for paired
+        proportions (Statistics in Medicine 17, 1998, p. 2635, method 10), which holds for few
+        problems and rare changes too.
     """
     n = len(before)
     if n == 0:
         return {"n": 0, "before": 0.0, "after": 0.0, "change": 0.0, "low": -1.0, "high": 1.0}
-    differences = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
-    mean = sum(differences) / n
-    spread = sqrt(sum((one - mean) ** 2 for one in differences)) / n
-    reach = 1.959963984540054 * spread + 1 / (2 * n)
+    cells = Counter(zip(map(bool, after), map(bool, before), strict=True))
+    both, gained, lost, neither = (
+        cells[one] for one in ((True, True), (True, False), (False, True), (False, False))
+    )
+    p, q = (both + gained) / n, (both + lost) / n
+    (p_low, p_high), (q_low, q_high) = wilson_interval(p, n), wilson_interval(q, n)
+    margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+    excess = float(both * neither - gained * lost)
+    if excess > 0:
+        excess = max(0.0, excess - n / 2)
+    phi = excess / sqrt(margins) if margins else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
     return {
         "n": n,
-        "before": sum(before) / n,
-        "after": sum(after) / n,
-        "change": mean,
-        "low": max(-1.0, mean - reach),
-        "high": min(1.0, mean + reach),
+        "before": q,
+        "after": p,
+        "change": p - q,
+        "low": max(-1.0, p - q - reach(p - p_low, q_high - q)),
+        "high": min(1.0, p - q + reach(p_high - p, q - q_low)),
     }
 
 

@@ -9,6 +9,7 @@ changes, and compared with the same problems as they are.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def run_probes(
             some: Sequence[Problem], name: str, label: str = label, model: Model = model
         ) -> dict[str, list[bool]]:
             evaluate(
-                ProblemSet(
+                replace(
+                    problems,
                     name=name,
                     problems=tuple(some),
+                    path=None,
                     sha256=hash_json(list(some)),
-                    protocol=problems.protocol,
-                    stop=problems.stop,
                 ),
                 model,
                 root / label / name,

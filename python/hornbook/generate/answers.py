@@ -323,6 +323,17 @@ class _Pairs(list[tuple[str, Any]]):
     """An object's members in order, repeated keys and all."""
 
 
+def words(value: Any) -> str:
+    """A reply's text.
+
+    Raises:
+        RejectedError: With code `reply`, if it is none or blank.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise RejectedError("reply", f"not a text: {str(value)[:40]!r}")
+    return value
+
+
 def integer(value: Any, most: int) -> int:
     """A whole number from 0 to `most`.
 

@@ -259,7 +259,8 @@ class BatchSender:
         try:
             answer = read_answer(body, self._secret, self._model, self._purse, usd, tokens)
         except MalformedError as error:
-            self._fail(key, clean(str(error), self._secret), "failed")
+            # It was paid for, as one that comes over a call would be.
+            self._fail(key, clean(str(error), self._secret), "failed", billed=True)
             return
         self._purse.release(usd, tokens)
         self._purse.spend(answer.cost_usd, answer.charged_tokens)
@@ -269,9 +270,12 @@ class BatchSender:
         if request is not None and future is not None:
             future.set_result(judge(request, key, self._model, answer))
 
-    def _fail(self, key: str, reason: str, verdict: Any) -> None:
-        self._purse.release(*self._ledger.reserve(key))
-        self._ledger.fail(key, reason, billed=False)
+    def _fail(self, key: str, reason: str, verdict: Any, *, billed: bool = False) -> None:
+        usd, tokens = self._ledger.reserve(key)
+        self._purse.release(usd, tokens)
+        if billed:
+            self._purse.spend(usd, tokens)
+        self._ledger.fail(key, reason, billed=billed)
         with self._lock:
             request, future = self._futures.pop(key, (None, None))
         if request is not None and future is not None:

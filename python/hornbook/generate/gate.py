@@ -28,13 +28,14 @@ from hornbook.generate.answers import RejectedError, split_blocks, textbook_code
 from hornbook.generate.mutants import mutants, text_mutants
 from hornbook.generate.prompts import digest
 from hornbook.generate.slots import Spec
+from hornbook.quality.rubric import own_nodes
 
 Row = dict[str, Any]
 Run = Callable[..., Iterable[Any]]
 """`run(programs, timeout_s=..., memory_mb=...)`, such as `hornbook.evaluate.run_programs`: an
 outcome a program, in order, with `passed`, and if possible `status` and `output`."""
 
-VERSION = 1
+VERSION = 2
 """Part of what a stored verdict is good for."""
 MUTANT_S = 2.0
 """CPU seconds for a mutant, which may never end; that fails it too."""
@@ -212,8 +213,10 @@ def examine(row: Row) -> None:
         what = f"`{bare[0]}` has no type" if bare else "the result has no type"
         raise RejectedError("signature", what)
     returns = any(
-        isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function)
-    ) or any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function))
+        isinstance(node, ast.Yield | ast.YieldFrom)
+        or (isinstance(node, ast.Return) and node.value is not None)
+        for node in own_nodes(function)
+    )
     nothing = isinstance(function.returns, ast.Constant) and function.returns.value is None
     if nothing == returns:
         raise RejectedError("signature", "the type of the result and the body do not agree")

@@ -33,7 +33,7 @@ from hornbook.generate.client import (
     TeacherError,
 )
 from hornbook.generate.gate import VERSION, Gate, GateOptions, code_of, gist
-from hornbook.generate.ledger import Ledger
+from hornbook.generate.ledger import Answer, Ledger
 from hornbook.generate.slots import Spec, dealt, slot_request
 from hornbook.generate.steer import Signatures, Steering, SteerOptions, Verdict
 
@@ -128,7 +128,7 @@ class Harvest:
         self.failed = 0
         self.last = ""
         self.stored = 0
-        self.repaired = 0
+        self.repaired = self.repairs = 0
         self.refused = 0
         self.warned = False
         self.unrepaired: BudgetReachedError | None = None
@@ -234,24 +234,22 @@ class Harvest:
 
     def _judged(self, batch: list[Response]) -> Iterator[tuple[Row, RejectedError | None]]:
         """Rows with why they are turned away, in order; tells the steering."""
-        for response, row, why in zip(batch, *self._checked(batch), strict=True):
+        for response, row, why, repair in zip(batch, *self._checked(batch), strict=True):
             self.slots += 1
             about = response.request.provenance
             cell, usd = about["cell"], 0.0
-            if response.answer is not None:
-                usd = response.answer.cost_usd or 0.0
             self.stored += response.stored
+            self.repairs += repair is not None
+            for answer in (response.answer, repair):
+                if answer is not None:
+                    usd += answer.cost_usd or 0.0
+                    self.tokens += answer.charged_tokens
             self.usd += usd
-            if response.answer is not None:
-                self.tokens += response.answer.charged_tokens
-            if response.verdict == "refused":
-                self.refused += 1
+            self.refused += response.verdict == "refused"
+            self.failed += response.verdict == "failed"
+            if response.verdict in ("refused", "failed"):
                 self.last = response.error
-            if response.verdict == "failed":
-                self.failed += 1
-                self.last = response.error
-                self._steering.record(about["index"], Verdict(cell=cell, accepted=False, usd=usd))
-                continue
+            # What has failed has a reason already.
             why = why or self._repeated(row)
             if why is not None:
                 self.reasons[why.code] += 1
@@ -284,11 +282,15 @@ class Harvest:
             return RejectedError("duplicate", "the same text came from an earlier slot")
         return None
 
-    def _checked(self, batch: list[Response]) -> tuple[list[Row], list[RejectedError | None]]:
-        """Each response as a row (or what is known of it) and why the gate turns it away."""
+    def _checked(
+        self, batch: list[Response]
+    ) -> tuple[list[Row], list[RejectedError | None], list[Answer | None]]:
+        """Each response as a row (or what is known of it), why the gate turns it away, and what
+        came when it was asked to be put right."""
         rows, found = self._gated(batch)
+        repairs: list[Answer | None] = [None] * len(batch)
         if not self._options.repair:
-            return rows, found
+            return rows, found, repairs
         again = [
             place
             for place, why in enumerate(found)
@@ -300,19 +302,19 @@ class Harvest:
         except BudgetReachedError as error:
             # What cannot be repaired stays turned away; first answers may be there all the same.
             self.unrepaired = error
-            return rows, found
+            return rows, found, repairs
         except (TeacherError, InterruptedByUserError) as error:
             self.stopped = self.stopped or error
-            return rows, found
-        for answer in (response.answer for response in answers):
-            if answer is not None:
-                self.usd += answer.cost_usd or 0.0
-                self.tokens += answer.charged_tokens
-        for place, row, why in zip(again, *self._gated(answers), strict=True):
+            return rows, found, repairs
+        for place, response, row, why in zip(again, answers, *self._gated(answers), strict=True):
+            repairs[place] = response.answer
             if why is None:
                 self.repaired += 1
-                rows[place], found[place] = {**row, "parent_call": batch[place].key}, None
-        return rows, found
+                first = batch[place].answer
+                assert first is not None
+                rows[place], found[place] = {**row, **_both(first, row)}, None
+                rows[place]["parent_call"] = batch[place].key
+        return rows, found, repairs
 
     def _gated(self, batch: list[Response]) -> tuple[list[Row], list[RejectedError | None]]:
         rows: list[Row] = []
@@ -385,6 +387,7 @@ class Harvest:
             "cost_usd": round(self.usd, 6) if priced else None,
             "tokens": self.tokens,
             "answers_from_ledger": self.stored,
+            "repairs_asked": self.repairs,
             "repaired": self.repaired,
             "failed": self.failed,
             "complete": self.stopped is None,
@@ -410,6 +413,15 @@ class Harvest:
 
 
 _END = object()
+
+
+def _both(first: Answer, row: Row) -> Row:
+    """What a row took whose first answer had to be put right; None where it is not known."""
+    made = {}
+    for name in ("prompt_tokens", "completion_tokens", "cost_usd"):
+        parts = (getattr(first, name), row[name])
+        made[name] = None if None in parts else sum(parts)
+    return made
 
 
 def _rejection(row: Row, why: RejectedError) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from hornbook.errors import ConfigError, InputError
 from hornbook.files import StrPath, hash_json
 from hornbook.generate import prompts
-from hornbook.generate.answers import RejectedError, integer, strict_json
+from hornbook.generate.answers import RejectedError, integer, strict_json, words
 from hornbook.generate.client import Complete, Request, Response, TeacherError
 
 Label = tuple[float | None, str]
@@ -320,6 +320,6 @@ def label(response: Response, most: int = 10) -> Label:
         return None, f"unscored: {response.verdict} {response.error}".strip()
     try:
         values = strict_json(response.text, ("reason", "score"))
-        return 10.0 * integer(values["score"], most) / most, str(values["reason"])
+        return 10.0 * integer(values["score"], most) / most, words(values["reason"])
     except RejectedError as error:
         return None, f"unscored: {error.detail}"

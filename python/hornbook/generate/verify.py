@@ -87,7 +87,8 @@ def trivial(calls: Sequence[Arguments], results: Sequence[Any]) -> bool:
 
 
 def unnoticed(code: str, name: str, calls: Sequence[Arguments], results: Sequence[Any]) -> bool:
-    """Whether some step can be left out, or a condition turned round, and the tests still pass."""
+    """Whether some step can be left out, or a condition turned round or decided beforehand, and
+    the tests still pass."""
     for mutant in _mutants(code.splitlines()):
         function = load(mutant, name)
         try:
@@ -104,9 +105,13 @@ def _mutants(lines: list[str]) -> Iterator[str]:
         indent, text = line[: len(line) - len(line.lstrip())], line.strip()
         target, _, value = text.partition(" = ")
         if text.startswith("if ") and text.endswith(":"):
-            yield "\n".join(
-                [*lines[:place], f"{indent}if not ({text[3:-1]}):", *lines[place + 1 :]]
-            )
+            for condition in (f"not ({text[3:-1]})", "True", "False"):
+                yield "\n".join([*lines[:place], f"{indent}if {condition}:", *lines[place + 1 :]])
+        elif text == "else:":
+            after = place + 1
+            while after < len(lines) and lines[after].startswith(f"{indent} "):
+                after += 1
+            yield "\n".join([*lines[:place], *lines[after:]])
         elif target.isidentifier() and target in value:
             yield "\n".join([*lines[:place], *lines[place + 1 :]])
 

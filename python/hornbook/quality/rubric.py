@@ -184,7 +184,7 @@ def _may_have_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Module | _Function | ast.ClassDef)
 
 
-def _own(function: _Function) -> Iterator[ast.AST]:
+def own_nodes(function: _Function) -> Iterator[ast.AST]:
     """Nodes of a function, without those of functions and classes inside it."""
     pending: list[ast.AST] = list(function.body)
     while pending:
@@ -208,7 +208,7 @@ def _computes(function: _Function) -> bool:
         return False
     work = effects = 0
     uses = results = False
-    for node in _own(function):
+    for node in own_nodes(function):
         work += isinstance(node, _WORK)
         uses = uses or (isinstance(node, ast.Name) and node.id in parameters)
         if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom):

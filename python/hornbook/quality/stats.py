@@ -58,9 +58,11 @@ def weighted_kappa(first: "NDArray[Any]", second: "NDArray[Any]") -> float | Non
 
     if not len(first):
         return None
-    expected = float(((first[:, None] - second[None, :]) ** 2).mean())
+    # The mean over all pairs, without making them. Of opinions that are all one it is 0, but for
+    # the rounding of their mean.
+    expected = float(first.var() + second.var() + (first.mean() - second.mean()) ** 2)
     seen = float(np.mean((first - second) ** 2))
-    return round(1 - seen / expected, 4) if expected > 0 else None
+    return round(1 - seen / expected, 4) if expected > 1e-12 else None
 
 
 def calibration(

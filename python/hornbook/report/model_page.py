@@ -143,7 +143,9 @@ def _beside(title: str, scores: Sequence[dict[str, Any]], grades: Sequence[dict[
         some = [s for s in scores if s["problems"] == name and "1" in s["pass_at_k"]]
         return _interval(some[0]["pass_at_k"]["1"]) if some else "–"
 
-    graded = [g for g in grades if g.get("percent") is not None]
+    graded = [
+        g for g in grades if g["problems"] == "unconventional" and g.get("percent") is not None
+    ]
     ours = (
         title,
         "–",
@@ -192,6 +194,7 @@ def _grade(summary: dict[str, Any]) -> str:
             "–" if summary["low"] is None else f"{summary['low']:.2f} to {summary['high']:.2f}",
         ),
         ("scored", f"{summary['scored']} of {summary['attempts']}"),
+        ("attempts in void batches", summary.get("in_void", "–")),
         ("batches, void", f"{summary['batches']}, {len(summary['void'])}"),
         ("views differ by 2 or more", summary["flagged"]),
         ("right answers graded right, %", _percent(agreement["true_positive_rate"])),

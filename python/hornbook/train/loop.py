@@ -68,7 +68,7 @@ class TrainResult:
     loss: float
     """Mean loss of the last steps (up to 50)."""
     tokens: int
-    """Tokens trained on, over all processes."""
+    """Places of the rows trained on, over all processes; with `best_fit` some hold padding."""
     seconds: float
     """Time spent training, over all starts."""
     tokens_per_second: float
