@@ -338,8 +338,8 @@ def time_attention_case(what: str, length: int, dropout: float, documents: bool)
     flops = 4 * HEADS * DIM * seen_keys(length, documents)
     case = {"length": length, "dropout": dropout, "documents": documents}
     apart = agreeing(apart, dout, limit)
-    with torch.no_grad():
-        forward = measure({name: peer.call for name, peer in apart.items()})
+    # As training calls it: without gradients FlexAttention would be compiled once more.
+    forward = measure({name: peer.call for name, peer in apart.items()})
     row(f"{what} forward", forward, flops=flops)
     whole = measure({name: partial(apart[name].whole, dout) for name in forward})
     row(f"{what} forward+backward", whole, flops=3.5 * flops, packed=False, **case)

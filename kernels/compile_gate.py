@@ -2,9 +2,11 @@
 
 Compiles each kernel and configuration for sm_80, sm_90 and sm_100 with the assembler inside the
 Triton wheel: no GPU, driver or CUDA toolkit. `compiled.json` holds, for each Triton version,
-registers a thread, spill instructions, bytes of shared memory a program, matrix instructions and
-instructions in all; a spill, or a row that changed, fails. A row also holds a hash of what it was
-compiled from, so that no kernel or configuration can change without its rows being made again.
+registers a thread, spill instructions, bytes of shared memory a program, matrix instructions, waits
+for asynchronous ones, bytes of the widest access to global memory and instructions in all; a spill,
+a wait for every product, narrow accesses, or a row that changed, fails. A row also holds a hash of
+what it was compiled from, so that no kernel or configuration can change without its rows being made
+again.
 
     python kernels/compile_gate.py            # every kernel for the Triton that is installed
     python kernels/compile_gate.py --quick    # the ones a phi-1 trainer uses, sm_80 and sm_90
@@ -253,8 +255,9 @@ def compile_case(case: Case, architecture: int) -> Row:
         architecture: For which card.
 
     Returns:
-        registers a thread, spill instructions, shared bytes a program, matrix instructions,
-        instructions in all, and the hash of what was compiled.
+        registers a thread, spill instructions, shared bytes a program, matrix instructions, waits
+        for them (sm_90), bytes of the widest access to global memory, instructions in all, and the
+        hash of what was compiled.
     """
     names = case.kernel.arg_names
     signature = {name: case.types.get(name, "constexpr") for name in names}
@@ -282,9 +285,19 @@ def compile_case(case: Case, architecture: int) -> Row:
         "spills": len(re.findall(r"\bSTL\b", sass)),
         "shared": made.metadata.shared,
         "matrix": len(re.findall(r"\b(?:HGMMA|HMMA|UTCHMMA)\b", sass)),
+        "waits": len(re.findall(r"\bWARPGROUP\.DEPBAR\b", sass)),
+        "widest": max(
+            _bytes(found) for found in re.findall(r"\b(?:LDG|STG|LDGSTS)((?:\.\w+)*)", sass)
+        ),
         "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.M)),
         "source": case.source(),
     }
+
+
+def _bytes(suffixes: str) -> int:
+    """How much one access to global memory moves."""
+    found = re.search(r"\.(U8|S8|U16|S16|64|128)\b", suffixes)
+    return {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}[found[1]] if found else 4
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -293,9 +306,9 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _row(job: tuple[int, str], quick: bool) -> Row:
-    architecture, name = job
-    case = next(case for case in cases(architecture, quick) if case.name == name)
+def compile_named(architecture: int, name: str) -> Row:
+    """`compile_case` of one of `cases`, by its name: for other processes."""
+    case = next(case for case in cases(architecture, quick=False) if case.name == name)
     return compile_case(case, architecture)
 
 
@@ -317,12 +330,13 @@ def measure(
     for arch in architectures:
         for case in cases(arch, quick):
             name = f"sm_{arch} {case.name}"
-            if known.get(name, {}).get("source") == case.source():
+            if known.get(name, {}).get("source") == case.source() and "waits" in known[name]:
                 rows[name] = known[name]
             else:
                 todo.append((arch, case.name))
     with ProcessPoolExecutor(jobs) as pool:
-        for (arch, name), row in zip(todo, pool.map(partial(_row, quick=quick), todo), strict=True):
+        made = pool.map(compile_named, *zip(*todo, strict=True)) if todo else ()
+        for (arch, name), row in zip(todo, made, strict=True):
             rows[f"sm_{arch} {name}"] = row
     return rows
 
@@ -339,6 +353,11 @@ def judge(rows: dict[str, Row], recorded: dict[str, Row] | None) -> list[str]:
         A sentence for each fault.
     """
     faults = [f"{name}: {row['spills']} spills" for name, row in rows.items() if row["spills"]]
+    for name, row in rows.items():
+        if row["waits"] and int(row["waits"]) >= int(row["matrix"]):
+            faults.append(f"{name}: {row['waits']} waits for {row['matrix']} products, one by one")
+        if int(row["widest"]) < 16:
+            faults.append(f"{name}: no access to memory wider than {row['widest']} bytes")
     if recorded is not None:
         for name, row in rows.items():
             known = recorded.get(name)

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hornbook import webpage
 from hornbook.files import json_lines, write_text
 
+MOST_SOURCES = 30
+"""Sources that the page lists: those of the most documents."""
 STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 110em; padding: 0 1em; }
-table { border-collapse: collapse; margin: 0 0 1.5em; }
-th, td { border-bottom: 1px solid #8884; padding: .2em .7em; text-align: left; }
-td.code { white-space: pre-wrap; font: 12px/1.35 monospace; width: 50%; vertical-align: top;
-          border: 0; padding: 0 .7em; word-break: break-word; }
+main { max-width: 100rem; }
+table.pair { table-layout: fixed; width: 100%; }
+table.pair th { overflow-wrap: anywhere; }
+td.code { white-space: pre-wrap; font: 12px/1.35 ui-monospace, monospace; width: 50%; border: 0;
+          padding: 0 .7em; overflow-wrap: anywhere; }
 tr.differs td.code { background: #fc03; }
 .warning { background: #f003; padding: .4em .7em; }
 """
@@ -29,23 +32,30 @@ def write_page(folder: Path, details: Mapping[str, Any]) -> None:
         StorageError: If it cannot be written.
     """
     pairs = list(json_lines((folder / "evidence" / "pairs.json").read_text(encoding="utf-8")))
-    parts = ["<!doctype html><meta charset=utf-8><title>dedup</title>", f"<style>{STYLE}</style>"]
+    parts = ["<h1>Deduplication</h1>"]
     parts += [f"<p class=warning>{html.escape(text)}</p>" for text in details["warnings"]]
-    parts.append("<h2>Removed by source</h2><table><tr><th>source<th>documents<th>removed<th>share")
-    for name, count in details["sources"].items():
+    parts.append(
+        "<h2>Removed by source</h2><div class=scroll><table>"
+        "<tr><th>source<th>documents<th>removed<th>share"
+    )
+    sources = sorted(details["sources"].items(), key=lambda item: -item[1]["rows"])
+    for name, count in sources[:MOST_SOURCES]:
         share = count["removed"] / count["rows"] if count["rows"] else 0
         parts.append(
             f"<tr><td>{html.escape(name)}<td>{count['rows']:,}<td>{count['removed']:,}"
             f"<td>{share:.1%}"
         )
-    parts.append("</table>")
+    parts.append("</table></div>")
+    if len(sources) > MOST_SOURCES:
+        parts.append(f"<p>and {len(sources) - MOST_SOURCES:,} more; all are in manifest.json.</p>")
     if "recall_curve" in details:
         measured = details["measured_recall"]
-        parts.append(f"<h2>Recall of {details['bands']} bands of {details['rows']}</h2><table><tr>")
+        parts.append(f"<h2>Recall of {details['bands']} bands of {details['rows']}</h2>")
+        parts.append("<div class=scroll><table><tr>")
         parts += [f"<th>{j}" for j in details["recall_curve"]]
         parts.append("<tr>")
         parts += [f"<td>{chance:.3f}" for chance in details["recall_curve"].values()]
-        parts.append("</table><p>")
+        parts.append("</table></div><p>")
         parts.append(
             f"A pair of that Jaccard similarity is found with that probability. On a sample of "
             f"{measured['sampled_documents']:,} documents, {measured['pairs_found']:,} of "
@@ -55,7 +65,8 @@ def write_page(folder: Path, details: Mapping[str, Any]) -> None:
     if not pairs:
         parts.append("<p>No near copy was removed.")
     parts += [_pair(pair) for pair in pairs]
-    write_text(folder / "evidence" / "pairs.html", "\n".join(parts) + "\n")
+    page = webpage.page("Deduplication", "\n".join(parts), STYLE)
+    write_text(folder / "evidence" / "pairs.html", page)
 
 
 def _pair(pair: Mapping[str, Any]) -> str:
@@ -63,7 +74,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
     left = pair["removed_text"].splitlines()
     right = kept.splitlines() if kept is not None else ["(in what it was compared against)"]
     rows = [
-        f"<h3>Jaccard {pair['jaccard']:.3f}</h3><table>",
+        f"<h3>Jaccard {pair['jaccard']:.3f}</h3><table class=pair>",
         f"<tr><th>removed {html.escape(pair['removed'])}<th>kept {html.escape(pair['kept'])}",
     ]
     matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)

@@ -11,7 +11,7 @@ from typing import Any
 from hornbook.manifest import MANIFEST
 from hornbook.pipeline import select_steps
 from hornbook.recipe import Recipe
-from hornbook.steps import Step, plan, rounds
+from hornbook.steps import Step, missing, plan, rounds
 from hornbook.train.plan import PEAK_TFLOPS, estimate
 
 TOKENS_PER_SECTION = (250, 850)
@@ -113,14 +113,15 @@ def _training_notes(training: dict[str, Any], runs: dict[str, int]) -> list[str]
         if not runs[kind]:
             continue
         hours = ", ".join(
-            f"{cost['gpu_hours'][card] * runs[kind]:,.3g} {card}-hours at "
+            f"{_hours(cost['gpu_hours'][card] * runs[kind])} {card}-hours at "
             f"{cost['mfu'][card]:.0%} MFU"
             for card in PEAK_TFLOPS
         )
         memory = cost["memory_bytes"]["total"] / 2**30
         lines.append(
             f"{kind}: {runs[kind]} x {_short(cost['tokens'])} tokens, {cost['flops']:.2g} FLOP "
-            f"each; about {memory:.3g} GiB a process without sharding; in all {hours} (estimates)"
+            f"each; about {memory:.3g} GiB a process without sharding, beside torch itself; in all "
+            f"{hours} (estimates)"
         )
     return lines
 
@@ -183,6 +184,10 @@ def _asked(recipe: Recipe) -> list[_Asked]:
     return asked
 
 
+def _hours(hours: float) -> str:
+    return f"{hours:,.3g}" if hours >= 0.01 else "below 0.01"
+
+
 def _teacher_notes(recipe: Recipe) -> list[str]:
     """What asking an LLM comes to, in tokens and, where prices are given, in money."""
     config = recipe.generate
@@ -193,7 +198,7 @@ def _teacher_notes(recipe: Recipe) -> list[str]:
     prompts, answers = sum(one.prompts for one in asked), sum(one.answers for one in asked)
     costs = [one.usd for one in asked]
     usd = sum(cost for cost in costs if cost is not None) if None not in costs else None
-    price = f"about {usd or 0:,.0f} US dollars"
+    price = f"about {usd or 0:,.{0 if (usd or 0) >= 100 else 2}f} US dollars"
     if usd is None:
         lacking = dict.fromkeys(one.section for one in asked if one.usd is None)
         names = ", ".join(f"{section}.price_in, {section}.price_out" for section in lacking)
@@ -221,10 +226,10 @@ def _budget(amount: str, budget: float, cost: float) -> str:
 
 def _notes(recipe: Recipe) -> list[str]:
     found = [name for against in rounds(recipe).values() for name in against]
-    missing = [name for name in recipe.decontaminate.if_present if name not in found]
     lines = [f"decontaminated against: {', '.join(found) or 'nothing'}"]
-    if missing:
-        lines.append(f"not found (set HORNBOOK_DATA): {', '.join(missing)}")
+    lacking = missing(recipe)
+    if lacking:
+        lines.append(f"not found (set HORNBOOK_DATA): {', '.join(lacking)}")
     if not recipe.source.raw:
         lines.append("source.raw is empty: --set source.raw=/path/to/code")
     return lines

@@ -30,7 +30,16 @@ from hornbook.errors import ConfigError, HornbookError, InputError, StorageError
 from hornbook.files import locked, read_json, write_text
 from hornbook.manifest import Report
 from hornbook.recipe import Recipe, from_dict
-from hornbook.steps import HELDOUT, Step, annotator_options, plan, rounds, teacher
+from hornbook.steps import (
+    HELDOUT,
+    Step,
+    annotator_options,
+    missing,
+    plan,
+    resolved,
+    rounds,
+    teacher,
+)
 from hornbook.train.schedule import TrainConfig
 
 
@@ -64,6 +73,8 @@ def run(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} is less than 1; leave it out to use every core")
     root = Path(out).absolute()
+    lacking = missing(recipe)
+    recipe = resolved(recipe)
     steps = select_steps(plan(recipe), only)
     if not recipe.source.raw and any(step.name == "source" for step in steps):
         raise ConfigError(
@@ -77,12 +88,14 @@ def run(
         raise StorageError(f"{root}: {error.strerror}") from error
     if free < 1 << 30:
         raise StorageError(f"{root}: {free / 2**20:,.0f} MiB left on this disk; 1 GiB is needed")
-    _check_owner(recipe, root)
+    _check_owner(recipe, root, lacking)
     preflight(recipe, root, steps)
     with locked(root / "lock", root), _terminated_like_interrupted():
         write_text(root / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
         log = _Log(root / "log.jsonl", on_event)
         start = time.monotonic()
+        if lacking and any(step.name.startswith("decontaminate/") for step in steps):
+            log({"event": "missing", "benchmarks": lacking})
         log({"event": "run", "recipe": recipe.name, "steps": len(steps), "cpus": os.cpu_count()})
         tally = {"done": 0, "skipped": 0}
         for entry in _execute(recipe, root, steps, jobs or min(os.cpu_count() or 1, 8)):
@@ -179,16 +192,23 @@ def select_steps(steps: list[Step], only: tuple[str, ...]) -> list[Step]:
     return [step for step in steps if step.name in wanted]
 
 
-def _check_owner(recipe: Recipe, root: Path) -> None:
+def _check_owner(recipe: Recipe, root: Path, lacking: list[str]) -> None:
     """One folder, one recipe: results of another would be mixed into its report."""
     path = root / "recipe.json"
-    if path.is_file():
-        found = read_json(path).get("name")
-        if found != recipe.name:
-            raise ConfigError(
-                f"{root}: holds a run of the recipe `{found}`, not `{recipe.name}`; name another "
-                "folder with --out"
-            )
+    if not path.is_file():
+        return
+    found = read_json(path)
+    if found.get("name") != recipe.name:
+        raise ConfigError(
+            f"{root}: holds a run of the recipe `{found.get('name')}`, not `{recipe.name}`; name "
+            "another folder with --out"
+        )
+    lost = set(lacking) & set((found.get("decontaminate") or {}).get("benchmarks") or ())
+    if lost:
+        raise ConfigError(
+            f"{root}: was decontaminated against {', '.join(sorted(lost))}, which is not found "
+            "now: set HORNBOOK_DATA, or leave them out with --set decontaminate.if_present=[]"
+        )
 
 
 class _Log:
@@ -306,6 +326,8 @@ def _startable(
 
 def _child(table: dict[str, Any], root: str, name: str, messages: Any) -> None:
     """Runs one step in a process of its own."""
+    # Ctrl-C reaches the whole group; the run's process then asks the others to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     recipe = from_dict(table)
     step = next(step for step in plan(recipe) if step.name == name)

@@ -58,18 +58,32 @@ def bars() -> "Progress":
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
+    from rich.text import Text
+
+    class Note(ProgressColumn):
+        """What does not fit of it is cut, so that the numbers beside it stay whole."""
+
+        def render(self, task: Task) -> Text:
+            note = str(task.fields["note"])
+            return Text(note, style="dim", no_wrap=True, overflow="ellipsis")
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False, table_column=whole()),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        TimeRemainingColumn(table_column=whole()),
+        Note(),
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),

@@ -1,4 +1,5 @@
-"""The raw pool: whatever the recipe names, gathered as one stage with a `source` column.
+"""The raw pool: whatever the recipe names, gathered as one stage with a `source` column: the
+documents' own, or else the name of their file.
 
 Three names are built in: `stdlib`, the running interpreter's own library (about 12 MB of real
 code), `installed`, the packages installed beside it, and `pool`, procedural repository-like files.
@@ -90,10 +91,9 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
                     for column in mixed:
                         if row.get(column) is not None:
                             row[column] = str(row[column])
-                    yield {
-                        **row,
-                        "source": name if name in BUILT_IN else path.name,
-                    }
+                    own = None if name in BUILT_IN else row.get("source")
+                    known = path.name if own in (None, "") else str(own)
+                    yield {**row, "source": name if name in BUILT_IN else known}
                 rejected.extend(documents.rejected)
 
     def work(folder: Path) -> Outcome:

@@ -5,7 +5,7 @@ A step's work imports what it needs, so that planning loads nothing heavy.
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,11 +241,26 @@ def rounds(recipe: Recipe) -> dict[str, list[str]]:
     """What to decontaminate against, in turn: public benchmarks, then the held-out problems."""
     if "decontaminate" in recipe.skip:
         return {}
-    config = recipe.decontaminate
-    public = list(config.benchmarks)
-    public += [name for name in config.if_present if name not in public and _present(name)]
+    public = list(resolved(recipe).decontaminate.benchmarks)
     found = {"public": public, "heldout": [HELDOUT] if recipe.evaluate.heldout else []}
     return {name: against for name, against in found.items() if against}
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with those benchmarks named that are there only perhaps, as a run's folder keeps
+    it: a report of it must not depend on what the next shell finds."""
+    config = recipe.decontaminate
+    found = [name for name in config.if_present if name not in config.benchmarks and _present(name)]
+    named = replace(config, benchmarks=(*config.benchmarks, *found), if_present=())
+    return replace(recipe, decontaminate=named)
+
+
+def missing(recipe: Recipe) -> list[str]:
+    """Benchmarks that the recipe would decontaminate against, were they there."""
+    config = recipe.decontaminate
+    if "decontaminate" in recipe.skip:
+        return []
+    return [name for name in config.if_present if not _present(name)]
 
 
 def _present(benchmark: str) -> bool:

@@ -22,7 +22,7 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
 
     Args:
         row_id: Its id, or the beginning of it; for an answer that made no row, its call's.
-        run_folder: A run's folder.
+        run_folder: A run's folder, or that of one stage.
 
     Raises:
         InputError: If no stage of the run has or dropped such a document, or several match.
@@ -31,6 +31,8 @@ def trace(row_id: str, run_folder: StrPath) -> Iterator[str]:
     stages = [root / name for name in _FLOW]
     for name in _ROUNDS:
         stages += sorted((root / "decontaminate" / name).glob("*"))
+    if (root / MANIFEST).is_file():
+        stages, root = [root], root.parent
     stages = [folder for folder in stages if (folder / MANIFEST).is_file()]
     if not stages:
         raise InputError(f"{root}: no finished data stage in it")

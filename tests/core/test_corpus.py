@@ -17,6 +17,7 @@ import hornbook as hb
 from hornbook import _core, corpus
 from hornbook.errors import ConfigError, InputError, StorageError
 from hornbook.manifest import verify
+from hornbook.source import SourceConfig, gather
 
 ROWS = [{"id": f"d{i}", "text": f"text {i}", "stars": i, "fork": i % 2 == 0} for i in range(5)]
 
@@ -338,3 +339,12 @@ def test_damaged_parquet_is_an_error_at_worst(tmp_path, places):
     (tmp_path / "b.parquet").write_bytes(data)
     with contextlib.suppress(InputError, ConfigError):
         assert len(list(corpus.read([tmp_path / "b.parquet"]))) <= 100
+
+
+def test_a_source_column_of_the_documents_own_stays(tmp_path):
+    rows = [{"text": "x = 1", "source": "github"}, {"text": "y = 2"}, {"text": "z", "source": ""}]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gather(tmp_path / "out", SourceConfig(raw=(str(path),)))
+    found = [row["source"] for row in corpus.read([tmp_path / "out"])]
+    assert found == ["github", "data.jsonl", "data.jsonl"]

@@ -7,14 +7,15 @@ import pytest
 from hornbook.commands.runs import _score_tables
 from hornbook.errors import InputError
 from hornbook.evaluate.problems import read_objects
-from hornbook.report import words
+from hornbook.report import plots, words
 from hornbook.report.page import _filter_section, _public
 
 
 def run(**changes):
     data = {
         "sources": ["stdlib", "pool", "/data/mine"],
-        "teacher": {"kind": "procedural", "model": ""},
+        "teacher": {"kind": "procedural", "model": "", "spent": None},
+        "levels": {"trained": [1], "tested": [1, 2]},
         "training": {
             "parameters": 182_400,
             "pretrain_tokens": 76_800,
@@ -75,6 +76,27 @@ def test_provenance_names_only_what_there_was():
     assert "pool" not in text
     assert "The textbooks and exercises were written by gpt-4o-mini." in text
     assert "cleaner" not in text
+    assert "Levels of the grammar trained on: 1; tested: 1, 2." in text
+
+
+def test_what_has_not_been_trained_is_not_said_to_have_seen_tokens():
+    training = {**run()["training"], "pretrain_tokens": None, "finetune_tokens": None}
+    assert "saw" not in words.provenance(run(training=training))
+    assert (
+        words.mixture(run(training=training), "mixed") == "filtered (0 times), textbooks (0 times)"
+    )
+    assert "several times" in words.compared(run())
+    once = {**run()["training"], "pretrain_tokens": 9_600}
+    assert "several times" not in words.compared(run(training=once))
+
+
+def test_calls_that_may_have_been_billed_are_told_apart():
+    spent = {"answered": 40, "tokens": 150_222, "usd": 0.1988, "unpriced": (), "lost": 0}
+    assert words.spending(spent) == "LLM calls: 40 answers, 150,222 tokens, 0.20 US dollars."
+    lost = {"lost": 3, "lost_tokens": 2_000, "lost_usd": 0.031, "unpriced": ("m",)}
+    text = words.spending({**spent, **lost})
+    assert "40 answers, 150,222 tokens. 3 more" in text
+    assert text.endswith("at most 2,000 tokens.")
 
 
 ZERO = {"pass@1": 0.0, "stderr": 0.0, "low": 0.0, "high": 0.161, "n": 20}
@@ -135,3 +157,16 @@ def test_a_torn_line_of_a_result_is_named(tmp_path, line):
     assert next(rows)[1] == {"task_id": "\u2028"}
     with pytest.raises(InputError, match=r"results\.jsonl, line 2: .*run the recipe again"):
         next(rows)
+
+
+def test_pictures_hold_every_arm_and_no_empty_panel():
+    curve = {"base": [[step, 3.0 / step] for step in range(1, 9)]}
+    drawn = plots.loss_curves({f"arm{i}": curve for i in range(9)})
+    assert all(f">arm{i}<" in drawn for i in range(9))
+    assert "finetuning" not in drawn
+    one = plots.loss_curves({"arm": {"base": [[1, 2.0]], "finetuned": [[1, 1.0]]}})
+    assert ">pretraining<" in one
+    assert ">finetuning<" in one
+    arms = {f"raw+filtered+textbooks_mix_{i}": {"base": ZERO} for i in range(8)}
+    drawn = plots.pass_bars([{"seed": 0, "arms": arms}])
+    assert drawn.count("rotate(-90") > 8

@@ -256,10 +256,32 @@ def test_a_slow_answer_times_out(server: Server, ledger: Ledger) -> None:
 )
 def test_malformed_replies_fail(server: Server, ledger: Ledger, body: bytes) -> None:
     server.reply = lambda _, n: (200, {}, body)
-    (response,) = run(server, ledger, asks(1))
+    (response,) = run(server, ledger, asks(1), max_retries=0)
     assert response.verdict == "failed"
     assert "malformed" in response.error
     assert ledger.totals().lost == 1
+
+
+def test_a_malformed_reply_is_asked_for_again_and_counted(server: Server, ledger: Ledger) -> None:
+    server.reply = lambda _, n: (200, {}, b'{"choices": [{"mess') if n == 0 else "whole"
+    responses = run(server, ledger, asks(3))
+    assert [response.text for response in responses] == ["whole"] * 3
+    totals = ledger.totals()
+    assert (totals.answered, totals.lost) == (3, 3)
+    assert totals.lost_tokens == sum(ledger.reserve(response.key)[1] for response in responses)
+
+
+def test_a_call_that_rests_keeps_its_share_of_the_budget(server: Server, ledger: Ledger) -> None:
+    """Else those behind it, which nobody can use before it, spend all there is."""
+    prompt = asks(1)[0].most_prompt_tokens
+    full = completion("t", usage={"prompt_tokens": prompt, "completion_tokens": 60})
+    server.reply = lambda body, n: (
+        (429, {}, b"") if n == 0 and body["messages"][-1]["content"] == "q0" else (200, {}, full)
+    )
+    with pytest.raises(BudgetReachedError, match="3 answers are kept") as caught:
+        run(server, ledger, asks(10), budget_tokens=3 * (prompt + 60), concurrency=2)
+    assert caught.value.made == 3
+    assert ledger.totals().tokens == 3 * (prompt + 60)
 
 
 def test_verdicts(server: Server, ledger: Ledger) -> None:

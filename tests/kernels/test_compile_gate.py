@@ -89,6 +89,11 @@ def test_the_gate_notices(gate: Any) -> None:
     changed[name]["spills"] = 5
     assert "5 spills" in gate.judge(changed, None)[0]
     assert "not in" in gate.judge(rows, {})[0]
+    # What registers and spills do not show: products one by one, and numbers one by one.
+    for field, value, fault in (("waits", 99, "one by one"), ("widest", 2, "wider than 2 bytes")):
+        changed = copy.deepcopy(rows)
+        changed[name][field] = value
+        assert fault in gate.judge(changed, None)[0]
 
 
 def test_a_row_is_of_its_kernel_and_configuration(

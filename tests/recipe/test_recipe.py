@@ -1,14 +1,18 @@
 """Recipes: presets, extends, --set, and errors that name the key."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from hornbook import steps
+from hornbook import evaluate, progress, steps
+from hornbook.commands.runs import _print_end, _print_plan
 from hornbook.errors import ConfigError, HornbookError, InputError
 from hornbook.estimate import _short, describe
 from hornbook.pipeline import run, select_steps
@@ -325,3 +329,59 @@ def test_a_plan_prices_what_is_asked_of_each_model(tmp_path):
     assert told["textbooks"] == "1,000,000 sections"
     assert told["exercises"] == "1,000,000 exercises"
     assert (_short(999_999), _short(999_499), _short(1e12)) == ("1M", "999k", "1T")
+
+
+def test_a_run_keeps_which_benchmarks_it_found(tmp_path, monkeypatch):
+    """Else a report from a shell without the variable would be of another run."""
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(b"")
+    monkeypatch.setenv("HORNBOOK_DATA", str(tmp_path))
+    recipe = load("demo")
+    kept = steps.resolved(recipe)
+    assert (kept.decontaminate.benchmarks, kept.decontaminate.if_present) == (("humaneval",), ())
+    assert steps.missing(recipe) == ["mbpp"]
+    names = [step.name for step in plan(recipe)]
+    monkeypatch.delenv("HORNBOOK_DATA")
+    assert [step.name for step in plan(kept)] == names
+    assert [step.name for step in plan(recipe)] != names
+    # And the run itself is not gone on with against less.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(asdict(kept)))
+    with pytest.raises(ConfigError, match="decontaminated against humaneval, which is not found"):
+        run(recipe, tmp_path / "run")
+
+
+def test_brackets_are_no_markup(capsys):
+    report = {"done": 1, "skipped": 0, "seconds": 1.0}
+    _print_end("[red]x", report, Path("runs/[/old]"), reported=False)
+    assert "[red]x: 1 step done, 0 done already" in capsys.readouterr().out
+    step = {"name": "a[red]b", "needs": [], "state": "to do", "estimate": ""}
+    _print_plan({"name": "[/x]", "out": "l[old]", "steps": [step], "notes": ["teacher a[red]b"]})
+    out = capsys.readouterr().out
+    assert "[/x]: 1 steps into l[old]" in out
+    assert "teacher a[red]b" in out
+
+
+def test_the_numbers_of_a_progress_line_stay_whole(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    bars = progress.bars()
+    bars.disable = False
+    bars.add_task("pretrain", total=4000, completed=425, note="loss 4.481, lr 0.0023, " * 4)
+    console = Console(width=80, file=StringIO(), force_terminal=False)
+    console.print(bars.get_renderable())
+    (line,) = console.file.getvalue().splitlines()
+    assert "pretrain" in line
+    assert "425/4000" in line
+    assert "0:00:00" in line
+    assert "loss" in line
+
+
+def test_a_recipe_s_evaluation_is_asked_as_it_says(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *a, **options: seen.update(options))
+    recipe = load("demo")
+    changed = replace(recipe.evaluate, temperature=0.7, samples=3, max_new_tokens=99)
+    steps._evaluate("train/raw/seed-0/base", "heldout")(
+        replace(recipe, seed=5, evaluate=changed), tmp_path
+    )
+    assert (seen["temperature"], seen["samples"], seen["max_new_tokens"]) == (0.7, 3, 99)
+    assert seen["seed"] == 5

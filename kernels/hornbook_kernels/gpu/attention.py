@@ -119,29 +119,32 @@ def _attend(acc, total, top, q, k_base, v_base, k_stride, v_stride, lo, hi, row,
             ROWS: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr,
             DP: tl.constexpr):  # fmt: skip
     """The online softmax over keys [lo, hi); scores are in units of log 2."""
-    for start in range(lo, hi, COLUMNS):
-        k = _tile(k_base, start, k_stride, s, COLUMNS, D, DP, MASKED)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        if MASKED:
-            column = start + tl.arange(0, COLUMNS)
-            seen = _visible(row, column, t, s, starts, CAUSAL, DOCUMENTS)
-            scores = tl.where(seen, scores, -float("inf"))
-            new = tl.maximum(top, tl.max(scores, 1) * factor)
-            # A row may have seen nothing yet: its maximum is -inf, which must not be subtracted.
-            base = tl.where(new == -float("inf"), 0.0, new)
-        else:
-            new = tl.maximum(top, tl.max(scores, 1) * factor)
-            base = new
-        weights = tl.exp2(scores * factor - base[:, None])
-        shrink = tl.exp2(top - base)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None]
-        if DROPOUT:
-            kept = _kept(seed, row, start, head, threshold, ROWS, COLUMNS)
-            weights = tl.where(kept, weights, 0.0)
-        v = _tile(v_base, start, v_stride, s, COLUMNS, D, DP, MASKED)
-        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
-        top = new
+    # Without the question, here and below, a loop that never runs meets one whose last product is
+    # under way, and the assembler waits for every product (C7515) instead of letting them overlap.
+    if lo < hi:
+        for start in range(lo, hi, COLUMNS):
+            k = _tile(k_base, start, k_stride, s, COLUMNS, D, DP, MASKED)
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if MASKED:
+                column = start + tl.arange(0, COLUMNS)
+                seen = _visible(row, column, t, s, starts, CAUSAL, DOCUMENTS)
+                scores = tl.where(seen, scores, -float("inf"))
+                new = tl.maximum(top, tl.max(scores, 1) * factor)
+                # A row may have seen nothing yet: its maximum is -inf, not to be subtracted.
+                base = tl.where(new == -float("inf"), 0.0, new)
+            else:
+                new = tl.maximum(top, tl.max(scores, 1) * factor)
+                base = new
+            weights = tl.exp2(scores * factor - base[:, None])
+            shrink = tl.exp2(top - base)
+            total = total * shrink + tl.sum(weights, 1)
+            acc = acc * shrink[:, None]
+            if DROPOUT:
+                kept = _kept(seed, row, start, head, threshold, ROWS, COLUMNS)
+                weights = tl.where(kept, weights, 0.0)
+            v = _tile(v_base, start, v_stride, s, COLUMNS, D, DP, MASKED)
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
+            top = new
     return acc, total, top
 
 
@@ -204,21 +207,22 @@ def _pull_q(dq, q, dout, lse, delta, k_base, v_base, k_stride, v_stride, lo, hi,
             PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
             D: tl.constexpr, DP: tl.constexpr):  # fmt: skip
     """The gradient of a tile of queries from keys [lo, hi)."""
-    for start in range(lo, hi, COLUMNS):
-        k = _tile(k_base, start, k_stride, s, COLUMNS, D, DP, MASKED)
-        v = _tile(v_base, start, v_stride, s, COLUMNS, D, DP, MASKED)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        weights = tl.exp2(scores * factor - lse[:, None])
-        if MASKED:
-            column = start + tl.arange(0, COLUMNS)
-            seen = _visible(row, column, t, s, starts, CAUSAL, DOCUMENTS)
-            weights = tl.where(seen, weights, 0.0)
-        pull = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
-        if DROPOUT:
-            kept = _kept(seed, row, start, head, threshold, ROWS, COLUMNS)
-            pull = tl.where(kept, pull * rescale, 0.0)
-        slope = weights * (pull - delta[:, None])
-        dq = tl.dot(slope.to(k.dtype), k, dq, input_precision=PRECISION)
+    if lo < hi:
+        for start in range(lo, hi, COLUMNS):
+            k = _tile(k_base, start, k_stride, s, COLUMNS, D, DP, MASKED)
+            v = _tile(v_base, start, v_stride, s, COLUMNS, D, DP, MASKED)
+            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            weights = tl.exp2(scores * factor - lse[:, None])
+            if MASKED:
+                column = start + tl.arange(0, COLUMNS)
+                seen = _visible(row, column, t, s, starts, CAUSAL, DOCUMENTS)
+                weights = tl.where(seen, weights, 0.0)
+            pull = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+            if DROPOUT:
+                kept = _kept(seed, row, start, head, threshold, ROWS, COLUMNS)
+                pull = tl.where(kept, pull * rescale, 0.0)
+            slope = weights * (pull - delta[:, None])
+            dq = tl.dot(slope.to(k.dtype), k, dq, input_precision=PRECISION)
     return dq
 
 
@@ -248,6 +252,8 @@ def backward_q_kernel(q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, lse_ptr, dlse_ptr,
         delta -= tl.load(dlse_ptr + per_row, mask=row < t, other=0.0)
     tl.store(delta_ptr + per_row, delta, mask=row < t)
     lse = tl.load(lse_ptr + per_row, mask=row < t, other=0.0) * _LOG2E
+    # In units of log 2, for the kernel that needs it once for every tile of keys.
+    tl.store(delta_ptr + tl.cast(heads, tl.int64) * t + per_row, lse, mask=row < t)
     q = _tile(q_ptr + batch * qb + inner * qh, start, qt, t, ROWS, D, DP, True)
     starts = row
     starts_base = starts_ptr
@@ -294,47 +300,48 @@ def _pull_kv(dk, dv, k, v, q_base, g_base, qt, qh, gt, gh, lse_base, delta_base,
     end = hi
     if GROUP > 1:
         end = lo + GROUP * span
-    for at in range(lo, end, ROWS):
-        first = at
-        query = head
-        q_from, g_from, lse_from, delta_from = q_base, g_base, lse_base, delta_base
-        if GROUP > 1:
-            member = (at - lo) // span
-            first = at - member * span
-            query = head + member
-            far = tl.cast(member, tl.int64)
-            q_from += far * qh
-            g_from += far * gh
-            lse_from += far * t
-            delta_from += far * t
-        row = first + tl.arange(0, ROWS)
-        q = _tile(q_from, first, qt, t, ROWS, D, DP, MASKED)
-        dout = _tile(g_from, first, gt, t, ROWS, D, DP, MASKED)
-        if MASKED:
-            lse = tl.load(lse_from + row, mask=row < t, other=0.0)
-            delta = tl.load(delta_from + row, mask=row < t, other=0.0)
-        else:
-            lse = tl.load(lse_from + row)
-            delta = tl.load(delta_from + row)
-        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-        weights = tl.exp2(scores * factor - (lse * _LOG2E)[None, :])
-        if MASKED:
-            seen = (row < t)[None, :] & (column < s)[:, None]
-            if CAUSAL:
-                seen = seen & (column[:, None] <= row[None, :] + (s - t))
-            if DOCUMENTS:
-                seen = seen & (row[None, :] < ends[:, None])
-            weights = tl.where(seen, weights, 0.0)
-        pull = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
-        if DROPOUT:
-            kept = tl.trans(_kept(seed, row, start, query, threshold, ROWS, COLUMNS))
-            passed = tl.where(kept, weights, 0.0)
-            pull = tl.where(kept, pull * rescale, 0.0)
-        else:
-            passed = weights
-        dv = tl.dot(passed.to(dout.dtype), dout, dv, input_precision=PRECISION)
-        slope = weights * (pull - delta[None, :])
-        dk = tl.dot(slope.to(q.dtype), q, dk, input_precision=PRECISION)
+    if lo < end:
+        for at in range(lo, end, ROWS):
+            first = at
+            query = head
+            q_from, g_from, lse_from, delta_from = q_base, g_base, lse_base, delta_base
+            if GROUP > 1:
+                member = (at - lo) // span
+                first = at - member * span
+                query = head + member
+                far = tl.cast(member, tl.int64)
+                q_from += far * qh
+                g_from += far * gh
+                lse_from += far * t
+                delta_from += far * t
+            row = first + tl.arange(0, ROWS)
+            q = _tile(q_from, first, qt, t, ROWS, D, DP, MASKED)
+            dout = _tile(g_from, first, gt, t, ROWS, D, DP, MASKED)
+            if MASKED:
+                lse = tl.load(lse_from + row, mask=row < t, other=0.0)
+                delta = tl.load(delta_from + row, mask=row < t, other=0.0)
+            else:
+                lse = tl.load(lse_from + row)
+                delta = tl.load(delta_from + row)
+            scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+            weights = tl.exp2(scores * factor - lse[None, :])
+            if MASKED:
+                seen = (row < t)[None, :] & (column < s)[:, None]
+                if CAUSAL:
+                    seen = seen & (column[:, None] <= row[None, :] + (s - t))
+                if DOCUMENTS:
+                    seen = seen & (row[None, :] < ends[:, None])
+                weights = tl.where(seen, weights, 0.0)
+            pull = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
+            if DROPOUT:
+                kept = tl.trans(_kept(seed, row, start, query, threshold, ROWS, COLUMNS))
+                passed = tl.where(kept, weights, 0.0)
+                pull = tl.where(kept, pull * rescale, 0.0)
+            else:
+                passed = weights
+            dv = tl.dot(passed.to(dout.dtype), dout, dv, input_precision=PRECISION)
+            slope = weights * (pull - delta[None, :])
+            dk = tl.dot(slope.to(q.dtype), q, dk, input_precision=PRECISION)
     return dk, dv
 
 
@@ -536,7 +543,7 @@ def backward(
     config_kv = config_kv or configs.attention(
         "backward_kv", architecture, head_dim, q.dtype, extras, heads != shared
     )
-    delta = torch.empty_like(lse)
+    delta = torch.empty((2, *lse.shape), dtype=lse.dtype, device=lse.device)  # and lse / ln 2
     rescale = LEVELS / (LEVELS - threshold)
     draw = lse if seed is None else seed
     width = q.element_size()
@@ -555,7 +562,7 @@ def backward(
         tiles = triton.cdiv(s, config_kv.columns)
         section = _section(batch * shared, t * heads // shared, head_dim, width)
         backward_kv_kernel[(tiles * batch * shared,)](
-            q, k, v, dout, lse, delta, dk, dv, _starts(bounds, 1, lse), draw,
+            q, k, v, dout, delta[1], delta[0], dk, dv, _starts(bounds, 1, lse), draw,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dout.stride()[:3],
             *dk.stride()[:3], *dv.stride()[:3], t, s, tiles, batch * shared, section, threshold,
             scale, rescale, **constants(q, k, bounds is not None, threshold > 0, causal, config_kv),

@@ -58,7 +58,7 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (80, 64): (Config(128, 64, 8, 2), Config(64, 64, 8, 2)),
         (80, 128): (Config(64, 64, 8, 2), Config(64, 64, 8, 2)),
         (90, 32): (Config(128, 64, 8, 3), Config(64, 64, 4, 3)),
-        (90, 64): (Config(128, 64, 8, 3), Config(64, 64, 4, 3)),
+        (90, 64): (Config(64, 64, 4, 3), Config(64, 64, 4, 3)),
         (90, 128): (Config(128, 64, 8, 2), Config(64, 64, 8, 2)),
         (100, 32): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
         (100, 64): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
@@ -69,7 +69,7 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (80, 64): (Config(32, 64, 4, 2), Config(32, 64, 8, 2)),
         (80, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
         (90, 32): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
-        (90, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
+        (90, 64): (Config(64, 128, 8, 3), Config(32, 64, 4, 3)),
         (90, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
         (100, 32): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
         (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
@@ -79,7 +79,7 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
 
 # Summing the gradient of keys over the heads that share them takes registers too: there the second
 # tile stands for both, or where it spills one of these.
-_GROUPED = {(90, 128): Config(32, 32, 4, 2)}
+_GROUPED = {(80, 64): Config(32, 32, 4, 2), (90, 128): Config(32, 32, 4, 2)}
 
 # fp32, by padded head dimension: small tiles. The kernel that holds dk and dv has no registers left
 # for the three parts of k and v above 32.

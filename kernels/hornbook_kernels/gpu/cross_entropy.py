@@ -16,7 +16,24 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit(do_not_specialize=["vocabulary"])
+@triton.jit
+def _add(top, total, x):
+    """Takes `[LANES, WIDE]` logits into each lane's maximum (in units of log 2) and sum."""
+    new = tl.maximum(top, tl.max(x, 1) * _LOG2E)
+    shift = tl.where(new == -float("inf"), 0.0, new)
+    weights = tl.exp2(x * _LOG2E - shift[:, None])
+    return new, total * tl.exp2(top - shift) + tl.sum(weights, 1)
+
+
+@triton.jit
+def _gradient(x, column, label, factor, slope, shift):
+    grad = tl.exp2(x * _LOG2E - shift) * slope
+    grad = tl.where(column == label, grad - factor, grad)
+    # A row without loss has no gradient, even where its logits are not finite.
+    return tl.where(factor == 0.0, 0.0, grad)
+
+
+@triton.jit
 def cross_entropy_kernel(logits_ptr, labels_ptr, factors_ptr, losses_ptr, lse_ptr, row_stride,
                          vocabulary, z_loss: tl.float32,
                          LOSS: tl.constexpr, GRADIENT: tl.constexpr,
@@ -26,19 +43,22 @@ def cross_entropy_kernel(logits_ptr, labels_ptr, factors_ptr, losses_ptr, lse_pt
     base = logits_ptr + row * row_stride
     label = tl.load(labels_ptr + row)
     factor = tl.load(factors_ptr + row)
-    column = tl.arange(0, COLUMNS)
+    # Lanes hold WIDE neighbours each, so that they are read at once and share a maximum.
+    WIDE: tl.constexpr = 16 // (logits_ptr.dtype.element_ty.primitive_bitwidth // 8)
+    LANES: tl.constexpr = COLUMNS // WIDE
+    column = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    whole = vocabulary // COLUMNS * COLUMNS
     if LOSS:
-        top = tl.full((COLUMNS,), -float("inf"), tl.float32)
-        total = tl.zeros((COLUMNS,), tl.float32)
+        top = tl.full((LANES,), -float("inf"), tl.float32)
+        total = tl.zeros((LANES,), tl.float32)
         # Each lane keeps a maximum and a sum of its own: nothing crosses lanes until the end.
-        for start in range(0, vocabulary, COLUMNS):
-            inside = start + column < vocabulary
-            x = tl.load(base + start + column, mask=inside, other=-float("inf"))
-            x = x.to(tl.float32) * _LOG2E
-            new = tl.maximum(top, x)
-            shift = tl.where(new == -float("inf"), 0.0, new)
-            total = total * tl.exp2(top - shift) + tl.exp2(x - shift)
-            top = new
+        for start in range(0, whole, COLUMNS):
+            x = tl.load(base + start + column).to(tl.float32)
+            top, total = _add(top, total, x)
+        if whole < vocabulary:
+            inside = whole + column < vocabulary
+            x = tl.load(base + whole + column, mask=inside, other=-float("inf")).to(tl.float32)
+            top, total = _add(top, total, x)
         most = tl.max(top, 0)
         total = tl.sum(total * tl.exp2(top - most), 0)
         lse = (most + tl.log2(total)) * _LN2
@@ -54,14 +74,16 @@ def cross_entropy_kernel(logits_ptr, labels_ptr, factors_ptr, losses_ptr, lse_pt
     if GRADIENT:
         slope = factor * (1.0 + 2.0 * z_loss * lse)
         shift = lse * _LOG2E
-        for start in range(0, vocabulary, COLUMNS):
-            inside = start + column < vocabulary
+        for start in range(0, whole, COLUMNS):
             where = base + start + column
+            x = tl.load(where).to(tl.float32)
+            grad = _gradient(x, start + column, label, factor, slope, shift)
+            tl.store(where, grad.to(logits_ptr.dtype.element_ty))
+        if whole < vocabulary:
+            where = base + whole + column
+            inside = whole + column < vocabulary
             x = tl.load(where, mask=inside, other=-float("inf")).to(tl.float32)
-            grad = tl.exp2(x * _LOG2E - shift) * slope
-            grad = tl.where(start + column == label, grad - factor, grad)
-            # A row without loss has no gradient, even where its logits are not finite.
-            grad = tl.where(factor == 0.0, 0.0, grad)
+            grad = _gradient(x, whole + column, label, factor, slope, shift)
             tl.store(where, grad.to(logits_ptr.dtype.element_ty), mask=inside)
 
 
@@ -89,6 +111,6 @@ def run(
         cross_entropy_kernel[(logits.shape[0],)](
             logits, labels, factors, lse if losses is None else losses, lse, logits.stride(0),
             logits.shape[1], z_loss, LOSS=losses is not None, GRADIENT=gradient,
-            COLUMNS=min(CONFIG.columns, triton.next_power_of_2(logits.shape[1])),
+            COLUMNS=max(16, min(CONFIG.columns, triton.next_power_of_2(logits.shape[1]))),
             **CONFIG.options(),
         )  # fmt: skip

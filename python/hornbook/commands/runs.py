@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hornbook import progress
@@ -94,13 +95,16 @@ def run(
         if as_json:
             return
         if entry["event"] == "step" and not entry["skipped"]:
-            memory = f"{entry['peak_mb']:,.0f} MB"
+            memory, name = f"{entry['peak_mb']:,.0f} MB", escape(entry["name"])
             console.print(
-                f"  [green]done[/] {entry['name']:<44} {entry['seconds']:7.1f} s {memory:>9}",
+                f"  [green]done[/] {name:<44} {entry['seconds']:7.1f} s {memory:>9}",
                 soft_wrap=True,
             )
         elif entry["event"] == "failed":
-            console.print(f"  [red]failed[/] {entry['name']}", soft_wrap=True)
+            console.print(f"  [red]failed[/] {escape(entry['name'])}", soft_wrap=True)
+        elif entry["event"] == "missing":
+            names = ", ".join(entry["benchmarks"])
+            plain(f"not found, so not decontaminated against (set HORNBOOK_DATA): {names}")
 
     report = pipeline.run(resolved, folder, jobs=jobs, only=tuple(only or ()), on_event=on_event)
     if as_json:
@@ -109,10 +113,16 @@ def run(
         _print_end(resolved.name, report, folder, reported="report" in (only or ("report",)))
 
 
+def plain(text: str) -> None:
+    """Prints a line as it is: in a path or a model's name brackets are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _print_end(name: str, report: Mapping[str, Any], folder: Path, *, reported: bool) -> None:
     page = folder / "report.html"
     done, skipped = report["done"], report["skipped"]
-    console.print(f"{name}: {done} steps done, {skipped} were done already, {report['seconds']} s")
+    steps = "1 step" if done == 1 else f"{done} steps"
+    plain(f"{name}: {steps} done, {skipped} done already, {report['seconds']} s")
     if not reported:
         return
     if (folder / "report.json").is_file():
@@ -120,7 +130,7 @@ def _print_end(name: str, report: Mapping[str, Any], folder: Path, *, reported: 
         for table in _score_tables(data):
             console.print(table)
     if page.is_file():
-        console.print(f"report: {page}", soft_wrap=True)
+        plain(f"report: {page}")
 
 
 def _score_tables(data: Mapping[str, Any]) -> list[Table]:
@@ -136,12 +146,12 @@ def _score_tables(data: Mapping[str, Any]) -> list[Table]:
         row.setdefault(score["stage"], []).append(score)
     tables = []
     for problems, arms in found.items():
-        table = Table(title=f"pass@1 on {problems}, %")
+        table = Table(title=escape(f"pass@1 on {problems}, %"))
         table.add_column("arm", overflow="fold")
         for stage in ("base", "finetuned"):
             table.add_column(stage, justify="right")
         for arm, stages in arms.items():
-            table.add_row(arm, *(_scores(stages.get(s, [])) for s in ("base", "finetuned")))
+            table.add_row(escape(arm), *(_scores(stages.get(s, [])) for s in ("base", "finetuned")))
         tables.append(table)
     return tables
 
@@ -158,17 +168,18 @@ def _scores(seeds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _print_plan(plan: Mapping[str, Any]) -> None:
-    table = Table(title=f"{plan['name']}: {len(plan['steps'])} steps into {plan['out']}")
+    title = f"{plan['name']}: {len(plan['steps'])} steps into {plan['out']}"
+    table = Table(title=escape(title))
     # Where there is no room, names go on in the next line: a cut one can't be given to --only.
     for column in ("step", "needs", "state", "estimate"):
         table.add_column(column, overflow="fold")
     for step in plan["steps"]:
         needs = ", ".join(step["needs"][:3]) + (" ..." if len(step["needs"]) > 3 else "")
-        table.add_row(step["name"], needs, step["state"], step["estimate"])
+        table.add_row(*map(escape, (step["name"], needs, step["state"], step["estimate"])))
     # A pipe has no width, and what reads it wants a step in one line.
     (console if console.is_terminal else Console(width=200)).print(table)
     for line in plan["notes"]:
-        console.print(line, highlight=False, soft_wrap=True)
+        plain(line)
 
 
 @app.command(group=RUN)

@@ -54,6 +54,9 @@ class _Call:
     usd: float | None
     """What it can cost, at most; None without a price."""
     future: Future[Response]
+    reserved: bool = False
+    """Whether its cost is set aside. It stays so while a call rests between tries that cost
+    nothing: calls behind it would spend what it needs, and rows are taken in order."""
     tries: int = 0
     started: float = 0.0
     """When its try started, for `limits.end`."""
@@ -181,7 +184,7 @@ class Caller:
         self._turning = False
         answers, self._answers = self._answers, []
         for call, answer in answers:
-            self._purse.release(call.usd, call.tokens)
+            self._release(call)
             self._purse.spend(answer.cost_usd, answer.charged_tokens)
         calls = self._startable()
         if not answers and not calls:
@@ -193,7 +196,7 @@ class Caller:
             )
         except BaseException as error:  # for those who wait, whoever they are
             for call in calls:
-                self._purse.release(call.usd, call.tokens)
+                self._release(call)
                 self.limits.end(call.started, ok=False, overloaded=False)
             for call in [*calls, *(call for call, _ in answers)]:
                 self._finish(call, error)
@@ -238,8 +241,10 @@ class Caller:
         while self._queue and self._stop is None:
             call = self._queue[0]
             pause = self.limits.wait(prompt=call.prompt, output=call.most)
-            if pause == 0 and self._purse.fits(call.usd, call.tokens):
-                self._purse.hold(call.usd, call.tokens)
+            if pause == 0 and (call.reserved or self._purse.fits(call.usd, call.tokens)):
+                if not call.reserved:
+                    self._purse.hold(call.usd, call.tokens)
+                    call.reserved = True
                 call.started = self.limits.start(prompt=call.prompt, output=call.most)
                 calls.append(self._queue.popleft())
                 continue
@@ -267,6 +272,7 @@ class Caller:
         while self._queue:
             waiting.append(self._queue.popleft())
         for call in waiting:
+            self._release(call)
             outcome: Exception = StopError(stop.kind, str(stop))
             if call.tries:
                 try:
@@ -280,7 +286,7 @@ class Caller:
         try:
             outcome = await self._try(call)
         except BaseException as error:
-            self._purse.release(call.usd, call.tokens)
+            self._release(call)
             self._finish(call, error)
             self._soon()
             if not isinstance(error, Exception):
@@ -288,18 +294,28 @@ class Caller:
             return
         if isinstance(outcome, Answer):
             self._answers.append((call, outcome))
+        elif isinstance(outcome, Response):
+            self._release(call)
+            self._finish(call, outcome)
         else:
-            self._purse.release(call.usd, call.tokens)
-            if isinstance(outcome, Response):
-                self._finish(call, outcome)
-            else:
-                call.tries += 1
-                self._resting[call] = self._loop.call_later(outcome, self._again_now, call)
+            call.tries += 1
+            self._resting[call] = self._loop.call_later(outcome, self._again_now, call)
         self._soon()
+
+    def _release(self, call: _Call) -> None:
+        if call.reserved:
+            self._purse.release(call.usd, call.tokens)
+            call.reserved = False
+
+    def _lose(self, call: _Call) -> None:
+        """Counts a try as paid for, though it brought no answer; the next one needs its own."""
+        self._release(call)
+        self._purse.spend(call.usd, call.tokens)
 
     def _again_now(self, call: _Call) -> None:
         del self._resting[call]
-        self._queue.append(call)
+        # Before those that have not been asked at all: it has waited for its turn once.
+        self._queue.appendleft(call)
         self._soon()
 
     async def _try(self, call: _Call) -> Answer | Response | float:
@@ -336,12 +352,13 @@ class Caller:
         except CutOffError as error:
             ended["overloaded"] = error.timeout
             if error.billed:
-                self._purse.spend(call.usd, call.tokens)
+                self._lose(call)
             reason = self._clean(str(error))
             return self._again(request, key, reason, tries, None, billed=error.billed)
         except MalformedError as error:
-            self._purse.spend(call.usd, call.tokens)
-            return self._failed(request, key, "failed", self._clean(str(error)), billed=True)
+            # Perhaps of a proxy: as a reply that is cut off, it may be whole the next time.
+            self._lose(call)
+            return self._again(request, key, self._clean(str(error)), tries, None, billed=True)
         finally:
             self.limits.end(call.started, **ended)
         self._failures = self._troubles = 0

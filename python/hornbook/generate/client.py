@@ -508,7 +508,9 @@ class StopError(Exception):
 
     def error(self, made: int, ledger: Ledger) -> HornbookError:
         """The public error, after so many answers."""
-        message = f"{self}; the {made:,} answers before it are kept in {ledger.path}"
+        answered = ledger.totals().answered
+        kept = "1 answer is" if answered == 1 else f"{answered:,} answers are"
+        message = f"{self}; {kept} kept in {ledger.path}"
         if self.kind is BudgetReachedError:
             return BudgetReachedError(f"{message}: run again with more to go on", made)
         return self.kind(message)

@@ -6,14 +6,14 @@ is escaped. No file says when it was made, so the same run gives the same bytes.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hornbook import corpus
+from hornbook import corpus, webpage
 from hornbook.files import write_text
 from hornbook.generate.prompts import digest
 from hornbook.generate.slots import Spec
@@ -96,7 +96,6 @@ def html(
     cards = "".join(f"<div class=card><b>{value}</b>{label}</div>" for label, value in boxes)
     stopped = details["stopped"] or steering["ended"]
     note = f"<p>It ended early: {escape(stopped)}.</p>" if stopped else ""
-    css = files("hornbook.report").joinpath("page.css").read_text(encoding="utf-8")
     parts = [
         f"<h1>{escape(spec.kind.capitalize())}: {escape(spec.curriculum.name)}</h1>"
         f"<p>Asked of {escape(str(config['model']))} with seed {config['seed']}; "
@@ -112,15 +111,12 @@ def html(
         "<h2>Turned away</h2>" + _reasons(details, tried - rows),
         "<h2>Samples</h2>" + "".join(map(_sample, samples)),
     ]
-    return (
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
-        '<meta name=viewport content="width=device-width,initial-scale=1">\n'
-        f"<title>Hornbook: {escape(spec.kind)}, {escape(spec.curriculum.name)}</title>\n"
-        f"<style>{css}{_CSS}</style>\n<main>\n" + "\n".join(parts) + "\n</main>\n</html>\n"
-    )
+    title = f"Hornbook: {spec.kind}, {spec.curriculum.name}"
+    return webpage.page(title, "\n".join(parts), _CSS)
 
 
 _CSS = """
+svg { max-width: 100%; height: auto; } .scroll svg { max-width: none; }
 svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
 details { margin: .5em 0; } summary { cursor: pointer; }
 details pre { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -142,7 +138,7 @@ def _number(value: float | None) -> str:
 def _curve(points: Sequence[Sequence[int]]) -> str:
     if len(points) < 2:
         return "<p>Too few calls to draw.</p>"
-    width, height, left, bottom = 640, 240, 56, 28
+    width, height, left, bottom = 640, 240, 76, 28
     most_x, most_y = points[-1][0], max(max(p[1] for p in points), 1)
 
     def place(calls: int, value: int) -> str:
@@ -151,12 +147,18 @@ def _curve(points: Sequence[Sequence[int]]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     lines = []
-    for column, name, color in ((1, "rows", "#8a8f98"), (2, "distinct structures", "#1f77b4")):
+    above = -math.inf
+    for column, name, look in (
+        (1, "rows", 'stroke="#8a8f98" stroke-width="4"'),
+        (2, "distinct structures", 'stroke="#1f77b4" stroke-width="2"'),
+    ):
         path = " ".join(place(point[0], point[column]) for point in points)
-        end = place(points[-1][0], points[-1][column]).split(",")
+        x, y = map(float, place(points[-1][0], points[-1][column]).split(","))
+        # There are never fewer rows: their name stands on top.
+        above = max(y + 4, above + 13)
         lines.append(
-            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>'
-            f'<text x="{float(end[0]) + 6:.0f}" y="{float(end[1]) + 4:.0f}">{name}</text>'
+            f'<polyline points="{path}" fill="none" {look}/>'
+            f'<text x="{x + 6:.0f}" y="{above:.0f}">{name}</text>'
         )
     floor = height - bottom
     axis = (
@@ -322,5 +324,5 @@ audiences, {len(spec.concepts)} concepts, {len(spec.difficulties)} difficulties.
 {reasons or "| nothing | 0 |" + chr(10)}
 The text was written by a model: it can be wrong where no test looks, and it carries that model's
 habits. Check the terms under which the model's output may be used. Every row names its prompt,
-seed, call and cost; `hornbook trace ID` prints them.
+seed, call and cost; `hornbook trace ID --run FOLDER` prints them, FOLDER being this one.
 """

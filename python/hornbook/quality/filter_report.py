@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hornbook import _core
+from hornbook import _core, webpage
 from hornbook.quality.stats import rank_correlation
 
 EXAMPLES = 5
@@ -77,7 +77,7 @@ class Tally:
                 "documents": float(documents[at * step :].sum() / max(1, documents.sum())),
                 "text": float(sizes[at * step :].sum() / max(1, sizes.sum())),
             }
-            for at in range(20)
+            for at in range(21)
         ]
 
     def keep_rates(self) -> dict[str, list[dict[str, Any]]]:
@@ -142,11 +142,6 @@ def _cut(sizes: Any, lowest: Any, share: float) -> float:
 def page(report: dict[str, Any], examples: dict[str, list[tuple[str, float, str]]]) -> str:
     """The report as one HTML file that needs nothing else."""
     parts = [
-        "<!doctype html><meta charset='utf-8'><title>Quality filter</title>",
-        "<style>body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
-        "table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;"
-        "border-bottom:1px solid #ddd;vertical-align:top}pre{white-space:pre-wrap;font-size:12px;"
-        "margin:0;max-height:24em;overflow:auto}.pair td{width:50%}</style>",
         "<h1>Quality filter</h1>",
         f"<p>{report['kept_text_share']:.1%} of the text is kept, from a score of "
         f"{report['threshold']:.4f}. Features: {html.escape(report['embedder'])}.</p>",
@@ -175,7 +170,11 @@ def page(report: dict[str, Any], examples: dict[str, list[tuple[str, float, str]
             _table([column, "documents", "kept", "bytes"], cells),
         ]
     parts += ["<h2>Highest and lowest</h2>", _pairs(examples)]
-    return "\n".join(parts) + "\n"
+    css = (
+        "main{max-width:75rem}.pair table{table-layout:fixed;width:100%}code,td{overflow-wrap:"
+        "anywhere}pre{font-size:12px;max-height:24em;overflow:auto}svg{max-width:100%;height:auto}"
+    )
+    return webpage.page("Quality filter", "\n".join(parts), css)
 
 
 def _show(value: Any) -> str:
@@ -188,7 +187,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     def line(tag: str, cells: Sequence[Any]) -> str:
         return "<tr>" + "".join(f"<{tag}>{_show(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line("th", header) + "".join(line("td", row) for row in rows) + "</table>"
+    lines = line("th", header) + "".join(line("td", row) for row in rows)
+    return f"<div class=scroll><table>{lines}</table></div>"
 
 
 def _held_out(held: dict[str, Any], bag: dict[str, Any] | None) -> str:
@@ -228,15 +228,24 @@ def _held_out(held: dict[str, Any], bag: dict[str, Any] | None) -> str:
 
 
 def _curve(curve: Sequence[dict[str, float]], threshold: float) -> str:
+    if not curve:
+        return "<p>No documents.</p>"
+
     def line(name: str, colour: str) -> str:
         points = " ".join(f"{400 * p['threshold']:.1f},{200 - 200 * p[name]:.1f}" for p in curve)
         return f"<polyline points='{points}' fill='none' stroke='{colour}' stroke-width='2'/>"
 
+    ticks = "".join(
+        f"<text x='{400 * at}' y='216' font-size='12' text-anchor='middle'>{at:g}</text>"
+        f"<text x='-6' y='{204 - 200 * at:g}' font-size='12' text-anchor='end'>{at:.0%}</text>"
+        for at in (0, 0.5, 1)
+    )
     return (
-        "<svg viewBox='-10 -10 420 240' width='520'><rect width='400' height='200' fill='none' "
-        f"stroke='#999'/>{line('text', '#06c')}{line('documents', '#c60')}"
+        "<svg viewBox='-50 -10 460 260' width='560' role='img' aria-label='text kept by threshold'>"
+        f"<rect width='400' height='200' fill='none' stroke='#999'/>{ticks}"
+        f"{line('text', '#06c')}{line('documents', '#c60')}"
         f"<line x1='{400 * threshold:.1f}' x2='{400 * threshold:.1f}' y2='200' stroke='#999' "
-        "stroke-dasharray='4'/><text y='220' font-size='13'>threshold 0 to 1; share kept of text "
+        "stroke-dasharray='4'/><text y='238' font-size='13'>threshold; share kept of text "
         "(blue) and of documents (orange)</text></svg>"
     )
 
@@ -259,5 +268,7 @@ def _pairs(examples: dict[str, list[tuple[str, float, str]]]) -> str:
         for at in range(max(len(high), len(low)))
     ]
     return (
-        "<table class='pair'><tr><th>Highest</th><th>Lowest</th></tr>" + "".join(rows) + "</table>"
+        "<div class=pair><table><tr><th>Highest</th><th>Lowest</th></tr>"
+        + "".join(rows)
+        + "</table></div>"
     )

@@ -4,11 +4,13 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hornbook import __version__, corpus
-from hornbook.errors import InputError
+from hornbook.errors import HornbookError, InputError, ResumeError
 from hornbook.evaluate.problems import read_objects
 from hornbook.files import json_lines, read_json
 from hornbook.manifest import MANIFEST, read_manifest
@@ -30,6 +32,7 @@ Scored = tuple[Path, str, str, str]
 
 RESULT = ("task_id", "completion", "passed", "result")
 AGAIN = "the file is damaged: remove {folder} and run the recipe again"
+STAGES = ("base", "finetuned")
 LOSS_POINTS = 200
 """Points kept of each loss curve."""
 
@@ -50,18 +53,23 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
         "name": recipe.name,
         "description": recipe.description,
         "seed": recipe.seed,
-        "levels": list(recipe.evaluate.heldout_levels),
+        "levels": _levels(recipe, planned),
+        "lacking": [name for name in planned if not (root / name / MANIFEST).is_file()],
         "arms": seeds[0],
         "by_seed": [{"seed": recipe.seed + i, "arms": arms} for i, arms in enumerate(seeds)],
         "benchmarks": _benchmarks(recipe, root),
         "training": _training(recipe, root, planned),
         "sources": list(recipe.source.raw) if "source" in planned else [],
-        "teacher": {"kind": recipe.generate.teacher, "model": recipe.generate.model},
+        "teacher": {
+            "kind": recipe.generate.teacher,
+            "model": recipe.generate.model,
+            "spent": _spent(root / "ledger.sqlite"),
+        },
         "stages": _stages(root, planned),
         "filter": _filter(recipe, root) if "filter" in planned else {},
         "decontamination": _decontamination(recipe, root),
         "contamination": _details(root / study) if study in planned else {},
-        "coverage": _coverage(root) if "textbooks" in planned else {},
+        "coverage": _coverage(recipe, root) if "textbooks" in planned else {},
         "tokens": _tokens(recipe, root),
         "loss": _losses(recipe, root, planned),
         "samples": _samples(recipe, root, scored),
@@ -72,6 +80,32 @@ def collect(recipe: Recipe, root: Path) -> dict[str, Any]:
             "hornbook": __version__,
         },
     }
+
+
+def _levels(recipe: Recipe, planned: Sequence[str]) -> dict[str, list[int]]:
+    """Levels of the procedural functions that are trained on and tested on."""
+    trained: set[int] = set()
+    if "pool" in planned:
+        trained |= set(recipe.source.pool_levels)
+    if recipe.generate.teacher == "procedural":
+        for name in ("textbooks", "exercises"):
+            if name in planned:
+                trained |= set(getattr(recipe.generate, name).levels)
+    tested = recipe.evaluate.heldout_levels if "problems" in planned else ()
+    return {"trained": sorted(trained), "tested": list(tested)}
+
+
+def _spent(path: Path) -> dict[str, Any] | None:
+    """What a run's LLM calls came to; None without any, and while another process makes some."""
+    if not path.is_file():
+        return None
+    from hornbook.generate.ledger import Ledger
+
+    try:
+        with Ledger(path) as ledger:
+            return asdict(ledger.totals())
+    except ResumeError:
+        return None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -117,12 +151,13 @@ def _training(recipe: Recipe, root: Path, planned: Sequence[str]) -> dict[str, A
         steps = config.stop_step or config.steps
         return int(steps * config.batch_size * config.sequence_length)
 
-    trained = (root / name for name in planned if name.startswith("train/"))
-    first = next((folder for folder in trained if (folder / MANIFEST).is_file()), None)
+    trained = [name for name in planned if name.startswith("train/")]
+    trained = [name for name in trained if (root / name / MANIFEST).is_file()]
+    done = {kind: any(name.endswith(f"/{kind}") for name in trained) for kind in STAGES}
     return {
-        "parameters": _details(first).get("parameters") if first else None,
-        "pretrain_tokens": tokens(recipe.pretrain),
-        "finetune_tokens": tokens(recipe.finetune),
+        "parameters": _details(root / trained[0]).get("parameters") if trained else None,
+        "pretrain_tokens": tokens(recipe.pretrain) if done["base"] else None,
+        "finetune_tokens": tokens(recipe.finetune) if done["finetuned"] else None,
         "pretrain_steps": recipe.pretrain.stop_step or recipe.pretrain.steps,
         "finetune_steps": recipe.finetune.stop_step or recipe.finetune.steps,
         "arms": {name: arm.data for name, arm in recipe.arms.items()},
@@ -210,7 +245,7 @@ def _decontamination(recipe: Recipe, root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _coverage(root: Path) -> dict[str, Any]:
+def _coverage(recipe: Recipe, root: Path) -> dict[str, Any]:
     if not (root / "textbooks" / MANIFEST).is_file():
         return {}
     cells: Counter[tuple[str, str]] = Counter()
@@ -221,7 +256,15 @@ def _coverage(root: Path) -> dict[str, Any]:
     topics = sorted({topic for topic, _ in cells})
     audiences = sorted({audience for _, audience in cells})
     counts = [[cells[topic, audience] for audience in audiences] for topic in topics]
-    return {"topics": topics, "audiences": audiences, "sections": counts}
+    possible = len(topics) * len(audiences)
+    if recipe.generate.teacher != "procedural":
+        from hornbook.generate.curriculum import load
+
+        # Its file may be gone since.
+        with suppress(HornbookError):
+            curriculum = load(recipe.generate.curriculum)
+            possible = len(curriculum.topics) * len(curriculum.audiences)
+    return {"topics": topics, "audiences": audiences, "sections": counts, "pairs": possible}
 
 
 def _tokens(recipe: Recipe, root: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hornbook import webpage
 from hornbook.errors import InputError
 from hornbook.files import StrPath, read_json, write_text
-from hornbook.report.page import CSS
 
 # The paper's table 1 and its table of unconventional problems: size, tokens, scores in percent.
 PAPER: tuple[tuple[str, str, str, str, str, str], ...] = (
@@ -88,17 +88,14 @@ def write_model_page(folders: Sequence[StrPath], out: StrPath, *, name: str = ""
         raise InputError(f"these are results of {len(models)} models; a page shows one")
     if not scores and not grades and not probes:
         raise InputError("name at least one finished folder")
-    title = name or _title(next(iter(models), ""), scored)
-    body = [f"<h1>{escape(title)}</h1>", _beside(title, scores, grades)]
+    title = name or _title(next(iter(models), ""), scored, probes)
+    body = [f"<h1>{escape(title)}</h1>"]
+    if scores or grades:
+        body.append(_beside(title, scores, grades))
     body += [_score(summary) for summary in scores]
     body += [_grade(summary) for summary in grades]
     body += [_probes(found) for found in probes]
-    page = (
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
-        '<meta name=viewport content="width=device-width,initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}\npre{{white-space:pre-wrap}}</style>\n"
-        "<main>\n" + "\n".join(body) + "\n</main>\n</html>\n"
-    )
+    page = webpage.page(title, "\n".join(body))
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(
@@ -108,10 +105,11 @@ def write_model_page(folders: Sequence[StrPath], out: StrPath, *, name: str = ""
     return path
 
 
-def _title(model_id: str, folders: Sequence[Path]) -> str:
+def _title(model_id: str, folders: Sequence[Path], probes: Sequence[dict[str, Any]]) -> str:
     """A name for a model that was not given one."""
     if not folders:
-        return "a model"
+        labels = dict.fromkeys(label for found in probes for label in found["models"])
+        return ", ".join(labels) or "a model"
     if not re.fullmatch(r"[0-9a-f]{32}|None", model_id):
         return model_id
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
@@ -242,7 +240,12 @@ def _probes(found: dict[str, Any]) -> str:
         for row in found["imports"]
     ]
     parts.append(
-        "<h3>Imports</h3>" + _table(("package", "% of training texts", "% of answers"), imported)
+        "<h3>Imports</h3>"
+        + (
+            _table(("package", "% of training texts", "% of answers"), imported)
+            if imported
+            else "<p>None imports a package.</p>"
+        )
     )
     parts.append("<h3>Side by side</h3>")
     for one in found["side_by_side"]:

@@ -1,12 +1,10 @@
 """The report as one HTML page: no scripts, no outside references, readable when printed."""
 
 from html import escape
-from importlib.resources import files
 from typing import Any
 
+from hornbook import webpage
 from hornbook.report import plots, words
-
-CSS = files("hornbook.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def render(data: dict[str, Any]) -> str:
@@ -27,12 +25,7 @@ def render(data: dict[str, Any]) -> str:
         _foot(data),
     ]
     body = "\n".join(section for section in sections if section)
-    return (
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
-        '<meta name=viewport content="width=device-width,initial-scale=1">\n'
-        f"<title>Hornbook: {escape(data['name'])}</title>\n<style>{CSS}</style>\n"
-        f"<main>\n{body}\n</main>\n</html>\n"
-    )
+    return webpage.page(f"Hornbook: {data['name']}", body)
 
 
 def _number(value: Any, digits: int = 0) -> str:
@@ -74,9 +67,17 @@ def _head(data: dict[str, Any]) -> str:
     boxes = "".join(
         f"<div class=card><b>{value}</b>{escape(label)}</div>" for label, value in cards
     )
+    # The report itself is the last step, and has no result while it is being written.
+    lacking = [name for name in data["lacking"] if name != "report"]
+    note = ""
+    if lacking:
+        more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+        names = ", ".join(lacking[:8])
+        note = f"<p><b>This run is not finished.</b> Not done: {escape(names)}{more}.</p>"
     return (
         f"<h1>Hornbook: the recipe <em>{escape(data['name'])}</em></h1>"
-        f"<p class='lead soft'>{escape(data['description'])}</p><div class=cards>{boxes}</div>"
+        f"<p class='lead soft'>{escape(data['description'])}</p>{note}"
+        f"<div class=cards>{boxes}</div>"
     )
 
 
@@ -207,8 +208,9 @@ def _data_section(data: dict[str, Any]) -> str:
             ]
             for row in data["decontamination"]
         ]
-        head = ["against", "data set", "words in a row", "in", "kept", "removed"]
+        head = ["against", "data set", "words in a row*", "in", "kept", "removed"]
         text += "<h3>Decontamination</h3>" + _table(head, rows, left=2)
+        text += "<p class=soft>* Or all of a problem's text, where it has fewer.</p>"
     coverage = data["coverage"]
     if coverage.get("topics"):
         cells = [n for row in coverage["sections"] for n in row]
@@ -218,12 +220,20 @@ def _data_section(data: dict[str, Any]) -> str:
             for topic, counts in zip(coverage["topics"], coverage["sections"], strict=True)
         ]
         text += (
-            f"<h3>Textbook coverage</h3><p>{filled} of {len(cells)} topic and audience pairs have "
-            f"sections; the thinnest has {min(cells)}, the fullest {max(cells)}.</p>"
+            f"<h3>Textbook coverage</h3><p>{filled:,} of {coverage['pairs']:,} topic and audience "
+            f"pairs have sections, the fullest {max(cells):,}.</p>"
             f"<details><summary>Sections by topic and audience</summary>"
             f"{_table(['topic', *coverage['audiences']], rows)}</details>"
         )
     return text
+
+
+def _learned(info: dict[str, Any]) -> str:
+    """How many labels a forest learned from, and how many were kept from it to judge it by."""
+    labels, held = info.get("labels"), (info.get("held_out") or {}).get("n", 0)
+    if labels is None or not held:
+        return f"{_number(labels)} labels"
+    return f"{labels - held:,} labels (and was judged by {held:,} others)"
 
 
 def _filter_section(data: dict[str, Any]) -> str:
@@ -232,8 +242,8 @@ def _filter_section(data: dict[str, Any]) -> str:
         return ""
     text = (
         "<h2>The quality filter</h2>"
-        f"<p>A random forest learned {_number(info.get('labels'))} labels of educational value "
-        f"and kept {_number(info['kept'])} of {_number(info['in'])} files, "
+        f"<p>A random forest learned {_learned(info)} of educational value and kept "
+        f"{_number(info['kept'])} of {_number(info['in'])} files, "
         f"{_percent(info.get('kept_text_share'))} of the text (the paper: about 17 %).</p>"
     )
     # A handful of useful labels makes any share; how many there were stands beside it.
@@ -331,19 +341,20 @@ def _cost(data: dict[str, Any]) -> str:
     ]
     if not rows:
         return ""
+    spent = data["teacher"]["spent"]
     return (
         f"<h2>Where the time went</h2><figure>{plots.time_bars(data['stages'])}</figure>"
         "<details><summary>Every step</summary>"
         + _table(["step", "seconds", "peak memory, MB", "rows in", "rows kept"], rows)
         + "</details>"
+        + (f"<p>{escape(words.spending(spent))}</p>" if spent else "")
     )
 
 
 def _foot(data: dict[str, Any]) -> str:
     machine = data["machine"]
     return (
-        f"<h2>What this is, and is not</h2><p>{escape(words.provenance(data))} "
-        f"Levels trained and tested: {', '.join(map(str, data['levels'])) or 'none'}.</p>"
+        f"<h2>What this is, and is not</h2><p>{escape(words.provenance(data))}</p>"
         f"<footer>hornbook {escape(machine['hornbook'])}, Python {escape(machine['python'])}, "
         f"{escape(machine['platform'])}, {machine['cpus']} CPUs; seed {data['seed']}. "
         "Numbers are in <code>report.json</code>.</footer>"

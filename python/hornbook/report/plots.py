@@ -1,6 +1,7 @@
 """The report's figures, as SVG text without fonts or links of their own."""
 
 import io
+import itertools
 import re
 from typing import Any
 
@@ -55,7 +56,10 @@ def pass_bars(by_seed: list[dict[str, Any]]) -> str:
     With several seeds: the mean, and a dot for each seed.
     """
     arms = list(by_seed[0]["arms"])
-    figure = Figure(figsize=(8.4, 3.9), layout="constrained")
+    labels = [_arm_label(arm) for arm in arms]
+    # Long names of many arms stand upright, where they do not meet.
+    upright = sum(max(map(len, label.split("\n"))) + 2 for label in labels) > 100
+    figure = Figure(figsize=(max(8.4, 0.9 * len(arms)), 4.1), layout="constrained")
     axes = figure.subplots()
     for offset, stage, color in ((-0.2, "base", BASE), (0.2, "finetuned", TUNED)):
         label: str | None = stage
@@ -76,34 +80,41 @@ def pass_bars(by_seed: list[dict[str, Any]]) -> str:
                 axes.plot([x + offset] * len(values), values, "o", color=INK, ms=4)
                 top = max(values)
             axes.text(x + offset, top + 1.5, f"{mean:.0f}", ha="center", va="bottom")
-    axes.set_xticks(range(len(arms)), [_arm_label(arm) for arm in arms])
+    axes.set_xticks(range(len(arms)), labels, rotation=90 if upright else 0)
     axes.set_ylabel("pass@1 on held-out problems, %")
-    axes.set_ylim(0, 105)
+    axes.set_ylim(0, 110)
     axes.tick_params(length=0)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper left", ncols=2)
     return _svg(figure, "pass at 1 by arm")
 
 
 def _arm_label(arm: str) -> str:
-    return "finetune only" if arm == "none" else arm.replace("+", "\n+ ")
+    short = arm if len(arm) <= 60 else f"{arm[:57]}..."
+    return "finetune only" if arm == "none" else short.replace("+", "\n+ ")
 
 
 def loss_curves(loss: dict[str, Any]) -> str:
     """Training loss by step, pretraining left, finetuning right."""
+    titles = {"base": "pretraining", "finetuned": "finetuning"}
+    stages = [stage for stage in titles if any(stage in curves for curves in loss.values())]
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, stage, title in zip(
-        panels, ("base", "finetuned"), ("pretraining", "finetuning"), strict=True
-    ):
-        for color, (arm, curves) in zip(ARMS, loss.items(), strict=False):
+    panels = figure.subplots(1, len(stages), squeeze=False)[0]
+    # More arms than colours go round again, in other dashes.
+    looks = [(color, dashes) for dashes in ("-", "--", ":", "-.") for color in ARMS]
+    lines: dict[str, Any] = {}
+    for axes, stage in zip(panels, stages, strict=True):
+        for (color, dashes), (arm, curves) in zip(itertools.cycle(looks), loss.items()):
             if stage in curves:
                 steps, values = zip(*curves[stage], strict=True)
-                axes.plot(steps, values, color=color, lw=1.6, label=_arm_label(arm))
-        axes.set_title(title, loc="left", fontsize=11)
+                mark = "o" if len(steps) == 1 else None
+                (lines[_arm_label(arm)],) = axes.plot(
+                    steps, values, dashes, color=color, lw=1.6, marker=mark
+                )
+        axes.set_title(titles[stage], loc="left", fontsize=11)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("loss, nats per token")
-    panels[1].legend()
+    figure.legend(lines.values(), lines.keys(), loc="outside right upper")
     return _svg(figure, "loss curves")
 
 

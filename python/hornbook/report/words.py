@@ -37,8 +37,9 @@ def passes(data: dict[str, Any], arm: str) -> dict[str, float]:
     weights: dict[str, float] = data["training"]["arms"][arm]
     total = sum(weights.values())
     sizes = {name: counts["tokens"] for name, counts in data["tokens"].items()}
+    seen = data["training"]["pretrain_tokens"] or 0
     return {
-        name: data["training"]["pretrain_tokens"] * weight / total / sizes[name]
+        name: seen * weight / total / sizes[name]
         for name, weight in weights.items()
         if sizes.get(name)
     }
@@ -63,16 +64,19 @@ def compared(data: dict[str, Any]) -> str:
     sentences = ["Every arm has the same model."]
     if trained:
         who = "Each that is pretrained" if bare else "Each"
+        again = any(count > 1 for arm in trained for count in passes(data, arm).values())
+        often = ", small data sets several times (the table says how often)" if again else ""
         sentences.append(
-            f"{who} sees {amount(training['pretrain_tokens'])} tokens in pretraining, small data "
-            "sets several times (the table says how often); only the data differs."
+            f"{who} sees {amount(training['pretrain_tokens'])} tokens in pretraining{often}; only "
+            "the data differs."
         )
     if bare:
         sentences.append(f"{listed(bare)}: no pretraining.")
     if tuned:
         who = "all" if len(tuned) == len(arms) else listed(tuned)
         size = data["tokens"].get("exercises", {}).get("tokens")
-        often = f", {training['finetune_tokens'] / size:.3g} times all of them" if size else ""
+        seen = training["finetune_tokens"] or 0
+        often = f", {seen / size:.3g} times all of them" if size else ""
         sentences.append(
             f"Finetuned: {who}, on {amount(training['finetune_tokens'])} tokens of the same "
             f"exercises{often}."
@@ -92,12 +96,14 @@ def provenance(data: dict[str, Any]) -> str:
     own = [f"the {name}" for name in made] if teacher["kind"] == "procedural" else []
     if "pool" in sources:
         own.insert(0, "the useful files of the pool")
-    sentences = [
-        f"The paper's phi-1 has {amount(PAPER_PARAMETERS)} parameters and saw "
-        f"{amount(PAPER_TOKENS)} tokens; these models have "
-        f"{amount(data['training']['parameters'])} and saw "
-        f"{amount(data['training']['pretrain_tokens'])}."
-    ]
+    sentences = []
+    if data["training"]["pretrain_tokens"] is not None:
+        sentences.append(
+            f"The paper's phi-1 has {amount(PAPER_PARAMETERS)} parameters and saw "
+            f"{amount(PAPER_TOKENS)} tokens; these models have "
+            f"{amount(data['training']['parameters'])} and saw "
+            f"{amount(data['training']['pretrain_tokens'])}."
+        )
     if own:
         sentences.append(
             f"{listed([*own, 'the held-out problems'])} come from one grammar of small functions, "
@@ -107,11 +113,28 @@ def provenance(data: dict[str, Any]) -> str:
         sentences.append("The held-out problems come from a grammar of small functions.")
     if made and teacher["kind"] != "procedural":
         sentences.append(f"The {listed(made)} were written by {teacher['model'] or 'a model'}.")
+    levels = data["levels"]
+    trained = ", ".join(map(str, levels["trained"])) or "none"
+    tested = ", ".join(map(str, levels["tested"])) or "none"
+    sentences.append(f"Levels of the grammar trained on: {trained}; tested: {tested}.")
     real = ["the standard library"] if "stdlib" in sources else []
     real += [name for name in sources if name not in ("stdlib", "pool")]
     if real:
         sentences.append(f"Code as it was found: {listed(real)}.")
     return " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+
+
+def spending(spent: dict[str, Any]) -> str:
+    """What an LLM's calls came to."""
+    money = "" if spent["unpriced"] else f", {spent['usd']:,.2f} US dollars"
+    told = f"LLM calls: {spent['answered']:,} answers, {spent['tokens']:,} tokens{money}."
+    if spent["lost"]:
+        money = "" if spent["unpriced"] else f", {spent['lost_usd']:,.2f} US dollars"
+        told += (
+            f" {spent['lost']:,} more may have been billed without an answer: at most "
+            f"{spent['lost_tokens']:,} tokens{money}."
+        )
+    return told
 
 
 def judged(name: str, report: dict[str, Any]) -> list[str]:

@@ -1,0 +1,34 @@
+"""Which steps may start together, and that none outlives its run."""
+
+from types import SimpleNamespace
+
+from hornbook import pipeline
+from hornbook.pipeline import _startable
+
+
+def step(name, *needs, alone=False):
+    return SimpleNamespace(name=name, needs=needs, alone=alone)
+
+
+def test_what_may_start():
+    a, b, c, d = step("a"), step("b", alone=True), step("c", "a"), step("d")
+    pending = {s.name: s for s in (a, b, c, d)}
+    assert _startable(pending, {}, set(), 2) == [a, d]
+    assert _startable(pending, {}, set(), 1) == [a]
+    # One that wants the machine to itself waits for the others, and they for it.
+    rest = {"b": b, "c": c}
+    assert _startable({"b": b}, {"a": (None, a)}, set(), 4) == []
+    assert _startable({"b": b}, {}, {"a"}, 4) == [b]
+    assert _startable(rest, {"d": (None, step("d", alone=True))}, set(), 4) == []
+
+
+def test_a_step_ends_with_its_run(monkeypatch):
+    started: list[bool] = []
+    monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_end_with_parent", lambda: started.append(True))
+    monkeypatch.setattr(pipeline, "from_dict", lambda table: None)
+    one = SimpleNamespace(name="x", work=lambda recipe, root: SimpleNamespace(reused=False))
+    monkeypatch.setattr(pipeline, "plan", lambda recipe: [one])
+    monkeypatch.setattr(pipeline, "_peak_mb", lambda: 0.0)
+    pipeline._child({}, "/nowhere", "x", SimpleNamespace(put=lambda m: None))
+    assert started == [True]
