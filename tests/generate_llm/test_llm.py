@@ -289,7 +289,10 @@ def test_the_stage_refuses_what_makes_no_sense(server: Server, tmp_path: Path) -
 
 
 RUN = """
+import signal
 import sys
+# Ignored where the tests were started in the background by a shell.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from hornbook.generate.gate import GateOptions
 from hornbook.generate.llm import generate_llm
 url, ledger, out, count = sys.argv[1:]

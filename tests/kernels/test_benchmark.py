@@ -106,7 +106,7 @@ def test_what_was_checked_is_kept_when_the_run_is_stopped(
     monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(out)])
     with pytest.raises(KeyboardInterrupt):
         benchmark.main()
-    assert len(json.loads(out.read_text(encoding="utf-8"))["checks"]) == 11
+    assert len(json.loads(out.read_text(encoding="utf-8"))["checks"]) == 12
 
 
 BEGIN = """
@@ -294,3 +294,28 @@ def test_checks_run_without_a_card_and_say_what_they_left_out(tmp_path: Path) ->
         assert word in skipped
     assert str(out) in text
     assert (RESULTS.read_bytes() if RESULTS.exists() else None) == before
+
+
+def test_kernels_are_compiled_ahead_and_what_is_missed_least_comes_last(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert benchmark.compiles(90, "rotary d64 r32 bf16")
+    assert not benchmark.compiles(90, "no such kernel")
+    monkeypatch.setattr(benchmark, "GPU", True)
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--quick"])
+    names = list(benchmark.parts_of(benchmark.arguments()))
+    assert names[0] == benchmark.AHEAD
+    assert names[-1] == "other attention"
+    timed = [name for name in names if not benchmark.is_check(name)]
+    assert timed == [
+        benchmark.AHEAD,
+        "attention S=2048 dropout=0.0",
+        "attention S=2048 dropout=0.1",
+        "block",
+        "head and memory",
+    ]
+    # Timings for which there was no time are no fault; checks are.
+    benchmark.run_parts(["block", "training"], 6.0, -math.inf, lambda: None)
+    assert [entry["what"] for entry in benchmark.report["checks"]] == ["training runs"]

@@ -62,7 +62,7 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (90, 128): (Config(128, 64, 8, 2), Config(64, 64, 8, 2)),
         (100, 32): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
         (100, 64): (Config(128, 64, 8, 3), Config(128, 64, 8, 3)),
-        (100, 128): (Config(128, 64, 8, 2), Config(128, 64, 8, 2)),
+        (100, 128): (Config(64, 64, 8, 2), Config(128, 64, 8, 2)),
     },
     "backward_kv": {
         (80, 32): (Config(32, 64, 4, 2), Config(32, 64, 4, 2)),
@@ -72,14 +72,18 @@ _HALF: dict[str, dict[tuple[int, int], tuple[Config, Config]]] = {
         (90, 64): (Config(64, 128, 8, 3), Config(32, 64, 4, 3)),
         (90, 128): (Config(32, 64, 8, 2), Config(32, 64, 8, 2)),
         (100, 32): (Config(64, 64, 4, 3), Config(64, 64, 8, 2)),
-        (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 3)),
+        (100, 64): (Config(64, 64, 4, 3), Config(32, 64, 4, 2)),
         (100, 128): (Config(64, 64, 8, 2), Config(32, 64, 8, 2)),
     },
 }
 
 # Summing the gradient of keys over the heads that share them takes registers too: there the second
 # tile stands for both, or where it spills one of these.
-_GROUPED = {(80, 64): Config(32, 32, 4, 2), (90, 128): Config(32, 32, 4, 2)}
+_GROUPED = {
+    (80, 64): Config(32, 32, 4, 2),
+    (90, 128): Config(32, 32, 4, 2),
+    (100, 128): Config(32, 32, 8, 2),
+}
 
 # fp32, by padded head dimension: small tiles. The kernel that holds dk and dv has no registers left
 # for the three parts of k and v above 32.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import __version__, corpus
-from hornbook.errors import HornbookError, InputError, ResumeError
+from hornbook.errors import HornbookError, InputError, ResumeError, StorageError
 from hornbook.evaluate.problems import read_objects
 from hornbook.files import json_lines, read_json
 from hornbook.manifest import MANIFEST, read_manifest
@@ -96,7 +96,8 @@ def _levels(recipe: Recipe, planned: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _spent(path: Path) -> dict[str, Any] | None:
-    """What a run's LLM calls came to; None without any, and while another process makes some."""
+    """What a run's LLM calls came to; None without any, while another
+    process makes some, and where nothing can be written."""
     if not path.is_file():
         return None
     from hornbook.generate.ledger import Ledger
@@ -104,7 +105,7 @@ def _spent(path: Path) -> dict[str, Any] | None:
     try:
         with Ledger(path) as ledger:
             return asdict(ledger.totals())
-    except ResumeError:
+    except (ResumeError, StorageError):
         return None
 
 
