@@ -43,6 +43,10 @@ def events(out: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
+def losses(out: Path) -> list[float]:
+    return [record["loss"] for record in read_metrics(out / "metrics.jsonl")]
+
+
 class Poisoned:
     """Rows of which one has a token whose embedding is not finite."""
 
@@ -258,3 +262,41 @@ def test_tensorboard_or_how_to_get_it(
     records = read_metrics(tmp_path / "b/metrics.jsonl")
     assert losses == [(r["loss"], r["step"]) for r in records[4:]]
     assert written[-1] == "end"
+
+
+def test_a_good_step_begins_the_count_again(tmp_path: Path, rows: Any, poisonous: Path) -> None:
+    # Steps 2, 4 and 6 are bad, never two in a row.
+    data = Poisoned(rows, 8, 24, 40)
+    config = replace(BASE, max_skipped=2)
+    assert train(config, data=data, out=tmp_path / "out", model=poisonous).skipped == 3
+
+
+def test_the_guards_go_on_where_they_were(tmp_path: Path, rows: Any, poisonous: Path) -> None:
+    """Steps 3 and 4 are bad; the run is stopped between them. Two in a row are too many."""
+    data, out = Poisoned(rows, 17, 26), tmp_path / "out"
+    config = replace(BASE, max_skipped=2)
+    first = train(replace(config, stop_step=3), data=data, out=out, model=poisonous)
+    assert first.skipped == 1
+    with pytest.raises(Diverged, match=r"2 steps in a row.*samples 16 to 17, 26 to 27\)"):
+        train(config, data=data, out=out, model=poisonous)
+    last = read_metrics(out / "metrics.jsonl")[-1]
+    assert last["skipped"] == 2
+    assert last["tokens"] == 4 * 8 * LENGTH
+    saved = checkpoint.check(out / "checkpoints" / "step-00000003").state
+    assert last["seconds"] > saved["seconds"] > 0
+
+
+def test_skipped_steps_do_not_count_for_adam_after_a_stop(
+    tmp_path: Path, rows: Any, poisonous: Path
+) -> None:
+    data = Poisoned(rows, 8)
+    train(BASE, data=data, out=tmp_path / "whole", model=poisonous)
+    train(replace(BASE, stop_step=3), data=data, out=tmp_path / "two", model=poisonous)
+    train(BASE, data=data, out=tmp_path / "two", model=poisonous)
+    assert losses(tmp_path / "two") == losses(tmp_path / "whole")
+
+
+def test_the_last_good_checkpoint_is_the_newest(tmp_path: Path, rows: Any, poisonous: Path) -> None:
+    config = replace(BASE, max_skipped=1, save_every=1, keep=0)
+    with pytest.raises(Diverged, match="step-00000002"):
+        train(config, data=Poisoned(rows, 17), out=tmp_path / "out", model=poisonous)

@@ -35,31 +35,6 @@ BASE = TrainConfig(
 )
 
 
-class Poisoned:
-    identity = "poisoned"
-    samples_per_epoch = 48
-
-    def __init__(self, rows: Any, *bad: int) -> None:
-        self.rows, self.bad = rows, bad
-
-    def batch(self, first: int, count: int) -> dict[str, Any]:
-        made: dict[str, Any] = self.rows.batch(first, count)
-        made["input_ids"] = np.where(made["input_ids"] == 7, 6, made["input_ids"])
-        for sample in self.bad:
-            if first <= sample < first + count:
-                made["input_ids"][sample - first, 3] = 7
-        return made
-
-
-@pytest.fixture
-def poisonous(tmp_path: Path) -> Path:
-    model = Phi(SHAPE, seed=0)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[7] = math.inf
-    model.save_pretrained(tmp_path / "start")
-    return tmp_path / "start"
-
-
 def losses(out: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(out / "metrics.jsonl")]
 
@@ -73,38 +48,6 @@ def test_what_decays_and_eps() -> None:
         assert decay[id(p)] == (0.0 if free else 0.5), name
         assert made.state[p]["step"] == 3
     assert {group["eps"] for group in made.param_groups} == {1e-3}
-
-
-def test_a_good_step_begins_the_count_again(tmp_path: Path, rows: Any, poisonous: Path) -> None:
-    # Steps 2, 4 and 6 are bad, never two in a row.
-    data = Poisoned(rows, 8, 24, 40)
-    config = replace(BASE, max_skipped=2)
-    assert train(config, data=data, out=tmp_path / "out", model=poisonous).skipped == 3
-
-
-def test_the_guards_go_on_where_they_were(tmp_path: Path, rows: Any, poisonous: Path) -> None:
-    """Steps 3 and 4 are bad; the run is stopped between them. Two in a row are too many."""
-    data, out = Poisoned(rows, 17, 26), tmp_path / "out"
-    config = replace(BASE, max_skipped=2)
-    first = train(replace(config, stop_step=3), data=data, out=out, model=poisonous)
-    assert first.skipped == 1
-    with pytest.raises(loop.Diverged, match=r"2 steps in a row.*samples 16 to 17, 26 to 27\)"):
-        train(config, data=data, out=out, model=poisonous)
-    last = read_metrics(out / "metrics.jsonl")[-1]
-    assert last["skipped"] == 2
-    assert last["tokens"] == 4 * 8 * LENGTH
-    saved = checkpoint.check(out / "checkpoints" / "step-00000003").state
-    assert last["seconds"] > saved["seconds"] > 0
-
-
-def test_skipped_steps_do_not_count_for_adam_after_a_stop(
-    tmp_path: Path, rows: Any, poisonous: Path
-) -> None:
-    data = Poisoned(rows, 8)
-    train(BASE, data=data, out=tmp_path / "whole", model=poisonous)
-    train(replace(BASE, stop_step=3), data=data, out=tmp_path / "two", model=poisonous)
-    train(BASE, data=data, out=tmp_path / "two", model=poisonous)
-    assert losses(tmp_path / "two") == losses(tmp_path / "whole")
 
 
 def test_fp16_goes_on_with_its_scale(tmp_path: Path, rows: Any) -> None:
@@ -206,12 +149,6 @@ def test_saving_may_be_waited_for(
     monkeypatch.setattr(checkpoint.Saver, "__init__", init)
     train(replace(BASE, steps=1, async_save=False), data=rows, out=tmp_path, model=SHAPE)
     assert asked == [False]
-
-
-def test_the_last_good_checkpoint_is_the_newest(tmp_path: Path, rows: Any, poisonous: Path) -> None:
-    config = replace(BASE, max_skipped=1, save_every=1, keep=0)
-    with pytest.raises(loop.Diverged, match="step-00000002"):
-        train(config, data=Poisoned(rows, 17), out=tmp_path / "out", model=poisonous)
 
 
 def test_fp16_that_overflows_at_a_scale_below_1_counts(tmp_path: Path) -> None:
