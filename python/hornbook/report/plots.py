@@ -57,9 +57,11 @@ def pass_bars(by_seed: list[dict[str, Any]]) -> str:
     """
     arms = list(by_seed[0]["arms"])
     labels = [_arm_label(arm) for arm in arms]
+    widths = [max(map(len, label.split("\n"))) for label in labels]
     # Long names of many arms stand upright, where they do not meet.
-    upright = sum(max(map(len, label.split("\n"))) + 2 for label in labels) > 100
-    figure = Figure(figsize=(max(8.4, 0.9 * len(arms)), 4.1), layout="constrained")
+    upright = sum(widths) + 2 * len(widths) > 100
+    height = 4.1 + (0.085 * max(widths) if upright else 0)
+    figure = Figure(figsize=(max(8.4, 0.9 * len(arms)), height), layout="constrained")
     axes = figure.subplots()
     for offset, stage, color in ((-0.2, "base", BASE), (0.2, "finetuned", TUNED)):
         label: str | None = stage
