@@ -28,7 +28,7 @@ from typing import Any
 from hornbook import progress
 from hornbook.errors import ConfigError, HornbookError, InputError, StorageError
 from hornbook.files import locked, read_json, write_text
-from hornbook.manifest import Report
+from hornbook.manifest import MANIFEST, Report
 from hornbook.recipe import Recipe, from_dict
 from hornbook.steps import (
     HELDOUT,
@@ -204,7 +204,7 @@ def _check_owner(recipe: Recipe, root: Path, lacking: list[str]) -> None:
             "another folder with --out"
         )
     lost = set(lacking) & set((found.get("decontaminate") or {}).get("benchmarks") or ())
-    if lost:
+    if lost and any((root / "decontaminate" / "public").glob(f"*/{MANIFEST}")):
         raise ConfigError(
             f"{root}: was decontaminated against {', '.join(sorted(lost))}, which is not found "
             "now: set HORNBOOK_DATA, or leave them out with --set decontaminate.if_present=[]"
@@ -297,11 +297,14 @@ def _end(running: dict[str, Any]) -> None:
     """Ends steps that are still at work: asks first, so that a training saves itself."""
     for child, _ in running.values():
         child.terminate()
-    for child, _ in running.values():
-        child.join(timeout=60)
-        if child.is_alive():
-            child.kill()
-            child.join()
+    try:
+        for child, _ in running.values():
+            child.join(timeout=60)
+    finally:  # and at once, if Ctrl-C comes again
+        for child, _ in running.values():
+            if child.is_alive():
+                child.kill()
+                child.join()
 
 
 def _startable(

@@ -1,5 +1,5 @@
 """The raw pool: whatever the recipe names, gathered as one stage with a `source` column: the
-documents' own, or else the name of their file.
+documents' own if there are few, or else the name of their file.
 
 Three names are built in: `stdlib`, the running interpreter's own library (about 12 MB of real
 code), `installed`, the packages installed beside it, and `pool`, procedural repository-like files.
@@ -23,6 +23,8 @@ _NOT_PACKAGES = {"test", "tests", "testing", "__pycache__", "hornbook"}
 
 
 BUILT_IN = ("stdlib", "installed", "pool")
+MOST_SOURCES = 1000
+"""Values of a `source` column that are still taken for sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
     columns: dict[str, str] = {}
     mixed: set[str] = set()
     """Columns of several types, kept as text."""
+    theirs: set[str] = set()
+    """Those of `raw` whose documents say themselves where they are from."""
     rejected: list[tuple[Path, int, str]] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -91,14 +95,16 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
                     for column in mixed:
                         if row.get(column) is not None:
                             row[column] = str(row[column])
-                    own = None if name in BUILT_IN else row.get("source")
-                    known = path.name if own in (None, "") else str(own)
-                    yield {**row, "source": name if name in BUILT_IN else known}
+                    own = row.get("source") if name in theirs else None
+                    where = name if name in BUILT_IN else path.name
+                    yield {**row, "source": where if own in (None, "") else str(own)}
                 rejected.extend(documents.rejected)
 
     def work(folder: Path) -> Outcome:
         for name in config.raw:
             paths = [path for path, _ in found[name]]
+            if name not in BUILT_IN and _has_sources(paths, config.extensions):
+                theirs.add(name)
             for column, kind in corpus.read(paths, config.extensions).schema:
                 known = columns.setdefault(column, kind)
                 if known != kind:
@@ -113,6 +119,19 @@ def gather(out: StrPath, config: SourceConfig, *, seed: int = 0, pool: StrPath =
         return Outcome(parts=parts, rows_in=count, kept=count, rejected=len(rejected))
 
     return run_stage("source", out, inputs=inputs, config=config, work=work, seed=seed)
+
+
+def _has_sources(paths: list[Path], extensions: tuple[str, ...]) -> bool:
+    """Whether a `source` column names where documents are from, and not each of them by itself: a
+    sample is spread over sources, and reports have a row for each."""
+    if "source" not in dict(corpus.read(paths, extensions).schema):
+        return False
+    seen: set[str] = set()
+    for batch in corpus.read(paths, extensions).batches():
+        seen.update(map(str, batch.get("source", ())))
+        if len(seen) > MOST_SOURCES:
+            return False
+    return True
 
 
 def _inputs(name: str, pool: StrPath) -> list[tuple[Path, str]]:

@@ -250,6 +250,8 @@ def resolved(recipe: Recipe) -> Recipe:
     """The recipe with those benchmarks named that are there only perhaps, as a run's folder keeps
     it: a report of it must not depend on what the next shell finds."""
     config = recipe.decontaminate
+    if "decontaminate" in recipe.skip:
+        return recipe
     found = [name for name in config.if_present if name not in config.benchmarks and _present(name)]
     named = replace(config, benchmarks=(*config.benchmarks, *found), if_present=())
     return replace(recipe, decontaminate=named)

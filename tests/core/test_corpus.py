@@ -348,3 +348,8 @@ def test_a_source_column_of_the_documents_own_stays(tmp_path):
     gather(tmp_path / "out", SourceConfig(raw=(str(path),)))
     found = [row["source"] for row in corpus.read([tmp_path / "out"])]
     assert found == ["github", "data.jsonl", "data.jsonl"]
+    # One of its own for each document is no source.
+    rows = [{"text": f"x = {i}", "source": f"https://host/{i}"} for i in range(1001)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gather(tmp_path / "many", SourceConfig(raw=(str(path),)))
+    assert {row["source"] for row in corpus.read([tmp_path / "many"])} == {"data.jsonl"}

@@ -249,6 +249,12 @@ def test_a_new_name_leaves_the_word_of_the_task():
     assert "Return the median, as `candidate_function` does." in other.prompt
     assert ">>> candidate_function([1])" in other.prompt
     assert other.prompt.startswith("def candidate_function(numbers)")
+    other = perturb(worded("Write a function median. It is the median."), "renamed")
+    assert other is not None
+    assert "Write a function candidate_function. It is the median." in other.prompt
+    other = perturb(worded("to_sum finds it.", name="to_sum"), "renamed")
+    assert other is not None
+    assert "to_sum" not in other.prompt
 
 
 @pytest.mark.parametrize(
@@ -258,12 +264,20 @@ def test_a_new_name_leaves_the_word_of_the_task():
         ("Given numbers, find an integer.", "Provided numbers, work out a whole number."),
         ("Returns integers, or an empty list.", "Gives back whole numbers, or a list with nothing"),
         ("The number of strings", "The count of pieces of text"),
+        ("The number\n    of strings", "The count of pieces of text"),
+        ("A non-empty list; find out more.", None),
+        ("Your task is to write a function that sorts.", None),
+        ("The total sum of prime numbers of 'a string'", None),
+        ("median(['a string']) == 1", None),
     ],
 )
 def test_a_paraphrase_says_the_same(text, wanted):
     other = perturb(worded(text), "paraphrase")
-    assert other is not None
-    assert wanted in other.prompt
+    if wanted is None:
+        assert other is None
+    else:
+        assert other is not None
+        assert wanted in other.prompt
 
 
 def test_examples_are_moved_whole_or_not_at_all():

@@ -1,12 +1,15 @@
 """The client against a real HTTP server: order, retries, budgets, hostile replies, the key."""
 
+import asyncio
 import itertools
 import json
 import logging
 import sqlite3
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -16,6 +19,8 @@ import pytest
 from fake_teacher import CANARY, Server, completion
 
 from hornbook.errors import BudgetError, ConfigError, MissingExtraError
+from hornbook.generate.budget import Purse
+from hornbook.generate.caller import Caller
 from hornbook.generate.client import (
     BudgetReachedError,
     Request,
@@ -24,6 +29,7 @@ from hornbook.generate.client import (
     complete_all,
 )
 from hornbook.generate.ledger import Ledger
+from hornbook.generate.transport import RefusedError, Reply
 
 FREE = {"m": (0.0, 0.0)}
 PRICED = {"m": (1.0, 10.0)}
@@ -269,6 +275,48 @@ def test_a_malformed_reply_is_asked_for_again_and_counted(server: Server, ledger
     totals = ledger.totals()
     assert (totals.answered, totals.lost) == (3, 3)
     assert totals.lost_tokens == sum(ledger.reserve(response.key)[1] for response in responses)
+
+
+def test_a_malformed_reply_is_asked_for_once_more_at_most(server: Server, ledger: Ledger) -> None:
+    server.reply = lambda _, n: (200, {}, b"<html>")
+    (response,) = run(server, ledger, asks(1), max_retries=6)
+    assert response.verdict == "failed"
+    assert (server.total, ledger.totals().lost) == (2, 2)
+
+
+def test_a_lost_reserve_does_not_stand_in_the_way_of_a_kept_one(ledger: Ledger) -> None:
+    """The budget holds four calls. One is lost, and comes back while another waits for its turn
+    after a refusal: the first no longer fits, but the second does."""
+    room = asks(1)[0].most_prompt_tokens + 60
+    usage = {"prompt_tokens": room - 60, "completion_tokens": 60}
+    tries: Counter[str] = Counter()
+
+    class Slow:
+        async def send(self, request: Request) -> Reply:
+            tries[request.slot] += 1
+            if request.slot == "1" and tries["1"] == 1:
+                await asyncio.sleep(0.05)
+                raise RefusedError(429, "slow", {})
+            if request.slot == "0" and tries["0"] == 1:
+                await asyncio.sleep(1.2)
+                return Reply(b"<html>")
+            if request.slot in "23":
+                await asyncio.sleep(4)
+            return Reply(json.dumps(completion("x", usage=usage)).encode())
+
+        async def close(self) -> None:
+            pass
+
+    purse = Purse(price=None, budget_usd=None, budget_tokens=4 * room, usd=0, tokens=0)
+    with Caller(
+        ledger=ledger, model="m", purse=purse, transport=Slow(), secret="", concurrency=4,
+        max_retries=6,
+    ) as caller:  # fmt: skip
+        futures = [caller.submit(request, request.key("m")) for request in asks(4)]
+        _, waiting = wait(futures, timeout=20)
+        assert not waiting
+    assert [future.exception() is None for future in futures] == [False, True, True, True]
+    assert (purse.tokens, purse.held_tokens, purse.calls) == (4 * room, 0, 0)
 
 
 def test_a_call_that_rests_keeps_its_share_of_the_budget(server: Server, ledger: Ledger) -> None:

@@ -162,6 +162,8 @@ def test_what_an_inner_function_returns_is_not_the_result() -> None:
         "entry_point": "f",
     }
     examine(made)
+    made["solution"] = "    a.sort(key=lambda x: (yield))\n"
+    examine(made)
 
 
 def test_examples_in_the_docstring_are_run(gate: Gate) -> None:

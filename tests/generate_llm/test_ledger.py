@@ -1,12 +1,14 @@
 """The ledger: states, what a kill leaves, who may open it."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hornbook.errors import InputError, ResumeError, StorageError
-from hornbook.generate.ledger import Answer, Ledger
+from hornbook.generate.ledger import Answer, Ledger, read_totals
 
 ANSWER = Answer(
     text="a\x00b é \U0001f600",
@@ -108,3 +110,24 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         Ledger(other)
     with pytest.raises(StorageError):
         Ledger(tmp_path / "noise" / "inside")
+
+
+def test_totals_are_read_without_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "l#1?.sqlite"
+    code = (
+        "import os, sys\nfrom hornbook.generate.ledger import Ledger\n"
+        "ledger = Ledger(sys.argv[1])\nledger.intend('k', model='m', slot='s', attempt=0, "
+        "prompt_id='p', request={}, reserved_usd=None, reserved_tokens=10)\nos._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    before = path.read_bytes()
+    totals = read_totals(path)
+    assert totals is not None
+    assert (totals.answered, totals.lost) == (0, 0)
+    assert path.read_bytes() == before
+    # The next run counts what was under way.
+    with Ledger(path) as ledger:
+        assert ledger.totals().lost == 1
+        assert read_totals(path) is None  # in use
+    (tmp_path / "no").write_bytes(b"no database" * 100)
+    assert read_totals(tmp_path / "no") is None

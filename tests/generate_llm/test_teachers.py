@@ -306,7 +306,7 @@ def test_one_repair_is_asked_for_with_the_reason(server: Server, tmp_path: Path)
     )
     assert report["counts"]["kept"] == 24
     assert report["details"]["repaired"] == len(asked) == server.total - 24 > 0
-    assert report["details"]["repairs_asked"] == len(asked)
+    assert report["details"]["repairs_answered"] == len(asked)
     # What a repaired row cost is what both of its calls did, wherever costs are told.
     spent = report["details"]["cost_usd"]
     cells = list(json_lines((tmp_path / "out" / "evidence" / "cells.json").read_text()))

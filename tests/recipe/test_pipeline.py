@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from hornbook import pipeline
 from hornbook.pipeline import _startable
 
@@ -32,3 +34,30 @@ def test_a_step_ends_with_its_run(monkeypatch):
     monkeypatch.setattr(pipeline, "_peak_mb", lambda: 0.0)
     pipeline._child({}, "/nowhere", "x", SimpleNamespace(put=lambda m: None))
     assert started == [True]
+
+
+class Stuck:
+    """A child that ends only when it is killed."""
+
+    def __init__(self):
+        self.said = []
+
+    def terminate(self):
+        self.said.append("terminate")
+
+    def join(self, timeout=None):
+        if timeout is not None:
+            raise KeyboardInterrupt
+
+    def is_alive(self):
+        return "kill" not in self.said
+
+    def kill(self):
+        self.said.append("kill")
+
+
+def test_a_second_interrupt_ends_steps_at_once():
+    children = [Stuck(), Stuck()]
+    with pytest.raises(KeyboardInterrupt):
+        pipeline._end({str(i): (child, None) for i, child in enumerate(children)})
+    assert [child.said for child in children] == [["terminate", "kill"]] * 2

@@ -346,8 +346,14 @@ def test_a_run_keeps_which_benchmarks_it_found(tmp_path, monkeypatch):
     # And the run itself is not gone on with against less.
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(asdict(kept)))
+    made = tmp_path / "run" / "decontaminate" / "public" / "raw"
+    made.mkdir(parents=True)
+    (made / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match="decontaminated against humaneval, which is not found"):
         run(recipe, tmp_path / "run")
+    monkeypatch.setenv("HORNBOOK_DATA", str(tmp_path))
+    skipped = load("demo", ['skip=["decontaminate"]'])
+    assert steps.resolved(skipped) == skipped
 
 
 def test_brackets_are_no_markup(capsys):

@@ -13,7 +13,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -27,7 +27,7 @@ KINDS = {
     "numbered": "each sentence as an item of a numbered list",
     "slips": "articles dropped, verbs unconjugated, letters swapped: about one word in eight",
     "irrelevant": "one true sentence that has nothing to do with the task, in the middle",
-    "renamed": "the function called `candidate_function` everywhere in prompt and tests",
+    "renamed": "the function called `candidate_function`; a word of the task like its name stays",
     "reordered": "the docstring's examples in the opposite order",
 }
 """The seven kinds of perturbation, in words."""
@@ -41,25 +41,28 @@ _PHRASES = {
     r"given": "provided",
     r"returns": "gives back",
     r"return": "give back",
-    r"find": "work out",
+    r"find(?! out)": "work out",
     r"list of": "sequence of",
-    r"sum of": "total of",
+    r"(?<!total\s)sum of": "total of",
     r"number of": "count of",
     r"greater than": "larger than",
     r"less than": "smaller than",
     r"is empty": "has nothing in it",
     r"an empty (\w+)": "a {} with nothing in it",
-    r"empty (\w+)": "{} with nothing in it",
+    r"(?<!to\s)empty (\w+)": "{} with nothing in it",
     r"integers": "whole numbers",
     r"an integer": "a whole number",
     r"integer": "whole number",
     r"strings": "pieces of text",
     r"string": "piece of text",
-    r"numbers": "values",
-    r"number": "value",
+    r"(?<!prime\s)(?<!natural\s)(?<!point\s)numbers": "values",
+    r"(?<!prime\s)(?<!natural\s)(?<!point\s)number": "value",
 }
-"""Phrases, longer ones before those that they hold."""
-_ANY_PHRASE = re.compile(rf"\b(?:{'|'.join(_PHRASES)})\b", re.IGNORECASE)
+"""Phrases, longer ones before those that they hold; a space is any white space."""
+_WORDS = {re.compile(one.replace(" ", r"\s+"), re.IGNORECASE): w for one, w in _PHRASES.items()}
+_ANY_PHRASE = re.compile(
+    rf"(?<![\w-])(?:{'|'.join(one.pattern for one in _WORDS)})(?![\w-])", re.IGNORECASE
+)
 _IRRELEVANT = (
     "The library is closed on Mondays.",
     "This was first discussed on a train to the coast.",
@@ -93,7 +96,7 @@ def perturb(problem: Problem, kind: str, *, seed: int = 0) -> Problem | None:
     if kind == "reordered":
         changed = _reordered(text, problem.entry_point)
     elif kind == "paraphrase":
-        changed = _paraphrase(words, _parameters(problem)) + examples
+        changed = _paraphrase(words, problem) + examples
     else:
         changed = _WAYS[kind](words, draw) + examples
     if changed == text or match["quote"] in changed:
@@ -106,8 +109,10 @@ def perturb(problem: Problem, kind: str, *, seed: int = 0) -> Problem | None:
 def _renamed(problem: Problem) -> Problem:
     name = re.escape(problem.entry_point)
     code = re.compile(rf"\b{name}\b")
-    # In prose the name may be a word like any other, which the task is told by.
-    prose = re.compile(rf"\b{name}(?=\()|(?<=[`'\"]){name}(?=[`'\"])")
+    # In prose a name without `_` may be a word like any other, which the task is told by.
+    prose = code
+    if "_" not in problem.entry_point:
+        prose = re.compile(rf"\b{name}(?=\()|(?<=[`'\"]){name}(?=[`'\"])|(?<=function ){name}\b")
 
     def new(text: str) -> str:
         parts = _STRINGS.split(text)
@@ -136,19 +141,25 @@ def _sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if part]
 
 
-def _paraphrase(text: str, names: Container[str]) -> str:
+def _paraphrase(text: str, problem: Problem) -> str:
+    names = _parameters(problem)
+
     def other(match: re.Match[str]) -> str:
         said = match.group()
-        if said.lower() in names:
+        if said.lower() in names or (said.startswith("write a") and match.start()):
             return said
-        for pattern, words in _PHRASES.items():
-            found = re.fullmatch(pattern, said, re.IGNORECASE)
-            if found:
+        for pattern, words in _WORDS.items():
+            # In its place: what stands around it may decide.
+            found = pattern.match(match.string, match.start())
+            if found and found.end() == match.end():
                 words = words.format(*found.groups())
                 return words[0].upper() + words[1:] if said[0].isupper() else words
         return said
 
-    return _ANY_PHRASE.sub(other, text)
+    # What is quoted, and a line that calls the function, is no wording.
+    fixed = rf"(`[^`]*`|'[^'\n]*'|\"[^\"\n]*\"|[^\n]*\b{re.escape(problem.entry_point)}\([^\n]*)"
+    parts = re.split(fixed, text)
+    return "".join(one if i % 2 else _ANY_PHRASE.sub(other, one) for i, one in enumerate(parts))
 
 
 def _parameters(problem: Problem) -> set[str]:

@@ -314,8 +314,10 @@ class Caller:
 
     def _again_now(self, call: _Call) -> None:
         del self._resting[call]
-        # Before those that have not been asked at all: it has waited for its turn once.
-        self._queue.appendleft(call)
+        # Before those that have not been asked at all; but behind those whose cost is set aside,
+        # which nothing else would let start if this one does not fit the budget any more.
+        at = 0 if call.reserved else sum(other.reserved for other in self._queue)
+        self._queue.insert(at, call)
         self._soon()
 
     async def _try(self, call: _Call) -> Answer | Response | float:
@@ -356,8 +358,9 @@ class Caller:
             reason = self._clean(str(error))
             return self._again(request, key, reason, tries, None, billed=error.billed)
         except MalformedError as error:
-            # Perhaps of a proxy: as a reply that is cut off, it may be whole the next time.
+            # Perhaps of a proxy, and whole the next time; not more often, since it may be billed.
             self._lose(call)
+            tries = tries if tries == 0 else self._max_retries
             return self._again(request, key, self._clean(str(error)), tries, None, billed=True)
         finally:
             self.limits.end(call.started, **ended)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hornbook.errors import ConfigError
 from hornbook.files import StrPath, write_text
+from hornbook.generate import verify
 from hornbook.generate.procedural import (
     LEVELS,
     Sample,
@@ -140,6 +141,7 @@ def heldout(
     if split not in ("dev", "test"):
         raise ConfigError(f"split: `{split}`; held-out problems are of the split `dev` or `test`")
     config = {
+        "tests": verify.VERSION,
         "count": count,
         "levels": chosen,
         "split": split,

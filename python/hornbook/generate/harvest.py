@@ -387,7 +387,7 @@ class Harvest:
             "cost_usd": round(self.usd, 6) if priced else None,
             "tokens": self.tokens,
             "answers_from_ledger": self.stored,
-            "repairs_asked": self.repairs,
+            "repairs_answered": self.repairs,
             "repaired": self.repaired,
             "failed": self.failed,
             "complete": self.stopped is None,

@@ -17,8 +17,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -409,26 +409,7 @@ class Ledger:
 
     def totals(self) -> Totals:
         """Sums over all calls."""
-        row = self._run(
-            "SELECT count(*) FILTER (WHERE state = 'answered'), "
-            "count(*) FILTER (WHERE state = 'failed'), coalesce(sum(lost_calls), 0), "
-            "coalesce(sum(cost_usd), 0), coalesce(sum(charged_tokens), 0), "
-            "coalesce(sum(lost_usd), 0), coalesce(sum(lost_tokens), 0) FROM calls"
-        )[0]
-        unpriced = self._run(
-            "SELECT DISTINCT model FROM calls WHERE (state = 'answered' AND cost_usd IS NULL) "
-            "OR (lost_calls > 0 AND reserved_usd IS NULL) ORDER BY model"
-        )
-        return Totals(
-            answered=row[0],
-            failed=row[1],
-            lost=row[2],
-            usd=row[3],
-            tokens=row[4],
-            lost_usd=row[5],
-            lost_tokens=row[6],
-            unpriced=tuple(model for (model,) in unpriced),
-        )
+        return _totals(self._run)
 
     def close(self) -> None:
         """Closes the file. Calls still under way count as lost when it is next opened."""
@@ -445,3 +426,35 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _totals(run: Callable[[str], list[Any]]) -> Totals:
+    row = run(
+        "SELECT count(*) FILTER (WHERE state = 'answered'), "
+        "count(*) FILTER (WHERE state = 'failed'), coalesce(sum(lost_calls), 0), "
+        "coalesce(sum(cost_usd), 0), coalesce(sum(charged_tokens), 0), "
+        "coalesce(sum(lost_usd), 0), coalesce(sum(lost_tokens), 0) FROM calls"
+    )[0]
+    unpriced = run(
+        "SELECT DISTINCT model FROM calls WHERE (state = 'answered' AND cost_usd IS NULL) "
+        "OR (lost_calls > 0 AND reserved_usd IS NULL) ORDER BY model"
+    )
+    return Totals(
+        answered=row[0],
+        failed=row[1],
+        lost=row[2],
+        usd=row[3],
+        tokens=row[4],
+        lost_usd=row[5],
+        lost_tokens=row[6],
+        unpriced=tuple(model for (model,) in unpriced),
+    )
+
+
+def read_totals(path: Path) -> Totals | None:
+    """A ledger's sums, without touching it; None where it cannot be read, or is in use just now."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return _totals(lambda query: database.execute(query).fetchall())
+    except sqlite3.Error:
+        return None

@@ -307,7 +307,7 @@ audiences, {len(spec.concepts)} concepts, {len(spec.difficulties)} difficulties.
 
 | | |
 |---|---|
-| calls | {tried + details["repairs_asked"]:,} |
+| calls | {tried + details["repairs_answered"]:,} |
 | rows | {rows:,} |
 | tokens, prompts and answers | {details["tokens"]:,} |
 | cost in US dollars | {details["cost_usd"] if details["cost_usd"] is not None else "unknown"} |

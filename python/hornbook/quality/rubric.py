@@ -185,12 +185,12 @@ def _may_have_docstring(node: ast.AST) -> bool:
 
 
 def own_nodes(function: _Function) -> Iterator[ast.AST]:
-    """Nodes of a function, without those of functions and classes inside it."""
+    """Nodes of a function, without those of functions, lambdas and classes inside it."""
     pending: list[ast.AST] = list(function.body)
     while pending:
         node = pending.pop()
         yield node
-        if not isinstance(node, _Function | ast.ClassDef):
+        if not isinstance(node, _Function | ast.ClassDef | ast.Lambda):
             pending.extend(ast.iter_child_nodes(node))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hornbook import __version__, corpus
-from hornbook.errors import HornbookError, InputError, ResumeError, StorageError
+from hornbook.errors import HornbookError, InputError
 from hornbook.evaluate.problems import read_objects
 from hornbook.files import json_lines, read_json
 from hornbook.manifest import MANIFEST, read_manifest
@@ -96,17 +96,13 @@ def _levels(recipe: Recipe, planned: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _spent(path: Path) -> dict[str, Any] | None:
-    """What a run's LLM calls came to; None without any, while another
-    process makes some, and where nothing can be written."""
+    """What a run's LLM calls came to; None without any, or while some are being made."""
     if not path.is_file():
         return None
-    from hornbook.generate.ledger import Ledger
+    from hornbook.generate.ledger import read_totals
 
-    try:
-        with Ledger(path) as ledger:
-            return asdict(ledger.totals())
-    except (ResumeError, StorageError):
-        return None
+    totals = read_totals(path)
+    return None if totals is None else asdict(totals)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
