@@ -90,7 +90,7 @@ def test_the_gate_notices(gate: Any) -> None:
     assert "5 spills" in gate.judge(changed, None)[0]
     assert "not in" in gate.judge(rows, {})[0]
     # What registers and spills do not show: products one by one, and numbers one by one.
-    for field, value, fault in (("waits", 99, "one by one"), ("widest", 2, "wider than 2 bytes")):
+    for field, value, fault in (("waits", 9999, "one by one"), ("widest", 2, "wider than 2 bytes")):
         changed = copy.deepcopy(rows)
         changed[name][field] = value
         assert fault in gate.judge(changed, None)[0]

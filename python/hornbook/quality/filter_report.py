@@ -70,14 +70,15 @@ class Tally:
             return []
         documents = np.sum([count for count, _, _ in self._histograms.values()], axis=0)
         sizes = np.sum([size for _, size, _ in self._histograms.values()], axis=0)
-        step = _core.SCORE_BINS // 20
+        # The last step of all holds the scores of 1.
+        starts = [min(at * _core.SCORE_BINS // 20, _core.SCORE_BINS - 1) for at in range(21)]
         return [
             {
                 "threshold": at / 20,
-                "documents": float(documents[at * step :].sum() / max(1, documents.sum())),
-                "text": float(sizes[at * step :].sum() / max(1, sizes.sum())),
+                "documents": float(documents[start:].sum() / max(1, documents.sum())),
+                "text": float(sizes[start:].sum() / max(1, sizes.sum())),
             }
-            for at in range(21)
+            for at, start in enumerate(starts)
         ]
 
     def keep_rates(self) -> dict[str, list[dict[str, Any]]]:
