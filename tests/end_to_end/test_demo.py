@@ -101,6 +101,7 @@ def test_page_stands_alone(run):
     assert "<script" not in page
     assert "src=" not in page
     assert 'href="http' not in page
+    assert "not finished" not in page
 
 
 def test_page_says_every_number_of_the_data(run):

@@ -317,7 +317,7 @@ def _broken(problem: Problem, number: int, limits: Mapping[str, Any]) -> str | N
 
 def _function(program: str, entry_point: str) -> ast.FunctionDef | None:
     try:
-        body = ast.parse(program).body
+        body = _parse(program).body
     except SyntaxError:
         return None
     found = (one for one in body if isinstance(one, ast.FunctionDef) and one.name == entry_point)

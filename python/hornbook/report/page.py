@@ -67,9 +67,7 @@ def _head(data: dict[str, Any]) -> str:
     boxes = "".join(
         f"<div class=card><b>{value}</b>{escape(label)}</div>" for label, value in cards
     )
-    # The report itself is the last step, and has no result while it is being written.
-    lacking = [name for name in data["lacking"] if name != "report"]
-    note = ""
+    lacking, note = data["lacking"], ""
     if lacking:
         more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
         names = ", ".join(lacking[:8])
